@@ -27,8 +27,8 @@ from .modeling import (
 from .modeling.quantized.eight_bit_config import EightBitConfig
 from .modeling.quantized.eight_bit_quantizer import EightBitQuantizer
 from .quantization.loading import quantize_loaded
+from .saving.atomic_saving import ModelSavingMixin
 from .saving.auto_classes import AUTO_CLASSES
-from .saving.saving import ModelSavingMixin
 from .tokenizer import SequenceEncoderTokenizer
 from .training.task_adapter.training import train_adapted_model
 from .version import __version__ as __version__
@@ -59,7 +59,6 @@ for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
 ModelSavingMixin.card_to_push = card_to_push
 ModelSavingMixin.trim_card = trim_card
-SequenceEncoderConfig.has_pipelines = True
 install_pipelines()
 EightBitQuantizer.quantize_loaded = quantize_loaded
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

@@ -2,53 +2,26 @@
 
 # No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips a type given as a
 # string.
-import copy
-import difflib
 from dataclasses import fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils import logging
 
-from ..saving.loading import SafeConfigLoadingMixin, check_fields
-from ..saving.registered_pipelines import without_registered_pipelines
-from ..saving.saving import AutoMapSavingMixin
-from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
-from .layer_groups import group_of_each_layer
-from .logit_calibration_field import check_logit_calibration, keeps_calibration
+from ..saving.code_saving import CodeSavingMixin
+from ..saving.loading import SafeConfigLoadingMixin
+from ..saving.written_for import CALIBRATED, INSTALLED
+from .checked_fields import CheckedFieldsMixin
+from .layer_groups import group_of_each_layer, with_overrides
+from .logit_calibration_field import keeps_calibration
 from .peft_targets import register_with_peft
+from .presets import PresetsMixin
 from .rope_parameters import nest_by_layer_type
 from .shared_fields import CheckedConfig
 
-logger = logging.get_logger(__name__)
-
-# Keywords that are not fields, but that transformers passes or stores, or that sentence-transformers stores for a
-# cross-encoder; and `legacy`, by which a DeBERTa that is converted back gets the names of its weights.
-_ACCEPTED_KEYWORDS = {
-    "attn_implementation",
-    "auto_map",
-    "custom_pipelines",
-    "experts_implementation",
-    "legacy",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "quantization_config",
-    "sbert_ce_default_activation_function",
-    "sentence_transformers",
-    "tokenizer_class",
-    "torch_dtype",
-    "use_cache",
-}
-
-# Each has an id in a configuration, and in a tokenizer.
-_SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
-
 
 @strict
-class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
+class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsMixin, CodeSavingMixin, CheckedConfig):
     r"""Configuration of a SequenceEncoder. Independent fields select its architecture.
 
     The defaults are the encoder of *Attention Is All You Need* (Vaswani et al., 2017) as `torch.nn.TransformerEncoder`
@@ -190,9 +163,6 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     model_type: ClassVar[str] = "sequence_encoder"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["mlm_loss", "sop_loss"]
-    # Whether `pipeline` of transformers knows our pipelines, as with the package. Without it, `config.json` names those
-    # in the saved code.
-    has_pipelines: ClassVar[bool] = False
 
     vocab_size: int = 30522
     hidden_size: int = 512
@@ -272,30 +242,6 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     mask_token_id: int | None = None
 
     @classmethod
-    def from_preset(cls, name: str, *, tokenizer: Any = None, **overrides: Any) -> "SequenceEncoderConfig":
-        """Return the configuration of a well-known encoder family at base size.
-
-        Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `deberta-v3`, `nomic`, `eurobert` or
-                `modernbert`.
-            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
-                tokens that it does not have become None.
-            **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
-                repeated to fit.
-
-        Raises:
-            ValueError: If no preset has that name.
-        """
-        from .presets import PRESETS
-
-        if name not in PRESETS:
-            raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        if tokenizer is not None:
-            ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id", None) for token in _SPECIAL_TOKENS}
-            overrides = {"vocab_size": len(tokenizer), **ids, **overrides}
-        return cls(**_override(copy.deepcopy(PRESETS[name]), overrides))
-
-    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a configuration from a dict and from fields that override it.
 
@@ -309,17 +255,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         Raises:
             ValueError: If the configuration has another `model_type`.
         """
-        check_fields(config_dict, cls.__name__)
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"model_type must be {cls.model_type!r}, got {model_type!r}. Load the model with transformers' Auto "
-                "classes, or convert it with `sequence-encoder convert`."
-            )
-        if cls.has_pipelines and isinstance(named := config_dict.get("custom_pipelines"), dict):
-            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
-            if others := without_registered_pipelines(named):
-                config_dict["custom_pipelines"] = others
+        if INSTALLED:
+            config_dict = cls.checked_fields(config_dict)
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
@@ -327,9 +264,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         labels = config_dict.get("id2label") or {}
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
             config_dict = {**config_dict, "id2label": None, "label2id": None}
-        if not keeps_calibration(config_dict, {**kwargs, **overrides}):
+        if CALIBRATED and not keeps_calibration(config_dict, {**kwargs, **overrides}):
             config_dict = {**config_dict, "logit_calibration": None}
-        return super().from_dict(_override(config_dict, overrides), **kwargs)
+        return super().from_dict(with_overrides(config_dict, overrides), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict, as in transformers."""
@@ -338,14 +275,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        head_dim = kwargs.pop("head_dim", None)
-        self._warn_about_unknown_fields(kwargs)
-        check_number_of_weights(self)
-        if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
-            raise ValueError(
-                f"head_dim={head_dim} is not supported: it must be hidden_size={self.hidden_size} / "
-                f"num_attention_heads={self.num_attention_heads}. Leave it out."
-            )
+        if INSTALLED:
+            self.check_keywords(kwargs)
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:
@@ -371,20 +302,6 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
         super().__post_init__(**kwargs)
 
-    def _warn_about_unknown_fields(self, kwargs: dict[str, Any]) -> None:
-        """Warn about keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
-        own = [field.name for field in fields(self) if field.name in SequenceEncoderConfig.__annotations__]
-        for name in kwargs:
-            if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
-                continue
-            close = (
-                ["rope_parameters"]
-                if name.startswith("rope_")
-                else difflib.get_close_matches(name, own, n=1, cutoff=0.65)
-            )
-            hint = f" Did you mean `{close[0]}`?" if close else ""
-            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and does not affect the model.{hint}")
-
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Nest `rope_parameters` by layer type, the only format that the model reads. Called by transformers."""
         # The old name of `rope_parameters`, which `__post_init__` warns of. Transformers would copy it without nesting.
@@ -395,22 +312,6 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             if self.rope_parameters:
                 self.standardize_rope_params()
         return kwargs
-
-    def validate_architecture(self) -> None:
-        """Check sizes, probabilities and dependent fields. `@strict` calls this after construction."""
-        check_architecture(self)
-
-    def validate_positions(self) -> None:
-        """Check the fields that concern positions. `@strict` calls this after construction."""
-        check_position_fields(self)
-
-    def validate_logit_calibration(self) -> None:
-        """Check the calibration of the logits. `@strict` calls this after construction."""
-        check_logit_calibration(self)
-
-    def validate_layer_type(self) -> None:
-        """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""
-        check_layer_types(self)
 
     # An attribute that can be assigned: transformers 5.15 to 5.20 add a rule, and their quantizers replace the plan.
     @cached_property
@@ -497,17 +398,3 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
         special = [self.pad_token_id, self.bos_token_id, self.cls_token_id, self.sep_token_id, *ends]
         return sorted({token for token in special if token is not None})
-
-
-def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return the given fields with overrides applied.
-
-    If `num_hidden_layers` is overridden, the given layer types are cut or their pattern is repeated to fit.
-    """
-    depth, layer_types = overrides.get("num_hidden_layers"), given.get("layer_types")
-    if layer_types == []:
-        given = {**given, "layer_types": None}
-    elif layer_types and isinstance(depth, int):
-        period = next((n for n in range(1, len(layer_types)) if layer_types[n:] == layer_types[:-n]), len(layer_types))
-        given = {**given, "layer_types": layer_types[: min(period, depth)]}
-    return {**given, **overrides}

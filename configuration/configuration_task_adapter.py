@@ -8,14 +8,14 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
+from ..saving.code_saving import CodeSavingMixin
 from ..saving.loading import SafeConfigLoadingMixin
-from ..saving.saving import AutoMapSavingMixin
 from .configuration_sequence_encoder import SequenceEncoderConfig
 from .shared_fields import CheckedConfig
 
 
 @strict
-class TaskAdapterConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
+class TaskAdapterConfig(SafeConfigLoadingMixin, CodeSavingMixin, CheckedConfig):
     """Configuration of a `TaskAdapter`.
 
     Args:

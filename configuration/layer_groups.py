@@ -1,6 +1,7 @@
-"""Groups of layers that share their weights (Lan et al., 2020)."""
+"""The number, the groups and the types of layers. Layers of a group share their weights (Lan et al., 2020)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def group_of_each_layer(num_hidden_layers: int, num_hidden_groups: int | None) -> list[int]:
@@ -46,3 +47,17 @@ def check_types_in_groups(layer_types: Sequence[str], groups: Sequence[int]) -> 
                 f"layer_types has {before!r} for layer {index - 1} and {here!r} for layer {index}, which share their "
                 f"weights; pass one type for each of the {groups[-1] + 1} groups of num_hidden_groups."
             )
+
+
+def with_overrides(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the given fields with overrides applied.
+
+    If `num_hidden_layers` is overridden, the given layer types are cut or their pattern is repeated to fit.
+    """
+    depth, layer_types = overrides.get("num_hidden_layers"), given.get("layer_types")
+    if layer_types == []:
+        given = {**given, "layer_types": None}
+    elif layer_types and isinstance(depth, int):
+        period = next((n for n in range(1, len(layer_types)) if layer_types[n:] == layer_types[:-n]), len(layer_types))
+        given = {**given, "layer_types": layer_types[: min(period, depth)]}
+    return {**given, **overrides}

@@ -1,6 +1,9 @@
 """Presets: the configurations of well-known encoder families at base size, as keyword dictionaries."""
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
+
+from .layer_groups import with_overrides
 
 _BERT: dict[str, Any] = {
     "vocab_size": 30522,
@@ -160,3 +163,34 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sep_token_id": 50282,
     },
 }
+
+AnyConfig = TypeVar("AnyConfig")
+
+# Each has an id in a configuration, and in a tokenizer.
+_SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
+
+
+class PresetsMixin:
+    """Mixin that gives a configuration the method `from_preset`."""
+
+    @classmethod
+    def from_preset(cls: type[AnyConfig], name: str, *, tokenizer: Any = None, **overrides: Any) -> AnyConfig:
+        """Return the configuration of a well-known encoder family at base size.
+
+        Args:
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `deberta-v3`, `nomic`, `eurobert` or
+                `modernbert`.
+            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
+                tokens that it does not have become None.
+            **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
+                repeated to fit.
+
+        Raises:
+            ValueError: If no preset has that name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        if tokenizer is not None:
+            ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id", None) for token in _SPECIAL_TOKENS}
+            overrides = {"vocab_size": len(tokenizer), **ids, **overrides}
+        return cls(**with_overrides(copy.deepcopy(PRESETS[name]), overrides))

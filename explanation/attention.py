@@ -70,8 +70,9 @@ def attention_weights(encoder: Any, row: Row, layers: Iterable[int]) -> dict[int
 def _weights(encoder: Any, module: Any, hidden: torch.Tensor, rotation: Any, layer_type: str) -> torch.Tensor:
     """Return the weights (H, L, L) of one layer for its input (1, L, D)."""
     masks = padded_masks(encoder.config, hidden, None, None)
-    bias = encoder._biases(hidden.shape[1], hidden)
-    if encoder.position_bias is not None:
+    bias: tuple[torch.Tensor, ...] = ()
+    if encoder.config.position_bias is not None:
+        bias = encoder.position_bias.for_layers(encoder._layers_in_order(), hidden.shape[1], hidden)
         masks, bias = encoder.position_bias.in_padded(masks, *bias)
     weights = module.forward(hidden, masks[layer_type], *bias, rotation=rotation, output_attentions=True)[1]
     if weights is None:

@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 from transformers.pipelines.base import ChunkPipeline
 
-from ..modeling.calibrated_outputs import check_refusal, with_p_values
+from ..modeling.calibrated_outputs import check_refusal, refuse_uncalibrated, with_p_values
 from ..modeling.calibration import calibration_of
+from ..saving.written_for import CALIBRATED
 from ..tokenizer.private_copy import private_copy
 
 # Answers to consider for the sets of a calibrated model.
@@ -54,7 +55,9 @@ class QuestionAnsweringPipeline(_Pipeline):
             raise ValueError(f"model must have a question answering head, got a {type(model).__name__}.")
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"tokenizer must be a fast tokenizer, got a {type(tokenizer).__name__}.")
-        self.calibration: Any = calibration_of(model)
+        self.calibration: Any = None
+        if CALIBRATED:
+            self.calibration = calibration_of(model)
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:
@@ -91,7 +94,10 @@ class QuestionAnsweringPipeline(_Pipeline):
     def _sanitize_parameters(
         self, coverage: float | None = None, abstain_below: float | None = None, **given: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        check_refusal(self.calibration, coverage, abstain_below)
+        if CALIBRATED:
+            check_refusal(self.calibration, coverage, abstain_below)
+        else:
+            refuse_uncalibrated(coverage, abstain_below)
         trusted = {"coverage": coverage, "abstain_below": abstain_below}
         trusted = {name: value for name, value in trusted.items() if value is not None}
         for name, value in given.items():
@@ -138,10 +144,13 @@ class QuestionAnsweringPipeline(_Pipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         names = [name for name in self.tokenizer.model_input_names if name in model_inputs]
         inputs = {name: model_inputs[name] for name in names}
-        outputs, p_values = with_p_values(self.model, self.calibration, **inputs)
         kept = {name: value for name, value in model_inputs.items() if name not in names}
-        if p_values is not None:
-            kept["unfamiliarity"] = p_values
+        if CALIBRATED:
+            outputs, p_values = with_p_values(self.model, self.calibration, **inputs)
+            if p_values is not None:
+                kept["unfamiliarity"] = p_values
+        else:
+            outputs = self.model(**inputs, return_dict=True)
         return {"start": outputs.start_logits, "end": outputs.end_logits, **kept}
 
     def postprocess(
@@ -171,9 +180,11 @@ class QuestionAnsweringPipeline(_Pipeline):
             )
             for window in windows
         ]
-        number = top_k if self.calibration is None else max(top_k, CANDIDATES)
+        number = top_k
+        if CALIBRATED and self.calibration is not None:
+            number = max(top_k, CANDIDATES)
         answers = best_answers(scored, windows[0]["context"], number, max_answer_len, handle_impossible_answer)
-        if self.calibration is not None:
+        if CALIBRATED and self.calibration is not None:
             answers = self._with_sets(answers, windows, coverage, abstain_below)[:top_k]
         return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
 

@@ -99,20 +99,35 @@ def check_refusal(
     Raises:
         ValueError: If one of them is not between 0 and 1, or the model is not calibrated for it.
     """
-    for name, value in (("coverage", coverage), ("abstain_below", abstain_below)):
-        if value is not None and calibration is None:
-            raise ValueError(
-                f"{name}={value!r} needs a calibrated model, and this one has no calibration. Calibrate it with "
-                "`sequence-encoder calibrate MODEL --file … --output_dir …`, or leave the argument out."
-            )
-    if abstain_below is not None and calibration is not None and calibration.unfamiliarity is None:
+    if calibration is None:
+        refuse_uncalibrated(coverage, abstain_below)
+        return
+    if abstain_below is not None and calibration.unfamiliarity is None:
         raise ValueError(
             f"abstain_below={abstain_below!r} needs p-values, and this model has none. If an earlier version exported "
             "it, export it again; otherwise, leave the argument out."
         )
-    if coverage is not None and calibration is not None and calibration.sets is not None:
+    if coverage is not None and calibration.sets is not None:
         check_coverage("coverage", coverage, calibration.sets.texts)
     if abstain_below is not None:
         number = isinstance(abstain_below, int | float) and not isinstance(abstain_below, bool)
         if not number or not 0 <= abstain_below <= 1:
             raise ValueError(f"abstain_below must be a p-value between 0 and 1, such as 0.05, got {abstain_below!r}.")
+
+
+def refuse_uncalibrated(coverage: float | None = None, abstain_below: float | None = None) -> None:
+    """Refuse the arguments of a pipeline that need a calibrated model.
+
+    Args:
+        coverage: Must be None.
+        abstain_below: Must be None.
+
+    Raises:
+        ValueError: If one of them is not.
+    """
+    for name, value in (("coverage", coverage), ("abstain_below", abstain_below)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} needs a calibrated model, and this one has no calibration. Calibrate it with "
+                "`sequence-encoder calibrate MODEL --file … --output_dir …`, or leave the argument out."
+            )

@@ -5,6 +5,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..saving.written_for import IN_EIGHT_BITS, INSTALLED
 from .cpu.dropout import Dropout
 from .cpu.gated import gated_projection, recomputes_gated
 from .cpu.linear import can_fuse_gate, fused_gate, fused_linear, fused_linear_activation
@@ -23,9 +24,10 @@ class MLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
-        network = eight_bit_network(self.up_proj, self.act, self.dropout, self.down_proj, hidden_states)
-        if network is not None:
-            return network
+        if IN_EIGHT_BITS:
+            network = eight_bit_network(self.up_proj, self.act, self.dropout, self.down_proj, hidden_states)
+            if network is not None:
+                return network
         hidden_states = fused_linear_activation(self.up_proj, self.act, hidden_states)
         return fused_linear(self.down_proj, self.dropout(hidden_states))
 
@@ -46,7 +48,7 @@ class GatedMLP(nn.Module):
             gated = fused_gate(self.gate_up_proj, self.act, hidden_states)
         else:
             states = fused_linear(self.gate_up_proj, hidden_states)
-            if recomputes_gated(states, self.act, self.dropout, self.down_proj):
+            if INSTALLED and recomputes_gated(states, self.act, self.dropout, self.down_proj):
                 return gated_projection(states, self.act, self.down_proj)
             gate, up = states.chunk(2, dim=-1)
             gated = self.act(gate) * up

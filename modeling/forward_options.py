@@ -3,11 +3,9 @@
 # No `from __future__ import annotations` in modules that use `ForwardOptions`: transformers inspects the annotation of
 # `kwargs` to find out which outputs a model has, and does not resolve strings.
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
-
-from .layer_vectors import LayerVectors
 
 
 class ForwardOptions(TypedDict, total=False):
@@ -19,8 +17,8 @@ class ForwardOptions(TypedDict, total=False):
     """Whether to return the attention weights of every layer."""
     return_dict: bool | None
     """Whether to return a `ModelOutput` instead of a tuple."""
-    layer_vectors: LayerVectors | None
-    """Filled with a vector of each text after some layers, without padding."""
+    layer_vectors: Any
+    """A `LayerVectors`, filled with a vector of each text after some layers, without padding."""
     num_items_in_batch: torch.Tensor | int | None
     """The divisor of the loss; by default the number of its terms."""
     cu_seq_lens_q: torch.Tensor | None

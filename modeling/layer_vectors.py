@@ -4,10 +4,11 @@ Shapes: B batch, S sequence, T packed tokens, D hidden.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
-from .packing import PackedBatch, RealTokens
+from .packing import moved
 from .pooling import mean_of_tokens
 
 # The output of an exported model with the vectors that its calibration needs.
@@ -42,24 +43,14 @@ class LayerVectors:
         """Set the vectors (B, D) of a batch after a layer."""
         self._vectors[layer] = vectors
 
+    def add(self, layer: int, hidden_states: torch.Tensor, layout: Any) -> None:
+        """Compute the vectors of texts after a layer, if it is one of the chosen.
 
-def add_vectors(
-    vectors: LayerVectors | None,
-    layer: int,
-    hidden_states: torch.Tensor,
-    packed: PackedBatch | RealTokens | None,
-    token_mask: torch.Tensor | None,
-) -> None:
-    """Compute the vectors of texts after a layer, if it is one of the chosen.
-
-    Args:
-        vectors: Where to put them; None if there are no chosen layers.
-        layer: The layer.
-        hidden_states: (1, T, D) with `packed`, else (B, S, D).
-        packed: How the tokens were packed.
-        token_mask: (B, S), False at padding; None if there is no padding.
-    """
-    if vectors is not None and layer in vectors.layers:
-        padded = hidden_states if packed is None else packed.unpack(hidden_states)
-        mask = None if token_mask is None else token_mask.to(padded.device)
-        vectors[layer] = mean_of_tokens(padded, mask)
+        Args:
+            layer: The layer.
+            hidden_states: Its output.
+            layout: The `Layout` of the batch.
+        """
+        if layer in self.layers:
+            padded = layout.padded(hidden_states)
+            self[layer] = mean_of_tokens(padded, moved(layout.token_mask, padded.device))

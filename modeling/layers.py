@@ -13,7 +13,7 @@ from .cpu.dropout import Dropout
 from .embeddings import HiddenStateModule
 from .feed_forward import FEED_FORWARDS
 from .norms import NORMS
-from .packing import RealTokens, select_tokens
+from .packing import select_tokens
 
 
 class EncoderLayer(GradientCheckpointingLayer, HiddenStateModule):
@@ -36,35 +36,40 @@ class EncoderLayer(GradientCheckpointingLayer, HiddenStateModule):
 
 
 class PostNormLayer(EncoderLayer):
-    """A layer with a norm after each residual addition, as in `torch.nn.TransformerEncoderLayer`.
+    """A layer with a norm after each residual addition, as in `torch.nn.TransformerEncoderLayer`."""
 
-    The first layer may have a convolution, which takes the text of each token, `segments`.
-    """
+    def forward(
+        self, hidden_states: torch.Tensor, *shared: Any, needed: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """See `EncoderLayer`."""
+        attended, _ = self.self_attn(hidden_states, *shared, needed=needed, **kwargs)
+        hidden_states = self.attn_norm(select_tokens(hidden_states, needed) + self.dropout(attended))
+        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+class ConvolutionLayer(PostNormLayer):
+    """The first layer of a model with a convolution, which takes the text of each token, `segments`."""
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        self.convolution = Convolution(config) if layer_idx == 0 and config.conv_kernel_size else None
+        self.convolution = Convolution(config)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         *shared: Any,
+        segments: Any = None,
         needed: torch.Tensor | None = None,
-        segments: torch.Tensor | None = None,
-        real: RealTokens | None = None,
+        real: Any = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See `EncoderLayer`."""
-        inputs = hidden_states
-        attended, _ = self.self_attn(hidden_states, *shared, needed=needed, real=real, **kwargs)
-        hidden_states = self.attn_norm(select_tokens(hidden_states, needed) + self.dropout(attended))
-        hidden_states = self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
-        if self.convolution is None or segments is None:
-            return hidden_states
+        outputs = super().forward(hidden_states, *shared, needed=needed, real=real, **kwargs)
         if real is not None:
             # Masks may leave out tokens inside a text, which count as zeros.
-            inputs, segments, needed = real.unpack(inputs).flatten(0, 1)[None], segments.flatten()[None], real.indices
-        return self.convolution(inputs, hidden_states, segments, needed)
+            hidden_states, needed = real.unpack(hidden_states).flatten(0, 1)[None], real.indices
+            segments = segments.flatten()[None]
+        return self.convolution(hidden_states, outputs, segments, needed)
 
 
 class PreNormLayer(EncoderLayer):
@@ -85,3 +90,11 @@ class PreNormLayer(EncoderLayer):
 
 
 LAYERS: dict[str, type[EncoderLayer]] = {"post": PostNormLayer, "pre": PreNormLayer}
+
+
+def layer_classes(config: SequenceEncoderConfig) -> list[type[EncoderLayer]]:
+    """Return the class of each layer of a model."""
+    classes = [LAYERS[config.norm_placement]] * config.num_hidden_layers
+    if config.conv_kernel_size:
+        classes[:1] = [ConvolutionLayer]
+    return classes

@@ -1,6 +1,7 @@
 """The base class of all models: loading, saving, initialisation, and features of transformers."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,25 +9,20 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
-from transformers.utils import logging
 from transformers.utils.output_capturing import OutputRecorder
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..saving.atomic_saving import ModelSavingMixin
 from ..saving.loading import SafeModelLoadingMixin
-from ..saving.module_list import MODULE_LIST
-from ..saving.registered_pipelines import name_registered_pipeline
-from ..saving.saving import ModelSavingMixin
+from ..saving.model_code import complete_code
+from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, check_written_for
 from .attention.self_attention import SelfAttention
-from .calibration import Calibration, calibration_of, read_calibration
-from .cpu.prepacked import prepack
+from .calibration import calibration_of, read_calibration
 from .embeddings import HiddenStateModule
-from .layers import LAYERS, EncoderLayer
-from .quantized.eight_bit_config import EIGHT_BITS, EightBitConfig
-from .quantized.eight_bit_quantizer import EightBitQuantizer
-from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
-
-logger = logging.get_logger(__name__)
+from .layers import EncoderLayer, layer_classes
+from .prepacking import PrepackingMixin
+from .quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits
+from .text_encoding.recipe_files import read_recipe, write_recipe_of
 
 # `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
 # Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings. Later,
@@ -37,14 +33,14 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers.
 
     Attributes:
-        calibration: The calibration of the folder that the model was loaded from, if it has one.
+        calibration: The `Calibration` of the folder that the model was loaded from, if it has one.
     """
 
-    calibration: Calibration | None = None
+    calibration: Any = None
 
     config_class = SequenceEncoderConfig
     config: SequenceEncoderConfig
@@ -61,12 +57,14 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
         # Only the class that this model uses, since Accelerate refuses the names of classes that it does not find.
-        self._no_split_modules = [LAYERS[config.norm_placement].__name__]
-        # Assigning to a field of a configuration checks only the type of that field. Not all of `validate` runs here,
-        # because transformers' part refuses `output_attentions` with "sdpa", which these models support.
-        config.validate_architecture()
-        config.validate_positions()
-        config.validate_layer_type()
+        self._no_split_modules = sorted({layer.__name__ for layer in layer_classes(config)})
+        if INSTALLED:
+            # Assigning to a field of a configuration checks only the type of that field. Not all of `validate` runs
+            # here, because transformers' part refuses `output_attentions` with "sdpa", which these models support.
+            config.validate_architecture()
+            config.validate_positions()
+            config.validate_layer_type()
+        check_written_for(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -87,51 +85,48 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             # The commit that was loaded: the cache knows which files it has.
             options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
             options["subfolder"] = kwargs.get("subfolder") or ""
-            if not model._keeps_logit_calibration():
-                model.config.logit_calibration = None
-            model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
-            if model.base_model is not model:
-                model.calibration = read_calibration(pretrained_model_name_or_path, **options)
-                model.calibration = calibration_of(model)
-            if isinstance(quantizer := getattr(model, "hf_quantizer", None), EightBitQuantizer):
-                quantizer.quantize_if_asked(model, pretrained_model_name_or_path, options)
+            model._read_beside(pretrained_model_name_or_path, options)
         return loaded
 
-    def prepack_weights(self, enabled: bool = True) -> None:
-        """Make inference on a CPU faster with copies of the layers' weights in the layout that oneDNN reads.
-
-        The first forward pass makes the copies, and makes them again after an optimizer, `load_state_dict` or another
-        operation has changed the weights. After changes in place through `.data`, as when peft merges an adapter, call
-        this method again. The copies take as much memory as the layers' weights, and results differ by rounding.
-        Training, compiled models, models made in inference mode and other devices do not use them. In float32, short
-        texts do not either. `encode` makes its own copies while it encodes many texts.
+    def _read_beside(self, name: str | os.PathLike[str], options: dict[str, Any]) -> None:
+        """Read what the folder holds beside the weights.
 
         Args:
-            enabled: Whether to use copies; False frees them.
+            name: The folder or Hub id.
+            options: Arguments of `from_pretrained`.
         """
-        prepack(cast(nn.Module, self.base_model.layers), enabled)
+        if CALIBRATED:
+            if not self._keeps_logit_calibration():
+                self.config.logit_calibration = None
+            if self.base_model is not self:
+                self.calibration = read_calibration(name, **options)
+                self.calibration = calibration_of(self)
+        if ENCODES:
+            cast(Any, self.base_model).embedding_recipe = read_recipe(name, **options)
+        if IN_EIGHT_BITS and isinstance(quantizer := getattr(self, "hf_quantizer", None), EightBitQuantizer):
+            quantizer.quantize_if_asked(self, name, options)
 
     def _keeps_logit_calibration(self) -> bool:
         """Return whether `config.logit_calibration` belongs to the head that was loaded."""
         return False
 
     def _write_beside(self, folder: Path, there: Path) -> None:
-        if getattr(self, "hf_quantizer", None) is None and hasattr(self.config, "quantization_config"):
+        """Write what belongs to the model beside its weights."""
+        if (
+            IN_EIGHT_BITS
+            and getattr(self, "hf_quantizer", None) is None
+            and hasattr(self.config, "quantization_config")
+        ):
             # The model was made from the configuration of a quantized one, but its weights are not quantized.
             plain = copy.deepcopy(self.config)
             del plain.quantization_config
             plain.save_pretrained(folder)
-        if (calibration := calibration_of(self)) is not None:
+        if CALIBRATED and (calibration := calibration_of(self)) is not None:
             calibration.write(folder)
-        name_registered_pipeline(folder, type(self).__name__)
-        recipe = recipe_of(self) if self._saves_recipe else None
-        if recipe is not None:
-            write_recipe(folder, recipe, self.config.hidden_size)
-        elif (there / MODULE_LIST).is_file():
-            logger.warning(f"{there / MODULE_LIST} is unchanged, and encode follows it with this model.")
-        if (there / SETTINGS).is_file():
-            # SentenceTransformer writes its settings, which may be newer, before it saves the encoder.
-            (folder / SETTINGS).unlink(missing_ok=True)
+        if INSTALLED:
+            complete_code(folder, self.config)
+        if ENCODES:
+            write_recipe_of(self, folder, there)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -151,6 +146,5 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             init.zeros_(bias)
 
 
-# Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package.
-AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(EIGHT_BITS, EightBitConfig)
-AUTO_QUANTIZER_MAPPING.setdefault(EIGHT_BITS, EightBitQuantizer)
+if IN_EIGHT_BITS:
+    register_eight_bits()

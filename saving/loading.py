@@ -1,4 +1,4 @@
-"""Loads weights only from safetensors, and reports what is wrong with a folder or its files."""
+"""Reports what is wrong with a folder or its files when a model, a configuration or a tokenizer is loaded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError
 from transformers.utils import logging
 
 from .exported_models import check_not_exported
 from .finite_weights import find_non_finite, summarize_names
+from .safetensors_loading import SafetensorsLoadingMixin
 
 logger = logging.get_logger(__name__)
 
@@ -21,8 +21,8 @@ FLOATING_DTYPES = (
 )
 
 
-class SafeModelLoadingMixin:
-    """Mixin for models that refuses pickled weights. List it before the base class of transformers."""
+class SafeModelLoadingMixin(SafetensorsLoadingMixin):
+    """Mixin for models that refuses pickled weights and reports errors. List it before transformers' base class."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -40,10 +40,6 @@ class SafeModelLoadingMixin:
             OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
             RuntimeError: If weights have other shapes than the model.
         """
-        if not kwargs.setdefault("use_safetensors", True):
-            raise ValueError(
-                f"use_safetensors must be True, got {kwargs['use_safetensors']}: unpickling weights can execute code."
-            )
         for name in ("dtype", "torch_dtype"):
             given = kwargs.get(name)
             for dtype in given.values() if isinstance(given, dict) else (given,):
@@ -52,12 +48,7 @@ class SafeModelLoadingMixin:
         if pretrained_model_name_or_path is not None:
             check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         try:
-            loaded = cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
-                "them again."
-            ) from error
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except RuntimeError as error:
             # Transformers only logs which weights, and callers expect its type of error.
             if "ignore_mismatched_sizes" not in str(error):

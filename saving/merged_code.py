@@ -1,147 +1,144 @@
-"""Merges the sources of the package into the three Python files that are saved with every model.
+"""Merges the sources of the package into the Python files that are saved with a model.
 
-Each folder of the package that a model needs goes into one of the files, its modules in the order of their imports.
-Comments and docstrings are kept; module docstrings become comments. Only the package itself runs this code.
+Only what the model can reach is merged: the classes that it offers, and the definitions that they use. Its
+configuration decides which choices are left. Comments and docstrings are kept; module docstrings become comments. Only
+the package itself runs this code.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+from .partial_evaluation import Facts, chosen_entries, evaluated
+
 _ROOT = Path(__file__).parents[1]
-_ENTRIES = (
-    "modeling/heads/task_heads.py",
-    "modeling/heads/pretraining_heads.py",
-    "modeling/heads/task_adapter.py",
-    "modeling/heads/retrieval.py",
-    "inference/question_answering.py",
-    "inference/infilling_pipeline.py",
-    "inference/continuation_pipeline.py",
-    "inference/calibrated_text_classification.py",
-    "inference/calibrated_token_classification.py",
-)
-_DOCSTRINGS = {
-    "saving": "Saving and loading of SequenceEncoder models, configurations and tokenizers.",
-    "configuration": "SequenceEncoder configurations.",
-    "modeling": "SequenceEncoder models.",
-}
 _LINE_LENGTH = 120
+_TYPE_IGNORE = re.compile(r"  # type: ignore.*$", re.MULTILINE)
+# Names in annotations and casts that are strings.
+_ANNOTATION = re.compile(r"[\w\[\], .|]{1,80}")
 
 
-@dataclass
-class _Part:
-    """The imports and definitions of one file, and the text of each of its modules."""
+@dataclass(frozen=True, eq=False)
+class _Definition:
+    """A statement at the top level of a module, with the comments and blank lines before it."""
 
-    imports: set[str] = field(default_factory=set)
-    names: dict[str, set[tuple[str, str | None]]] = field(default_factory=dict)
-    bound: dict[str, str] = field(default_factory=dict)
-    defined: dict[str, str] = field(default_factory=dict)
-    sections: list[str] = field(default_factory=list)
+    module: _Module
+    names: tuple[str, ...]
+    node: ast.stmt
+    text: str
 
 
-def merged_code(files: tuple[str, ...], note: str) -> dict[str, str]:
+@dataclass(frozen=True, eq=False)
+class _Module:
+    """A module of the package.
+
+    Attributes:
+        path: Its file, relative to the package.
+        docstring: Its docstring.
+        definitions: Its statements in their order, without imports.
+        named: The definition of each name.
+        inside: The module and the original name of each name that is imported from this package.
+        outside: The module and the original name of each other import. The name is None for `import module`.
+    """
+
+    path: str
+    docstring: str
+    definitions: list[_Definition] = field(default_factory=list)
+    named: dict[str, _Definition] = field(default_factory=dict)
+    inside: dict[str, tuple[str, str]] = field(default_factory=dict)
+    outside: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to merge.
+
+    Attributes:
+        entries: The names to define, each with the file of its module, such as `modeling/layers.py`.
+        left_out: The files of modules whose classes are replaced by their base classes.
+        facts: What is known when the files are written.
+        values: The source of the values of constants that differ from the package's.
+    """
+
+    entries: tuple[tuple[str, str], ...]
+    left_out: frozenset[str]
+    facts: Facts
+    values: dict[str, str]
+
+
+def merged_code(files: dict[str, str], selection: Selection) -> dict[str, str]:
     """Return the text of each file by its name.
 
     Args:
-        files: The names of the files. Each file contains the folder that its name starts with, and imports only files
-            before it. The last one also contains all other folders.
-        note: A sentence for the docstring of each file.
+        files: The docstring of each file. The name of a file starts with the folder that it contains; the first file
+            also contains `saving`, and the last one all other folders. Files import only those before them.
+        selection: What to merge.
 
     Raises:
-        ValueError: If two modules of a file use the same name for different things, or a module imports another
-            module instead of names from it.
+        ValueError: If two modules of a file use the same name for different things, a module imports another module
+            instead of names from it, or something is needed that is left out.
     """
-    parts = {name: _Part() for name in files}
-    file_of = {path: _file_of(path, files) for path in _in_order([_ROOT / entry for entry in _ENTRIES])}
-    for path in file_of:
-        _add(parts, file_of, path)
-    return {name: _text(name, part, note, future=name == files[0]) for name, part in parts.items()}
+    kept = _reachable(selection)
+    modules = {definition.module.path for definition in kept}
+    parts = {name: _Part(name) for name in files}
+    for path in _in_order(tuple(path for path, _ in selection.entries)):
+        if path in modules:
+            part = parts[_file_of(path, list(files))]
+            part.add(_module(path), kept, lambda other: _file_of(other, list(files)))
+    return {name: part.text(files[name]) for name, part in parts.items()}
 
 
-def _file_of(path: Path, files: tuple[str, ...]) -> str:
-    folder = path.relative_to(_ROOT).parts[0]
+def _file_of(path: str, files: list[str]) -> str:
+    folder = path.partition("/")[0]
+    if folder == "saving":
+        return files[0]
     return next((name for name in files if name.startswith(f"{folder}_")), files[-1])
 
 
-def _in_order(entries: list[Path]) -> list[Path]:
-    """Return the entries and all modules that they import, each after its own imports."""
-    ordered: dict[Path, None] = {}
-
-    def visit(path: Path) -> None:
-        if path not in ordered:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and node.level:
-                    visit(_imported(path, node))
-            ordered[path] = None
-
-    for entry in entries:
-        visit(entry)
-    return list(ordered)
-
-
-def _imported(path: Path, node: ast.ImportFrom) -> Path:
-    module = path.parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
-    if not module.is_file() or any(name.asname for name in node.names):
-        raise ValueError(f"{path}:{node.lineno} must import names from a module, without `as`.")
-    return module
-
-
-def _add(parts: dict[str, _Part], file_of: dict[Path, str], path: Path) -> None:
-    part = parts[file_of[path]]
-    source = path.read_text(encoding="utf-8")
+@cache
+def _module(path: str) -> _Module:
+    """Read a module of the package."""
+    source = (_ROOT / path).read_text(encoding="utf-8")
     tree, lines = ast.parse(source), source.splitlines()
-    docstring = ast.get_docstring(tree) or ""
-    kept: list[str] = []
+    module = _Module(path, ast.get_docstring(tree) or "")
+    for imported in ast.walk(tree):
+        if isinstance(imported, ast.ImportFrom) and imported.level:
+            origin = _imported(path, imported)
+            module.inside.update({name.name: (origin, name.name) for name in imported.names})
     end = 0
     for index, node in enumerate(tree.body):
         start, end = end, node.end_lineno or 0
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            _add_import(part, file_of, path, node)
-        elif index or not docstring:
-            text = "\n".join(_without_relative_imports(lines, start, end, node))
-            names = _defined_by(node)
-            if all(part.defined.get(name) == text.strip() for name in names) and names:
-                continue  # The same definition again, such as the logger of each module.
-            if clash := [name for name in names if name in part.defined]:
-                raise ValueError(f"{path} defines {clash[0]}, but another module of {file_of[path]} already does.")
-            part.defined |= dict.fromkeys(names, text.strip())
-            kept.append(text)
-    title = "\n#\n".join(_comment(paragraph) for paragraph in docstring.split("\n\n"))
-    body = "\n".join(kept).strip("\n")
-    part.sections.append(f"{title}\n\n\n{body}" if body else "")
+        if isinstance(node, ast.Import):
+            module.outside.update(
+                {name.asname or name.name.partition(".")[0]: (name.name, None) for name in node.names}
+            )
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module.outside.update({name.asname or name.name: (node.module or "", name.name) for name in node.names})
+        elif not isinstance(node, ast.ImportFrom) and (index or not module.docstring):
+            text = _TYPE_IGNORE.sub("", "\n".join(_without_relative_imports(lines, start, end, node)))
+            definition = _Definition(module, _defined_by(node), node, text)
+            module.definitions.append(definition)
+            module.named.update(dict.fromkeys(definition.names, definition))
+    return module
 
 
-def _comment(paragraph: str) -> str:
-    lines = paragraph.splitlines()
-    if max(map(len, lines)) > _LINE_LENGTH - 2:
-        lines = textwrap.wrap(paragraph, _LINE_LENGTH - 2)
-    return "\n".join(f"# {line}".rstrip() for line in lines)
+def _imported(path: str, node: ast.ImportFrom) -> str:
+    """Return the file of the module that a statement imports names from."""
+    file = (_ROOT / path).parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
+    if not file.is_file() or any(name.asname for name in node.names):
+        raise ValueError(f"{path}:{node.lineno} must import names from a module, without `as`.")
+    return file.relative_to(_ROOT).as_posix()
 
 
-def _add_import(part: _Part, file_of: dict[Path, str], path: Path, node: ast.Import | ast.ImportFrom) -> None:
-    if isinstance(node, ast.Import):
-        part.imports |= {ast.unparse(node).removeprefix("import ")}
-        return
-    module = node.module or ""
-    if node.level:
-        file = file_of[_imported(path, node)]
-        if file == file_of[path]:
-            return
-        module = f".{file.removesuffix('.py')}"
-    for name in node.names:
-        bound, origin = name.asname or name.name, f"{module}.{name.name}"
-        if part.bound.setdefault(bound, origin) != origin:
-            raise ValueError(f"{path} imports {origin} as {bound}, but another module imports {part.bound[bound]}.")
-        part.names.setdefault(module, set()).add((name.name, name.asname))
-
-
-def _without_relative_imports(lines: list[str], start: int, end: int, node: ast.stmt) -> Iterator[str]:
-    """Yield the lines of a statement without the relative imports inside functions, whose names the file defines."""
+def _without_relative_imports(lines: list[str], start: int, end: int, node: ast.stmt) -> Iterable[str]:
+    """Return the lines of a statement without relative imports inside functions, whose names the file defines."""
     left_out: set[int] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.ImportFrom) and inner.level:
@@ -151,33 +148,219 @@ def _without_relative_imports(lines: list[str], start: int, end: int, node: ast.
     return (line for number, line in enumerate(lines[start:end], start + 1) if number not in left_out)
 
 
-def _defined_by(node: ast.stmt) -> list[str]:
+def _defined_by(node: ast.stmt) -> tuple[str, ...]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
+        return (node.name,)
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    return tuple(target.id for target in targets if isinstance(target, ast.Name))
 
 
-def _text(name: str, part: _Part, note: str, future: bool) -> str:
-    docstring = f'"""{_DOCSTRINGS[name.partition("_")[0]]}\n\n{note}\n"""'
-    part.names.pop("__future__", None)
-    # Only in this file: `@strict` and transformers read the annotations in the others at run time.
-    groups = [["from __future__ import annotations"] if future else [], *_import_groups(part)]
-    header = "\n\n".join("\n".join(group) for group in groups if group)
-    return f"{docstring}\n\n{header}\n\n" + "\n\n\n".join(filter(None, part.sections)) + "\n"
+@cache
+def _in_order(paths: tuple[str, ...]) -> list[str]:
+    """Return modules and all that they import, each after its own imports."""
+    ordered: dict[str, None] = {}
+
+    def visit(path: str) -> None:
+        if path not in ordered:
+            for origin in dict.fromkeys(origin for origin, _ in _module(path).inside.values()):
+                visit(origin)
+            ordered[path] = None
+
+    for path in paths:
+        visit(path)
+    return list(ordered)
 
 
-def _import_groups(part: _Part) -> list[list[str]]:
+def _reachable(selection: Selection) -> dict[_Definition, tuple[str, set[str]]]:
+    """Return the definitions that the entries need, each with its text and the names that the text uses."""
+    kept: dict[_Definition, tuple[str, set[str]]] = {}
+    modules: set[str] = set()
+    waiting = [(_module(path), name) for path, name in selection.entries]
+    while waiting:
+        module, name = waiting.pop()
+        while name in module.inside:
+            path, name = module.inside[name]
+            module = _module(path)
+        if name not in module.named:
+            continue
+        if module.path in selection.left_out:
+            raise ValueError(f"{module.path} is left out, but {name} is needed.")
+        # Statements without a name, such as registrations, belong to their module.
+        unnamed = [] if module.path in modules else [each for each in module.definitions if not each.names]
+        modules.add(module.path)
+        for definition in (module.named[name], *unnamed):
+            if definition not in kept:
+                kept[definition] = _evaluated(definition, selection)
+                waiting += [(module, each) for each in sorted(kept[definition][1])]
+    return kept
+
+
+def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, set[str]]:
+    """Return the text of a definition after all that is known, and the names that it uses."""
+    text, node = definition.text, definition.node
+    if isinstance(node, ast.Assign | ast.AnnAssign) and definition.names:
+        name = definition.names[0]
+        before = text[: text.index(f"{name}")]
+        if name in selection.values:
+            annotation = f": {ast.unparse(node.annotation)}" if isinstance(node, ast.AnnAssign) else ""
+            text = f"{before}{name}{annotation} = {selection.values[name]}"
+        elif name in selection.facts.choices:
+            text = before + chosen_entries(name, node, selection.facts.choices[name])
+    text = evaluated(text, selection.facts)
+    used = _used_names(ast.Module([node], []) if text == definition.text else ast.parse(text))
+    for name in sorted(used & definition.module.inside.keys()):
+        path, original = definition.module.inside[name]
+        if path in selection.left_out:
+            text = _with_bases(text, name, _bases(definition.module, _module(path), original, selection.left_out))
+            used = _used_names(ast.parse(text))
+    return text, used
+
+
+def _used_names(tree: ast.AST) -> set[str]:
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _ANNOTATION.fullmatch(node.value):
+            names |= {name for name in re.findall(r"\w+", node.value) if name[0].isupper()}
+    return names
+
+
+def _bases(user: _Module, module: _Module, name: str, left_out: frozenset[str]) -> list[str]:
+    """Return the base classes in place of a class that is left out, and let the module that uses it import them."""
+    node = module.named[name].node
+    if not isinstance(node, ast.ClassDef):
+        raise ValueError(f"{user.path} needs {name}, but {module.path} is left out.")
+    bases = []
+    for base in map(ast.unparse, node.bases):
+        root = base.partition(".")[0]
+        if root in module.inside and module.inside[root][0] in left_out:
+            bases += _bases(user, _module(module.inside[root][0]), base, left_out)
+            continue
+        if root in module.named:
+            bases += _bases(user, module, base, left_out)
+            continue
+        bases.append(base)
+        if root in module.inside:
+            user.inside.setdefault(root, module.inside[root])
+        elif root in module.outside:
+            user.outside.setdefault(root, module.outside[root])
+    return bases
+
+
+def _with_bases(text: str, name: str, bases: list[str]) -> str:
+    """Return the text with the base classes of a class in place of the class."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and name in map(ast.unparse, node.bases):
+            given = [each for base in map(ast.unparse, node.bases) for each in (bases if base == name else [base])]
+            line = lines[node.lineno - 1] if lines[node.lineno - 1].startswith("class") else ""
+            if not line:
+                raise ValueError(f"The bases of {node.name} must be on the line of its name.")
+            after = line[line.index("):") + 2 :] if "):" in line else ""
+            listed = f"({', '.join(dict.fromkeys(given))})" if given else ""
+            lines[node.lineno - 1] = f"class {node.name}{listed}:{after}"
+    text = "\n".join(lines)
+    uses = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and node.id == name]
+    if uses and len(bases) != 1:
+        raise ValueError(f"{name} is left out, but used other than as a base class.")
+    for use in sorted(uses, key=lambda node: (node.lineno, node.col_offset), reverse=True):
+        line = lines[use.lineno - 1]
+        lines[use.lineno - 1] = line[: use.col_offset] + bases[0] + line[use.end_col_offset :]
+    return "\n".join(lines)
+
+
+class _Part:
+    """One of the files."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sections: list[str] = []
+        self.imports: dict[str, tuple[str, str | None]] = {}
+        self.defined: dict[str, str] = {}
+
+    def add(
+        self, module: _Module, kept: dict[_Definition, tuple[str, set[str]]], file_of: Callable[[str], str]
+    ) -> None:
+        """Add the definitions of a module that are kept.
+
+        Args:
+            module: The module.
+            kept: All definitions that are kept, with their texts and the names that they use.
+            file_of: Returns the file of a module.
+        """
+        texts = []
+        for definition in module.definitions:
+            if definition not in kept:
+                continue
+            text, used = kept[definition]
+            if not text.strip():
+                continue
+            if definition.names and all(self.defined.get(name) == text.strip() for name in definition.names):
+                continue  # The same definition again, such as the logger of each module.
+            for name in definition.names:
+                if name in self.defined:
+                    raise ValueError(f"{module.path} defines {name}, but another module of {self.name} already does.")
+                self.defined[name] = text.strip()
+            texts.append(text)
+            for name in used - module.named.keys():
+                self._import(module, name, file_of)
+        if texts:
+            body = "\n".join(texts).strip("\n")
+            title = "\n#\n".join(_comment(paragraph) for paragraph in module.docstring.split("\n\n"))
+            self.sections.append(f"{title}\n\n\n{body}")
+
+    def _import(self, module: _Module, name: str, file_of: Callable[[str], str]) -> None:
+        origin: tuple[str, str | None]
+        if name in module.inside:
+            path, original = module.inside[name]
+            if file_of(path) == self.name:
+                return
+            origin = f".{file_of(path).removesuffix('.py')}", original
+        elif name in module.outside:
+            origin = module.outside[name]
+        else:
+            return
+        if self.imports.setdefault(name, origin) != origin:
+            raise ValueError(f"{module.path} imports {origin} as {name}, but another module {self.imports[name]}.")
+
+    def text(self, docstring: str) -> str:
+        """Return the text of the file with a docstring."""
+        groups = ["\n".join(group) for group in _import_groups(self.imports) if group]
+        return "\n\n".join((f'"""{docstring}\n"""', *groups)) + "\n\n" + "\n\n\n".join(self.sections) + "\n"
+
+
+def _comment(paragraph: str) -> str:
+    lines = paragraph.splitlines()
+    if max(map(len, lines)) > _LINE_LENGTH - 2:
+        lines = textwrap.wrap(paragraph, _LINE_LENGTH - 2)
+    return "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def _import_groups(imports: dict[str, tuple[str, str | None]]) -> list[list[str]]:
     """Return the imports in ruff's order: the standard library, other packages, and files in the same folder."""
     groups: list[list[str]] = [[], [], []]
-    for line in sorted(part.imports):
-        groups[line.split(".")[0].split(" ")[0] not in sys.stdlib_module_names].append(f"import {line}")
-    for module, names in sorted(part.names.items()):
-        kind = 2 if module.startswith(".") else int(module.split(".")[0] not in sys.stdlib_module_names)
-        plain = sorted((name for name, alias in names if alias is None), key=_import_order)
-        groups[kind] += [_import_line(module, plain)] if plain else []
-        groups[kind] += sorted(f"from {module} import {name} as {alias}" for name, alias in names if alias)
+    plain: dict[str, list[str]] = {}
+    for bound, (module, name) in imports.items():
+        if name is None:
+            alias = "" if bound == module.partition(".")[0] else f" as {bound}"
+            groups[_group_of(module)].append(f"import {module}{alias}")
+        elif bound == name:
+            plain.setdefault(module, []).append(name)
+        else:
+            plain.setdefault(module, [])
+    groups = [sorted(group) for group in groups]
+    for module, names in sorted(plain.items()):
+        group = groups[_group_of(module)]
+        group += [_import_line(module, sorted(names, key=_import_order))] if names else []
+        group += sorted(
+            f"from {module} import {name} as {bound}"
+            for bound, (origin, name) in imports.items()
+            if origin == module and name not in (None, bound)
+        )
     return groups
+
+
+def _group_of(module: str) -> int:
+    return 2 if module.startswith(".") else int(module.partition(".")[0] not in sys.stdlib_module_names)
 
 
 def _import_order(name: str) -> tuple[int, str]:

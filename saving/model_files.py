@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from .calibration_files import CALIBRATION_FILES, CALIBRATION_PICTURE
-from .code_bundle import BUNDLE_FILES, MARK
+from .code_bundle import BUNDLE_FILES, MARK, OLDER_FILES
 from .custom_generate import CUSTOM_GENERATE, CUSTOM_GENERATE_MARK
 from .module_list import MODULE_LIST, module_paths
 
@@ -119,7 +119,7 @@ def _code(folder: Path) -> set[str]:
     # The first file of an earlier version imports all others.
     named = re.findall(r"^\s*from \.(\w+) import", _text(folder / _OLDER_ENTRY), re.MULTILINE)
     older = {_OLDER_ENTRY, *(f"{stem}.py" for stem in named)}
-    found = {name for name in BUNDLE_FILES if MARK in _text(folder / name)}
+    found = {name for name in (*BUNDLE_FILES, *OLDER_FILES) if MARK in _text(folder / name)}
     if CUSTOM_GENERATE_MARK in _text(folder / CUSTOM_GENERATE):
         found.add(CUSTOM_GENERATE)
     return found | {name for name in older if (folder / name).is_file()}

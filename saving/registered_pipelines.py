@@ -6,48 +6,95 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .auto_classes import saved_class
 from .code_bundle import MODELING
 
-# By the class of the model: for each task, the pipeline and the Auto class of the model. Without a calibration, the
-# pipelines of classifiers refuse the arguments that need one, where transformers' pipelines would ignore them.
-REGISTERED_PIPELINES = {
+# By the class of the model: for each task, the pipeline and the Auto class of the model.
+_PIPELINES = {
     "SequenceEncoderForMaskedLM": {
         "infilling": ("InfillingPipeline", "AutoModelForMaskedLM"),
         "text-generation": ("ContinuationPipeline", "AutoModelForMaskedLM"),
     },
     "SequenceEncoderForSequenceClassification": {
-        "text-classification": ("CalibratedTextClassificationPipeline", "AutoModelForSequenceClassification")
+        "text-classification": ("{}TextClassificationPipeline", "AutoModelForSequenceClassification")
     },
     "SequenceEncoderForTokenClassification": {
-        "token-classification": ("CalibratedTokenClassificationPipeline", "AutoModelForTokenClassification")
+        "token-classification": ("{}TokenClassificationPipeline", "AutoModelForTokenClassification")
+    },
+    "SequenceEncoderForQuestionAnswering": {
+        "question-answering": ("QuestionAnsweringPipeline", "AutoModelForQuestionAnswering")
     },
 }
+# Without a calibration, the pipelines of classifiers refuse the arguments that need one, where transformers' pipelines
+# would ignore them.
+_KINDS = {True: "Calibrated", False: "Uncalibrated"}
+# Transformers has no such task.
+_NOT_REGISTERED = {"question-answering"}
 
 
-def without_registered_pipelines(named: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of `custom_pipelines` in `config.json` without those of pipelines that the package registers.
+def pipelines_in_folder(config: Any, calibrated: bool) -> dict[str, tuple[str, str]]:
+    """Return the pipelines that are saved with a model: for each task, the class and the Auto class of the model.
 
     Args:
-        named: The pipeline of each task.
+        config: The configuration of the model.
+        calibrated: Whether the model has a calibration.
     """
-    ours = {f"{MODELING}.{name}" for pipelines in REGISTERED_PIPELINES.values() for name, _ in pipelines.values()}
-    return {task: entry for task, entry in named.items() if not (isinstance(entry, dict) and entry.get("impl") in ours)}
+    pipelines = _PIPELINES.get(saved_class(config) or "", {})
+    return {task: (name.format(_KINDS[calibrated]), auto_class) for task, (name, auto_class) in pipelines.items()}
 
 
-def name_registered_pipeline(folder: Path, model_class: str) -> None:
+def custom_pipelines(config: Any) -> dict[str, Any]:
+    """Return the `custom_pipelines` of a configuration: ours that are not registered, and those of others.
+
+    Args:
+        config: The configuration. Entries of its current `custom_pipelines` for other pipelines are kept.
+    """
+    entries = _entries(config, calibrated=False)
+    ours = {task: entry for task, entry in entries.items() if task in _NOT_REGISTERED}
+    return without_our_pipelines(getattr(config, "custom_pipelines", None)) | ours
+
+
+def name_pipelines(folder: Path, config: Any, calibrated: bool) -> None:
     """Add the pipelines for the tasks of a model to `config.json` in its folder, unless it names others.
 
     Args:
         folder: The folder.
-        model_class: The name of the class of the model.
+        config: The configuration of the model.
+        calibrated: Whether the model has a calibration.
     """
-    if model_class not in REGISTERED_PIPELINES:
+    if not (ours := _entries(config, calibrated)):
         return
     file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    entries = {
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields["custom_pipelines"] = {**ours, **fields.get("custom_pipelines", {})}
+    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _entries(config: Any, calibrated: bool) -> dict[str, Any]:
+    return {
         task: {"impl": f"{MODELING}.{pipeline}", "pt": [auto_class], "type": "text"}
-        for task, (pipeline, auto_class) in REGISTERED_PIPELINES[model_class].items()
+        for task, (pipeline, auto_class) in pipelines_in_folder(config, calibrated).items()
     }
-    config["custom_pipelines"] = {**entries, **config.get("custom_pipelines", {})}
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def without_our_pipelines(named: Any, registered: bool = False) -> dict[str, Any]:
+    """Return the entries of `custom_pipelines` in `config.json` without those of pipelines in the saved code.
+
+    Args:
+        named: The pipeline of each task.
+        registered: Whether to keep those that the package does not register.
+    """
+    left_out = {
+        name.format(kind)
+        for pipelines in _PIPELINES.values()
+        for task, (name, _) in pipelines.items()
+        for kind in _KINDS.values()
+        if not (registered and task in _NOT_REGISTERED)
+    }
+    if not isinstance(named, dict):
+        return {}
+    return {
+        task: entry
+        for task, entry in named.items()
+        if not (isinstance(entry, dict) and str(entry.get("impl")).rpartition(".")[2] in left_out)
+    }

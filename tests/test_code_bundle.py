@@ -25,6 +25,7 @@ from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.saving.auto_classes import AUTO_CLASSES, AUTO_MODELS
 from sequence_encoder.saving.code_bundle import BUNDLE_FILES
+from sequence_encoder.saving.saved_code import saved_code
 
 Build = Callable[..., Any]
 
@@ -62,7 +63,7 @@ print(json.dumps(found))
 def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a model and its tokenizer for each entry of `SAVED`, as `saved / name / "model"`.
 
-    Since the folders have the same name and the same code, transformers imports the code only once.
+    The folders have the same name, but not the same code.
     """
     folder = tmp_path_factory.mktemp("saved")
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
@@ -78,7 +79,7 @@ def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPat
 def outputs(saved: Path, without_package: Build, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return `outputs(kind, name)`: predictions "with" the package, "without" it, or saved "again" without it.
 
-    Since all models are saved with the same code, only the first is loaded from what was saved without the package.
+    Only the first is loaded from what was saved without the package.
     """
     folder = tmp_path_factory.mktemp("outputs")
     autos = {name: auto for name, (auto, _) in SAVED.items()}
@@ -115,22 +116,58 @@ LOAD_ALL = """
 import json, transformers
 found = {}
 for auto in json.loads(sys.argv[2]):
-    model = getattr(transformers, auto).from_pretrained(
-        sys.argv[1], trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
-    )
-    found[auto] = type(model).__name__
+    auto_class = getattr(transformers, auto)
+    try:
+        model = auto_class.from_pretrained(
+            sys.argv[1], trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
+        )
+        found[auto] = type(model).__name__
+    except ImportError as error:
+        found[auto] = str(error)
+config = transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+try:
+    transformers.AutoModelForTokenClassification.from_config(config, trust_remote_code=True)
+    found["from_config"] = None
+except ImportError as error:
+    found["from_config"] = str(error)
 print(json.dumps(found))
 """
+TASK_HEADS = {
+    *("AutoModelForSequenceClassification", "AutoModelForTokenClassification"),
+    *("AutoModelForQuestionAnswering", "AutoModelForMultipleChoice"),
+}
+OFFERED = {
+    "AutoModel": {"AutoModel", *TASK_HEADS},
+    "AutoModelForMaskedLM": {"AutoModel", "AutoModelForMaskedLM", *TASK_HEADS},
+    "AutoModelForPreTraining": set(HEADS),
+    "AutoModelForMultipleChoice": {"AutoModel", "AutoModelForMultipleChoice"},
+}
 
 
-@pytest.mark.parametrize("source", ["AutoModel", "AutoModelForPreTraining", "AutoModelForMultipleChoice"])
-def test_every_auto_class_loads_from_a_saved_model(saved: Path, without_package: Build, source: str) -> None:
-    assert without_package(LOAD_ALL, saved / source / "model", json.dumps(list(HEADS))) == HEADS
+@pytest.mark.parametrize("source", OFFERED)
+def test_a_folder_loads_with_its_heads_and_says_how_to_load_others(
+    saved: Path, without_package: Build, source: str
+) -> None:
+    found = without_package(LOAD_ALL, saved / source / "model", json.dumps(list(HEADS)))
+    offered = {auto: name for auto, name in HEADS.items() if auto in OFFERED[source]}
+    assert {auto: name for auto, name in found.items() if auto in offered} == offered
+    others = {message for auto, message in found.items() if auto not in offered and message is not None}
+    assert len(others) == (source != "AutoModelForPreTraining")
+    assert all("Install sequence-encoder and import sequence_encoder" in message for message in others)
+    assert (found["from_config"] is None) == ("AutoModelForTokenClassification" in offered)
 
 
-def test_all_saved_models_name_the_same_classes(saved: Path) -> None:
-    first, *others = (json.loads((saved / name / "model" / "config.json").read_text())["auto_map"] for name in SAVED)
-    assert all(other == first for other in others)
+def test_another_architecture_than_the_saved_one_is_refused(saved: Path, without_package: Build) -> None:
+    code = """
+import json, transformers
+try:
+    transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, norm="rms_norm")
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+    message = without_package(code, saved / "AutoModel" / "model")
+    assert "only computes models with norm='layer_norm', got 'rms_norm'" in message
+    assert "install sequence-encoder" in message
 
 
 def test_saving_without_the_package_writes_the_same_files(outputs: Build, saved: Path) -> None:
@@ -143,18 +180,25 @@ def test_saving_without_the_package_writes_the_same_files(outputs: Build, saved:
         assert again == first
 
 
-def test_a_configuration_is_saved_with_all_code(tiny_config: Build, saved: Path, tmp_path: Path) -> None:
-    tiny_config("bert").save_pretrained(tmp_path)
-    assert code_of(tmp_path) == code_of(saved / "AutoModel" / "model")
+def test_a_configuration_is_saved_with_the_code_of_all_heads(
+    tiny_config: Build, without_package: Build, tmp_path: Path
+) -> None:
+    tiny_config("bert", num_labels=3).save_pretrained(tmp_path)
+    code = """
+import json, transformers
+config = transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+autos = json.loads(sys.argv[2])
+models = {auto: getattr(transformers, auto).from_config(config, trust_remote_code=True) for auto in autos}
+print(json.dumps({auto: type(model).__name__ for auto, model in models.items()}))
+"""
+    assert without_package(code, tmp_path, json.dumps(list(HEADS))) == HEADS
 
 
-def test_a_tokenizer_is_saved_with_all_code_and_loads_without_it(
+def test_a_tokenizer_is_saved_without_code_and_loads_without_it(
     saved: Path, without_package: Build, tmp_path: Path
 ) -> None:
     SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel" / "model").save_pretrained(tmp_path)
-    assert code_of(tmp_path) == code_of(saved / "AutoModel" / "model")
-    for path in tmp_path.glob("*.py"):
-        path.unlink()
+    assert list(tmp_path.glob("*.py")) == []
     code = "import json, transformers\n" + (
         "print(json.dumps(transformers.AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])['input_ids']))"
     )
@@ -181,7 +225,6 @@ def test_a_trainer_checkpoint_loads_without_the_package(
     data = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
     Trainer(model, arguments, train_dataset=data, processing_class=tokenizer).train()
     checkpoint = tmp_path / "run" / "checkpoint-2"
-    assert code_of(checkpoint) == code_of(saved / "AutoModel" / "model")
     code = """
 import json, transformers
 classify = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
@@ -196,7 +239,7 @@ print(json.dumps(classify(sys.argv[2], top_k=None)))
 
 def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved: Path) -> None:
     imported = set()
-    for text in code_of(saved / "AutoModel" / "model").values():
+    for text in [text for name in SAVED for text in code_of(saved / name / "model").values()]:
         # What is imported in a `try` block is optional, as transformers also sees it.
         blocks = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Try)]
         optional = {inner for block in blocks for inner in ast.walk(block)}
@@ -217,13 +260,14 @@ def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved
     assert others <= {"huggingface_hub", "numpy", "safetensors", "tokenizers"}
 
 
-def test_the_configuration_maps_every_auto_class(saved: Path) -> None:
+def test_the_configuration_maps_every_auto_class_to_a_class_in_the_folder(saved: Path) -> None:
     for name in SAVED:
-        named = json.loads((saved / name / "model" / "config.json").read_text())["auto_map"]
-        assert named == {
-            auto: f"modeling_sequence_encoder.{name}" for auto, name in AUTO_CLASSES["sequence_encoder"].items()
-        }
-        assert {"AutoConfig", "AutoModelForCausalLM", *HEADS} == set(named)
+        folder = saved / name / "model"
+        named = json.loads((folder / "config.json").read_text())["auto_map"]
+        assert named.keys() == AUTO_CLASSES["sequence_encoder"].keys()
+        tree = ast.parse((folder / "modeling_sequence_encoder.py").read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | {"SequenceEncoderConfig"}
+        assert {path.removeprefix("modeling_sequence_encoder.") for path in named.values()} <= defined
 
 
 def test_the_code_in_a_folder_does_not_run_if_the_package_is_installed(saved: Path, tmp_path: Path) -> None:
@@ -339,14 +383,14 @@ def test_the_modeling_file_imports_all_other_files(saved: Path) -> None:
 def test_a_saved_folder_has_only_the_expected_files(saved: Path) -> None:
     assert sorted(path.name for path in (saved / "AutoModel" / "model").iterdir()) == [
         *("config.json", "configuration_sequence_encoder.py", "model.safetensors", "modeling_sequence_encoder.py"),
-        *("saving_sequence_encoder.py", "tokenizer.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer_config.json"),
     ]
 
 
 def test_saved_code_passes_ruff(saved: Path) -> None:
     settings = Path(__file__).parents[1] / "pyproject.toml"
+    files = [saved / name / "model" / file for name in SAVED for file in BUNDLE_FILES]
     for command in (["check"], ["format", "--check"]):
-        files = [saved / "AutoModel" / "model" / name for name in BUNDLE_FILES]
         checked = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", settings, *files],
             capture_output=True,
@@ -357,10 +401,29 @@ def test_saved_code_passes_ruff(saved: Path) -> None:
 
 
 def test_saved_code_has_each_definition_of_the_package_once(saved: Path) -> None:
-    defined: dict[str, list[str]] = {}
-    for name, text in code_of(saved / "AutoModel" / "model").items():
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                defined.setdefault(node.name, []).append(name)
-    assert {name: files for name, files in defined.items() if len(files) > 1} == {}
-    assert {"SequenceEncoderModel", "TaskAdapter", "AtomicSavingMixin", "SequenceEncoderConfig"} <= defined.keys()
+    for folder in SAVED:
+        defined: dict[str, list[str]] = {}
+        for name, text in code_of(saved / folder / "model").items():
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    defined.setdefault(node.name, []).append(name)
+        assert {name: files for name, files in defined.items() if len(files) > 1} == {}
+
+
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "kilobytes"),
+    [
+        ("SequenceEncoderForSequenceClassification", 3500, 160),
+        ("SequenceEncoderForTokenClassification", 3500, 160),
+    ],
+)
+def test_the_code_of_a_classifier_can_be_read(name: str, lines: int, kilobytes: int) -> None:
+    config = SequenceEncoderConfig.from_preset("bert", **MINILM, architectures=[name])
+    texts = saved_code(config).values()
+    assert sum(text.count("\n") for text in texts) <= lines
+    assert sum(len(text.encode()) for text in texts) <= 1000 * kilobytes
+    # What only other models compute with.
+    assert not re.search(r"class \w*(EightBit|Generation|Disentangled|Retrieval|Calibration)", "".join(texts))

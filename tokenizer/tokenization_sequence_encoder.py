@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from ..saving.atomic_saving import AtomicSavingMixin
 from ..saving.loading import SafeTokenizerLoadingMixin
-from ..saving.saving import CodeSavingMixin
 from .wordpiece_training import train_wordpiece
 
 SPECIAL_TOKENS = {
@@ -55,7 +55,7 @@ ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
 }
 
 
-class SequenceEncoderTokenizer(SafeTokenizerLoadingMixin, CodeSavingMixin, TokenizersBackend):
+class SequenceEncoderTokenizer(SafeTokenizerLoadingMixin, AtomicSavingMixin, TokenizersBackend):
     """A fast tokenizer with BERT's special tokens: `[CLS] text [SEP]`, and `[CLS] text [SEP] pair [SEP]`.
 
     Create one with `train_from_iterator`. `AutoTokenizer` loads a saved one with or without this package, and without

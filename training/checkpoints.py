@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..command_line import UsageError
 from ..command_line.quiet import without_warning
-from ..saving.code_bundle import BUNDLE_FILES
+from ..saving.code_bundle import BUNDLE_FILES, OLDER_FILES
 
 MARKER = "complete"
 # The files that `Trainer` and its callbacks write into a checkpoint.
@@ -30,7 +30,7 @@ _WRITTEN = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "*.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "README.md"),
-    *(*BUNDLE_FILES, "sequence_encoder_*.py", "tokenization_sequence_encoder.py"),
+    *(*BUNDLE_FILES, *OLDER_FILES, "sequence_encoder_*.py", "tokenization_sequence_encoder.py"),
     *("__pycache__", "_saving-*", "custom_generate", "ema", "best_weights*", "zero_to_fp32.py"),
     *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
     # The modules of sentence-transformers after the encoder.

@@ -136,7 +136,7 @@ class _CodeForPushes(TrainerCallback):
 
     def on_push_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            write_code(Path(args.output_dir or ""))
+            write_code(Path(args.output_dir or ""), kwargs["model"].config)
 
 
 def _is_generated(path: Path) -> bool:

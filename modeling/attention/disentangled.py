@@ -6,7 +6,6 @@ them with its queries and keys.
 Shapes: H heads, L length of the longest sequence, C channels of a head, R embeddings of distances.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,8 +32,6 @@ _PACKED: dict[type[PackedAttention], type[PackedAttention]] = {
 
 class DisentangledBias(PositionBias):
     """The embeddings of distances, which all layers share, with an optional norm."""
-
-    more_products = True
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
@@ -128,16 +125,3 @@ class DistanceProjections(nn.Module):
             None if key is None else (key.index_select(0, index[:-1].flip(0)) * module.scaling).transpose(0, 1),
             None if query is None else (query.index_select(0, index[1:]) * module.scaling).transpose(0, 1),
         )
-
-
-def _nothing(config: SequenceEncoderConfig) -> None:
-    """Return nothing: the layers of these position biases have no part that depends on distances."""
-
-
-# The part of each layer, by `position_bias`.
-DISTANCE_PROJECTIONS: dict[str | None, Callable[[SequenceEncoderConfig], DistanceProjections | None]] = {
-    None: _nothing,
-    "bucketed": _nothing,
-    "alibi": _nothing,
-    "disentangled": DistanceProjections,
-}

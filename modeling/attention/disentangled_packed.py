@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..cpu.dropout import draw_kept, drop
+from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.shapes import parts_of_batch
 from .disentangled_scores import PRODUCTS_AT_ONCE, Tables, WithDistances, distance_scores, moving, table_rows
 from .grouped import GroupedAttention, GroupPlan, batched_product

@@ -6,7 +6,6 @@ mask, is computed once. `window` is how many tokens a token sees to each side; N
 """
 
 import inspect
-from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
@@ -16,16 +15,16 @@ from transformers.masking_utils import create_bidirectional_mask, create_bidirec
 from transformers.utils.generic import is_flash_attention_requested
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...saving.written_for import INSTALLED
 from ..packing import PackedBatch
 from .disentangled import DisentangledBias
-from .grouped import GroupedAttention
+from .grouped import GroupedAttention, needs_groups
 from .masks import within_window
 from .packed import QKV, AttentionFunction, PackedAttention, repeat_heads
 from .per_length import EqualLengthAttention
 from .position_bias import BucketedBias, LinearBias, PositionBias
 
-POSITION_BIASES: dict[str | None, Callable[[SequenceEncoderConfig], PositionBias | None]] = {
-    None: lambda config: None,
+POSITION_BIASES: dict[str, type[PositionBias]] = {
     "bucketed": BucketedBias,
     "alibi": LinearBias,
     "disentangled": DisentangledBias,
@@ -36,38 +35,30 @@ _VARLEN_DTYPES: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16)
 
 
 def choose_varlen_attention(
-    implementation: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int,
-    dropout: float,
-    training: bool,
-    bias: PositionBias | None = None,
+    config: SequenceEncoderConfig, device: torch.device, dtype: torch.dtype, dropout: float, training: bool
 ) -> type[PackedAttention]:
     """Choose the class that computes attention over packed sequences.
 
     Args:
-        implementation: The attention implementation, `config._attn_implementation`.
+        config: The configuration of the model.
         device: The device of the hidden states.
         dtype: The dtype in which attention runs; under autocast, that of autocast.
-        head_dim: The number of channels of a head.
         dropout: The dropout probability of the attention weights; 0 in evaluation mode.
         training: Whether the model is in training mode.
-        bias: The position bias of the model, which `check_takes_bias` has found the implementation to support.
     """
+    implementation = config._attn_implementation
     if is_flash_attention_requested(requested_attention_implementation=implementation):
         return FlashAttention
     if implementation == "flex_attention":
         return BlockMaskAttention
     if device.type == "cpu":
-        # torch's fused kernel has no dropout, is slow in the backward pass in bfloat16, and gives a bias no gradient.
-        slow = dtype == torch.bfloat16 and (training or (bias is not None and bias.more_products))
-        grouped = dropout or slow or (training and bias is not None)
-        return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
-    if bias is not None:
+        if (INSTALLED or config.position_bias == "disentangled") and needs_groups(config, dtype, dropout, training):
+            return GroupedAttention
+        return EqualLengthAttention
+    if config.position_bias is not None:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.
         return EqualLengthAttention
-    if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype, head_dim):
+    if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype, config.head_dim):
         return VarlenKernelAttention
     return PaddedRowsAttention
 

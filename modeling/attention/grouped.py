@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..cpu.dropout import draw_kept, drop
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
 from ..cpu.shapes import parts_of_batch, round_up_length
 from ..packing import PackedBatch
@@ -30,6 +31,22 @@ LONGEST_TRAINED, LONGEST = 256, 128
 GROUP_COST = 40_000
 
 Run = tuple[int, int]
+
+
+def needs_groups(config: SequenceEncoderConfig, dtype: torch.dtype, dropout: float, training: bool) -> bool:
+    """Return whether groups replace torch's fused kernel on a CPU.
+
+    The kernel has no dropout, is slow in the backward pass in bfloat16, and gives a position bias no gradient.
+
+    Args:
+        config: The configuration of the model.
+        dtype: The dtype of the attention.
+        dropout: The dropout probability of the attention weights.
+        training: Whether the model is in training mode.
+    """
+    slow = dtype == torch.bfloat16 and (training or config.position_bias == "disentangled")
+    needed = bool(dropout) or slow or (training and config.position_bias is not None)
+    return needed and config._attn_implementation == "sdpa"
 
 
 class GroupedAttention(EqualLengthAttention):

@@ -7,24 +7,20 @@ Shapes: H heads, L length of the longest text.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..cpu.shapes import compute_dtype
 from .masks import lowest_score
 from .packed import PackedAttention
 
 
 class PositionBias(nn.Module):
-    """Base class of position biases.
-
-    Attributes:
-        more_products: Whether the scores need more products than those of queries and keys.
-    """
-
-    more_products = False
+    """Base class of position biases."""
 
     def values(self, distances: torch.Tensor) -> torch.Tensor:
         """Return the bias for each distance, the index of the key minus that of the query: (N,) long to (H, N)."""
@@ -50,6 +46,21 @@ class PositionBias(nn.Module):
         values = heads_of_this_process(values, qkv_weight)
         rows = values[:, None].expand(-1, length, -1).flatten(1)[:, : length * (2 * length - 1)]
         return (rows.unflatten(1, (length, 2 * length - 1))[..., :length],)
+
+    def for_layers(self, layers: Sequence[Any], length: int, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the result of `forward` in the dtype of the scores; nothing if there are no layers.
+
+        Args:
+            layers: The layers.
+            length: The length L.
+            hidden_states: The input of the first layer.
+        """
+        if not layers:
+            return ()
+        device = hidden_states.device
+        dtype = compute_dtype(hidden_states.dtype, device)
+        bias = self(length, device, layers[0].self_attn.qkv_proj.weight)
+        return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in bias)
 
     def packed_attention(self, kind: type[PackedAttention]) -> type[PackedAttention]:
         """Return the class that adds these biases in attention over packed sequences, given that for other models."""

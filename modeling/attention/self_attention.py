@@ -7,9 +7,10 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...saving.written_for import INSTALLED
 from ..cpu.linear import fused_linear
-from ..packing import RealTokens, select_tokens
-from .disentangled import DISTANCE_PROJECTIONS
+from ..packing import select_tokens
+from .disentangled import DistanceProjections
 from .dispatch import flash_window
 from .packed import PackedAttention, repeat_heads
 from .rotary import split_and_rotate
@@ -76,7 +77,8 @@ class SelfAttention(nn.Module):
         channels = config.key_value_heads * self.group[0] * config.head_dim
         self.qkv_proj = nn.Linear(config.hidden_size, channels, bias=config.attention_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
-        self.distances = DISTANCE_PROJECTIONS[config.position_bias](config)
+        if config.position_bias == "disentangled":
+            self.distances = DistanceProjections(config)
 
     def forward(
         self,
@@ -85,7 +87,7 @@ class SelfAttention(nn.Module):
         *bias: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         attend: PackedAttention | None = None,
-        real: RealTokens | None = None,
+        real: Any = None,
         needed: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -97,7 +99,7 @@ class SelfAttention(nn.Module):
             *bias: What the position bias has computed for the batch, unless the mask contains it.
             rotation: Cosines and sines of rotary positions.
             attend: The attention over packed sequences; None for a padded batch.
-            real: How to unpack packed tokens to a padded batch for the attention, in graphs.
+            real: In graphs, the `RealTokens` that are packed everywhere but in the attention.
             needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
             **kwargs: Keyword arguments of the attention function.
 
@@ -120,9 +122,9 @@ class SelfAttention(nn.Module):
             if attend.lengths:
                 output = attend(self, attention, (query, key, value), self.window, *bias, **kwargs)
         else:
-            if real is not None:
+            if INSTALLED and real is not None:
                 query, key, value = (real.unpack(x) for x in (query, key, value))
-            if self.distances is not None:
+            if self.config.position_bias == "disentangled":
                 attention = self.distances.around(attention, self, *bias)
             output, weights = attention(
                 self,
@@ -134,6 +136,6 @@ class SelfAttention(nn.Module):
                 sliding_window=flash_window(self.window),
                 **kwargs,
             )
-            if real is not None:
+            if INSTALLED and real is not None:
                 output = real.pack(output)
         return fused_linear(self.o_proj, select_tokens(output.flatten(2), needed)), weights

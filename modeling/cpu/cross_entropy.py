@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...saving.written_for import INSTALLED
 from .eligibility import is_eager_on_cpu
 
 # Number of logits in a chunk.
@@ -31,9 +32,9 @@ def chunked_cross_entropy(
         ignore_index: The label to ignore.
         weights: (n,) factors of the terms of the sum, in float32.
     """
-    if not is_eager_on_cpu(logits, labels):
-        return _plain(logits, labels, ignore_index, weights)
-    return _CrossEntropy.apply(logits, labels, ignore_index, weights)
+    if INSTALLED and is_eager_on_cpu(logits, labels):
+        return _CrossEntropy.apply(logits, labels, ignore_index, weights)
+    return _plain(logits, labels, ignore_index, weights)
 
 
 def _plain(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None) -> torch.Tensor:

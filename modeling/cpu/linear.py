@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...saving.written_for import INSTALLED
 from .eligibility import NO_ACTIVATION, can_fuse, is_eager_on_cpu, is_recorded, onednn_activation
 from .prepacked import is_prepacked, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
@@ -20,7 +21,7 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
     """Compute linear(x), from (..., in) to (..., out)."""
     if _is_small(linear, hidden_states):
         return linear(hidden_states)
-    if parts := prepacked_parts(linear, hidden_states):
+    if INSTALLED and (parts := prepacked_parts(linear, hidden_states)):
         return _prepacked_product(hidden_states, parts[0], linear, None)
     if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
@@ -36,7 +37,7 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
     """Compute act(linear(x)), from (..., in) to (..., out)."""
     if _is_small(linear, hidden_states):
         return act(linear(hidden_states))
-    if onednn_activation(act) and (parts := prepacked_parts(linear, hidden_states)):
+    if INSTALLED and onednn_activation(act) and (parts := prepacked_parts(linear, hidden_states)):
         return _prepacked_product(hidden_states, parts[0], linear, act)
     if not _can_fuse_activation(linear, act, hidden_states):
         return act(fused_linear(linear, hidden_states))
@@ -48,7 +49,7 @@ def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor
     """Return whether `fused_gate` can compute a gated layer."""
     if _is_small(linear, hidden_states):
         return False
-    if onednn_activation(act) and prepacked_parts(linear, hidden_states, 2):
+    if INSTALLED and onednn_activation(act) and prepacked_parts(linear, hidden_states, 2):
         return True
     if not _can_fuse_activation(linear, act, hidden_states):
         return False
@@ -63,8 +64,9 @@ def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -
     """
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
-    parts = prepacked_parts(linear, hidden_states, 2)
-    (of_gate, of_up), x = (parts, pad_rows(rows)) if parts else (linear.weight.chunk(2), rows)
+    (of_gate, of_up), x = linear.weight.chunk(2), rows
+    if INSTALLED and (parts := prepacked_parts(linear, hidden_states, 2)):
+        (of_gate, of_up), x = parts, pad_rows(rows)
     gate = _onednn_product(x, of_gate, biases[0], act)
     gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")[: len(rows)]
     return gated.view(*hidden_states.shape[:-1], gated.shape[-1])
@@ -110,12 +112,12 @@ def _onednn_product(
 
 def _is_small(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
     """Return whether torch should compute a product of few rows, for which the other checks take longer than it."""
+    if INSTALLED and hidden_states.dtype != torch.float32 and is_prepacked(linear):
+        return False  # In float32, torch's product of few rows is faster even so.
     return (
         type(hidden_states) is torch.Tensor
         and not is_recorded()
         and has_few_rows(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
-        # In float32, torch's product of few rows is faster even so.
-        and (hidden_states.dtype == torch.float32 or not is_prepacked(linear))
     )
 
 

@@ -15,8 +15,8 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...configuration.configuration_task_adapter import TaskAdapterConfig
+from ...saving.atomic_saving import ModelSavingMixin
 from ...saving.loading import SafeModelLoadingMixin
-from ...saving.saving import ModelSavingMixin
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_floating_mask, check_tensor
 from ..label_checks import check_classification_labels, check_num_labels

@@ -3,7 +3,6 @@
 Shapes: B batch, S sequence, D hidden, C classes.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...saving.written_for import CALIBRATED
 from ..attention.masks import real_tokens
 from ..checks import batch_shape, check_shapes
 from ..cpu.dropout import Dropout
@@ -32,6 +32,7 @@ from ..label_checks import (
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
+from .earlier_names import EarlierNamesMixin
 from .logit_calibration import calibrated_logits
 from .losses import (
     multiple_choice_loss,
@@ -134,7 +135,9 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
             )
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
-        logits = calibrated_logits(self.classifier(self._before_last(text_vectors(outputs, self))), self.config)
+        logits = self.classifier(self._before_last(text_vectors(outputs, self)))
+        if CALIBRATED:
+            logits = calibrated_logits(logits, self.config)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
@@ -196,7 +199,7 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         )
 
 
-class SequenceEncoderForQuestionAnswering(_ClassifierModel):
+class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, _ClassifierModel):  # type: ignore[misc] # wraps `push_to_hub`
     """The encoder with a head for extractive question answering, which finds where an answer starts and ends."""
 
     _loss_function = staticmethod(question_answering_loss)
@@ -206,38 +209,6 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
         # The name that transformers uses, by which peft recognises a head to train.
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Load a model, see `SequenceEncoderPreTrainedModel.from_pretrained`.
-
-        Earlier versions saved `qa_outputs` as `classifier`. Models with other heads have a `classifier` as well, whose
-        weights are not loaded.
-
-        Args:
-            pretrained_model_name_or_path: A folder or a Hub id.
-            *model_args: Arguments of the model.
-            **kwargs: Arguments of transformers' `from_pretrained`.
-
-        Raises:
-            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
-            OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
-        """
-        config = kwargs.get("config")
-        if isinstance(config, SequenceEncoderConfig):
-            saved = config.architectures
-        elif source := config or pretrained_model_name_or_path:
-            saved = SequenceEncoderConfig.get_config_dict(source, **kwargs)[0].get("architectures")
-        else:
-            saved = None
-        if saved == ["SequenceEncoderForQuestionAnswering"]:
-            kwargs["key_mapping"] = {r"^classifier\.": "qa_outputs.", **(kwargs.get("key_mapping") or {})}
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-
-    def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
-        # By default, transformers saves weights under the names that they were loaded from.
-        kwargs.setdefault("save_original_format", False)
-        return super()._write(folder, *args, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, cast
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
-from .eight_bit_config import EightBitConfig
+from .eight_bit_config import EIGHT_BITS, EightBitConfig
 from .eight_bit_embedding import EightBitEmbedding
 from .eight_bit_linear import EightBitLinear
 
@@ -73,6 +74,13 @@ class EightBitQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether quantized models can be trained."""
         return False
+
+
+def register_eight_bits() -> None:
+    """Let transformers find this quantizer."""
+    # Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package.
+    AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(EIGHT_BITS, EightBitConfig)
+    AUTO_QUANTIZER_MAPPING.setdefault(EIGHT_BITS, EightBitQuantizer)
 
 
 def replace_modules(encoder: nn.Module, modules: dict[str, int]) -> None:

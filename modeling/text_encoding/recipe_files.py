@@ -96,13 +96,31 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
         return EmbeddingRecipe(obstacle=f"encode cannot follow {MODULE_LIST} of {where}: {error}")
 
 
-def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> None:
+def write_recipe_of(model: Any, folder: Path, there: Path) -> None:
+    """Write the recipe of a model, if it saves one.
+
+    Args:
+        model: The model.
+        folder: The folder to write into.
+        there: The folder that the files are moved to, which may have files already.
+    """
+    # SentenceTransformer writes its settings, which may be newer, before it saves the encoder.
+    has_settings = (there / SETTINGS).is_file()
+    recipe = recipe_of(model) if model._saves_recipe else None
+    if recipe is not None:
+        write_recipe(folder, recipe, model.config.hidden_size, with_settings=not has_settings)
+    elif (there / MODULE_LIST).is_file():
+        logger.warning(f"{there / MODULE_LIST} is unchanged, and encode follows it with this model.")
+
+
+def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int, with_settings: bool = True) -> None:
     """Write the files of a recipe, in the format that all versions of sentence-transformers read.
 
     Args:
         folder: The folder of the encoder.
         recipe: The recipe. If it has an obstacle, a warning is logged and nothing is written.
         hidden_size: The hidden size of the encoder.
+        with_settings: Whether to write `config_sentence_transformers.json`.
     """
     if recipe.obstacle is not None:
         logger.warning(
@@ -120,7 +138,7 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> Non
     _write_json(folder / "1_Pooling" / "config.json", _pooling_config(recipe, hidden_size))
     lengths = {} if recipe.max_length is None else {"max_seq_length": recipe.max_length}
     _write_json(folder / LENGTHS[0], {**lengths, "do_lower_case": recipe.lowercase})
-    if recipe.settings:
+    if recipe.settings and with_settings:
         _write_json(folder / SETTINGS, recipe.settings)
     for (path, _), step in zip(modules[2:], recipe.after, strict=True):
         if isinstance(step, Dense):

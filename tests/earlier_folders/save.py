@@ -5,6 +5,7 @@ There is an archive for each version that saved other folders:
     without_code    c3ba486   weights, configuration and tokenizer alone
     first_code      fb398ba   code in files such as `losses.py`, found by `auto_map`
     prefixed_code   ac899be   code in files such as `sequence_encoder_losses.py`; adapters
+    merged_code     7c44627   the code of all models in three files such as `modeling_sequence_encoder.py`
 
 This makes another one:
 

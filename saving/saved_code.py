@@ -1,0 +1,190 @@
+"""Selects the code that is saved with a model, and checks the code in a saved folder. Only the package runs this."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ..version import package_version
+from .auto_classes import LEFT_OUT, TASK_MODELS, classes_in_folder, saved_class
+from .calibration_files import CALIBRATION
+from .code_bundle import BUNDLE_FILES, MARK
+from .merged_code import Selection, merged_code
+from .partial_evaluation import Facts, table_text
+from .registered_pipelines import pipelines_in_folder
+
+_DIGEST = re.compile(r"^Digest: ([0-9a-f]+)$", re.MULTILINE)
+_NO_DIGEST = "Digest: -"
+_VERSION = re.compile(r"^Version (\S+) of the package", re.MULTILINE)
+_ADAPTER = "sequence_encoder_task_adapter"
+_MODULES = {
+    "SequenceEncoderModel": "modeling/modeling_sequence_encoder.py",
+    "SequenceEncoderForPreTraining": "modeling/heads/pretraining_heads.py",
+    "SequenceEncoderForMaskedLM": "modeling/heads/pretraining_heads.py",
+    "SequenceEncoderForRetrieval": "modeling/heads/retrieval.py",
+    "TaskAdapter": "modeling/heads/task_adapter.py",
+    LEFT_OUT: "modeling/heads/left_out.py",
+    "QuestionAnsweringPipeline": "inference/question_answering.py",
+    "InfillingPipeline": "inference/infilling_pipeline.py",
+    "ContinuationPipeline": "inference/continuation_pipeline.py",
+    "CalibratedTextClassificationPipeline": "inference/calibrated_text_classification.py",
+    "CalibratedTokenClassificationPipeline": "inference/calibrated_token_classification.py",
+    "UncalibratedTextClassificationPipeline": "inference/uncalibrated_pipelines.py",
+    "UncalibratedTokenClassificationPipeline": "inference/uncalibrated_pipelines.py",
+    "SequenceEncoderConfig": "configuration/configuration_sequence_encoder.py",
+    "TaskAdapterConfig": "configuration/configuration_task_adapter.py",
+}
+_TASK_HEADS = "modeling/heads/task_heads.py"
+# What only the package does: classes in these modules are replaced by their base classes.
+_PACKAGE_ONLY = frozenset(
+    {
+        "saving/atomic_saving.py",
+        "saving/loading.py",
+        "configuration/checked_fields.py",
+        "configuration/presets.py",
+        "configuration/shared_fields.py",
+        "modeling/graph_packing.py",
+        "modeling/prepacking.py",
+        "modeling/cpu/dropout.py",
+        "modeling/heads/earlier_names.py",
+    }
+)
+_TEXT_ENCODING = frozenset({"modeling/text_encoding/text_encoding.py", "modeling/text_encoding/text_length.py"})
+# The field that selects an entry in each table of choices.
+_TABLES = {
+    "POSITION_EMBEDDINGS": "position_embedding",
+    "POSITION_BIASES": "position_bias",
+    "DISTANCE_PROJECTIONS": "position_bias",
+    "LAYERS": "norm_placement",
+    "NORMS": "norm",
+    "FEED_FORWARDS": "feed_forward",
+}
+# Further ones that a trained head does not change.
+_TABLES_OF_HEADS = {"POOLINGS": "pooling", "SELECTED_TOKENS": "pooling", "HEADS": "classifier_head"}
+# Fields that select code in other ways.
+_FIELDS = ("conv_kernel_size",)
+
+
+def saved_code(config: Any, calibrated: bool = False) -> dict[str, str]:
+    """Return the text of each file of code for the folder of a model.
+
+    Args:
+        config: The configuration of the model.
+        calibrated: Whether the model has a calibration.
+    """
+    adapts = config.model_type == _ADAPTER
+    encoder = config.encoder_config if adapts else config
+    trained = saved_class(config) in TASK_MODELS
+    fields = _fixed_fields(encoder, trained)
+    bits = getattr(encoder, "quantization_config", None) is not None
+    calibrated = calibrated or bool(getattr(config, "logit_calibration", None))
+    entries = {*classes_in_folder(config), *(name for name, _ in pipelines_in_folder(config, calibrated).values())}
+    entries |= {"TaskAdapterConfig" if adapts else "SequenceEncoderConfig", LEFT_OUT}
+    return _written(tuple(sorted(entries)), fields, calibrated, bits, not trained)
+
+
+def _fixed_fields(config: Any, trained: bool) -> tuple[tuple[str, Any], ...]:
+    """Return the fields that decide what is left out, with their values.
+
+    Args:
+        config: The configuration of the encoder.
+        trained: Whether the model has a trained head, so that nobody chooses another one.
+    """
+    if getattr(config, "model_type", None) != "sequence_encoder":
+        return ()
+    tables = {**_TABLES, **(_TABLES_OF_HEADS if trained else {})}
+    fields = {name: getattr(config, name) for name in (*dict.fromkeys(tables.values()), *_FIELDS)}
+    if "sliding_attention" not in (config.layer_types or []):
+        fields["sliding_window"] = config.sliding_window
+    return tuple(fields.items())
+
+
+@lru_cache(maxsize=256)
+def _written(
+    entries: tuple[str, ...], fields: tuple[tuple[str, Any], ...], calibrated: bool, bits: bool, encodes: bool
+) -> dict[str, str]:
+    """Return the files that define some names. They are cached, so that a process always saves the same version.
+
+    Args:
+        entries: The names.
+        fields: Fields of the configuration with their values.
+        calibrated: Whether the model has a calibration.
+        bits: Whether the model is in eight bits.
+        encodes: Whether the encoder has `encode`.
+    """
+    fixed, tables = dict(fields), {**_TABLES, **_TABLES_OF_HEADS}
+    selection = Selection(
+        entries=tuple((_MODULES.get(entry, _TASK_HEADS), entry) for entry in entries),
+        left_out=_PACKAGE_ONLY | (frozenset() if encodes else _TEXT_ENCODING),
+        facts=Facts(
+            constants={"INSTALLED": False, "CALIBRATED": calibrated, "IN_EIGHT_BITS": bits, "ENCODES": encodes},
+            fields=fixed,
+            choices={table: frozenset({fixed[name]}) for table, name in tables.items() if name in fixed},
+        ),
+        values={"WRITTEN_FOR": table_text([f"{_quoted(name)}: {_quoted(fixed[name])}" for name in fixed])},
+    )
+    classes = ", ".join(
+        entry for entry in entries if entry.startswith(("SequenceEncoderFor", "TaskAdapter", "SequenceEncoderModel"))
+    )
+    texts = merged_code(
+        {
+            BUNDLE_FILES[0]: f"The configuration of a SequenceEncoder, and how a folder is saved.\n\n{_note(classes)}",
+            BUNDLE_FILES[1]: f"A SequenceEncoder.\n\n{_note(classes)}",
+        },
+        selection,
+    )
+    digest = code_digest(texts)
+    return {name: text.replace(_NO_DIGEST, f"Digest: {digest}", 1) for name, text in texts.items()}
+
+
+def _quoted(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _note(classes: str) -> str:
+    """Return the part of the docstring of a file that says where it comes from."""
+    about = f"""Version {package_version()} of the package wrote this file for {classes}, and left out what the
+        configuration of the model does not need. `sequence-encoder inspect FOLDER` checks by the digest whether the
+        files are as they were written."""
+    return f"{MARK}\n\n{textwrap.fill(' '.join(about.split()), 120, break_on_hyphens=False)}\n\n{_NO_DIGEST}"
+
+
+def code_digest(texts: Mapping[str, str]) -> str:
+    """Return a digest of the code files, which does not depend on the digests in them.
+
+    Args:
+        texts: The text of each file by its name.
+    """
+    digest = blake2b(digest_size=16)
+    for name in BUNDLE_FILES:
+        digest.update(f"{name}\n{_DIGEST.sub(_NO_DIGEST, texts[name], count=1)}".encode())
+    return digest.hexdigest()
+
+
+def describe_code(folder: Path, config: Any) -> str | None:
+    """Return whether the code in a folder is what the package wrote, in words; None if there is no code of the package.
+
+    Args:
+        folder: The folder of a saved model.
+        config: Its configuration.
+    """
+    try:
+        texts = {name: (folder / name).read_text(encoding="utf-8") for name in BUNDLE_FILES}
+    except (OSError, ValueError):
+        return None
+    if MARK not in texts[BUNDLE_FILES[1]]:
+        return None
+    stated = {match[1] if (match := _DIGEST.search(text)) else None for text in texts.values()}
+    if stated == {None}:
+        return "by an earlier version, whose code has no digest"
+    if stated != {code_digest(texts)}:
+        return "CHANGED since it was written; read it before you trust it"
+    written = _VERSION.search(texts[BUNDLE_FILES[1]])
+    if texts == saved_code(config, (folder / CALIBRATION).is_file()):
+        return f"as version {package_version()}, which is installed, writes it"
+    return f"unchanged since version {written[1] if written else 'unknown'} of the package wrote it"
