@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from transformers import CONFIG_MAPPING
 from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
 from ..configuration.parameter_count import count_parameters
 from ..saving.auto_classes import AUTO_MODELS
+from ..saving.calibration_files import CALIBRATION
+from ..saving.code_bundle import BUNDLE_FILES
 from ..saving.module_list import MODULE_LIST
+from ..saving.saved_code import describe_code
 from .configurations import obstacles_to, read_config
 from .family import Family
 from .peft_adapters import find_adapter
@@ -45,6 +48,7 @@ class Inspection:
         back: The families that a SequenceEncoder can be converted to.
         remote_code: Whether the code of the model is on the Hub, so that the outputs cannot be compared.
         unknown_fields: Fields of such a model that no table contains, and that could change its outputs.
+        code: Whether the code in the folder is what the package wrote, in words; None if the folder has none.
     """
 
     checkpoint: str
@@ -56,6 +60,7 @@ class Inspection:
     back: tuple[str, ...] = ()
     remote_code: bool = False
     unknown_fields: tuple[str, ...] = ()
+    code: str | None = None
 
     @property
     def memory(self) -> dict[str, int]:
@@ -121,6 +126,7 @@ class Inspection:
             "remote_code": self.remote_code,
             "unknown_fields": list(self.unknown_fields),
             "command": self.command,
+            "code": self.code,
         }
 
     def __str__(self) -> str:
@@ -132,6 +138,8 @@ class Inspection:
         }
         if self.remote_code and self.family:
             rows["code"] = "on the Hub; it is not run, so `convert` cannot compare the outputs"
+        if self.code is not None:
+            rows["code"] = self.code
         if self.unknown_fields:
             rows["unknown"] = f"{', '.join(self.unknown_fields)}: these fields could change the outputs"
         if self.parameters is not None:
@@ -191,11 +199,11 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
         return Inspection(name, architecture, None, obstacle, remote_code=bool(fields.get("auto_map")))
     config = read_checkpoint_config(place)
     if isinstance(config, TaskAdapterConfig):
-        return _inspect_adapted(name, "TaskAdapter", config.encoder_config)
+        return replace(_inspect_adapted(name, "TaskAdapter", config.encoder_config), code=_code(place, config))
     prefix = type(config).__name__.removesuffix("Config")
     architecture = next(iter(_architectures(fields, place)), f"{prefix}Model")
     if isinstance(config, SequenceEncoderConfig):
-        return _inspect_ours(name, architecture, config)
+        return replace(_inspect_ours(name, architecture, config), code=_code(place, config))
     try:
         family, _ = find_family(f"{prefix}Model")
     except ValueError as error:
@@ -216,6 +224,12 @@ def _place_of(name: str) -> str | os.PathLike[str]:
     folder = download(name, ["config.json", "*/config.json", MODULE_LIST])
     inside = transformer_folder(folder)
     return place if inside == folder else inside
+
+
+def _code(place: str | os.PathLike[str], config: Any) -> str | None:
+    """Return whether the code beside a configuration is what the package wrote, in words."""
+    folder = place if os.path.isdir(place) else download(os.fspath(place), [*BUNDLE_FILES, CALIBRATION])
+    return describe_code(Path(folder), config)
 
 
 def _architectures(fields: dict[str, Any], place: str | os.PathLike[str]) -> Iterable[str]:

@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from .partial_evaluation import Facts, chosen_entries, evaluated
 
 _ROOT = Path(__file__).parents[1]
 _LINE_LENGTH = 120
+# Whose methods call the configuration `self`.
+_CONFIGURATION = "configuration/configuration_sequence_encoder.py"
 _TYPE_IGNORE = re.compile(r"  # type: ignore.*$", re.MULTILINE)
 # Names in annotations and casts that are strings.
 _ANNOTATION = re.compile(r"[\w\[\], .|]{1,80}")
@@ -206,7 +208,10 @@ def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, set[
             text = f"{before}{name}{annotation} = {selection.values[name]}"
         elif name in selection.facts.choices:
             text = before + chosen_entries(name, node, selection.facts.choices[name])
-    text = evaluated(text, selection.facts)
+    facts = selection.facts
+    if definition.module.path == _CONFIGURATION:
+        facts = replace(facts, owners=facts.owners | {"self"})
+    text = evaluated(text, facts)
     used = _used_names(ast.Module([node], []) if text == definition.text else ast.parse(text))
     for name in sorted(used & definition.module.inside.keys()):
         path, original = definition.module.inside[name]

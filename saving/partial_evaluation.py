@@ -21,12 +21,14 @@ class Facts:
 
     Attributes:
         constants: The values of names.
-        fields: The values of fields of `config`, or of `self.config`.
+        fields: The values of fields of the configuration.
+        owners: The names of the variables and attributes that hold the configuration.
         choices: For each table, by its name, the keys of the entries to keep.
     """
 
     constants: Mapping[str, bool] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    owners: frozenset[str] = frozenset({"config"})
     choices: Mapping[str, frozenset[Any]] = field(default_factory=dict)
 
 
@@ -37,7 +39,7 @@ def evaluated(text: str, facts: Facts) -> str:
         text: The statement, at the top level of a module, with its comments.
         facts: What is known.
     """
-    names = "|".join([*facts.constants, *(rf"config\.{name}" for name in facts.fields)])
+    names = "|".join([*facts.constants, *(rf"{owner}\.{name}" for owner in facts.owners for name in facts.fields)])
     known = re.compile(rf"\b({names})\b")
     while known.search(text):
         lines = text.splitlines()
@@ -143,7 +145,7 @@ def _evaluate(node: ast.expr, facts: Facts) -> Any:
         return facts.constants.get(node.id, _UNKNOWN)
     if isinstance(node, ast.Attribute):
         owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", None)
-        return facts.fields.get(node.attr, _UNKNOWN) if owner == "config" else _UNKNOWN
+        return facts.fields.get(node.attr, _UNKNOWN) if owner in facts.owners else _UNKNOWN
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         value = _evaluate(node.operand, facts)
         return value if value is _UNKNOWN else not value

@@ -17,6 +17,7 @@ from .code_bundle import BUNDLE_FILES, MARK
 from .merged_code import Selection, merged_code
 from .partial_evaluation import Facts, table_text
 from .registered_pipelines import pipelines_in_folder
+from .written_for import EIGHT_BITS
 
 _DIGEST = re.compile(r"^Digest: ([0-9a-f]+)$", re.MULTILINE)
 _NO_DIGEST = "Digest: -"
@@ -59,7 +60,6 @@ _TEXT_ENCODING = frozenset({"modeling/text_encoding/text_encoding.py", "modeling
 _TABLES = {
     "POSITION_EMBEDDINGS": "position_embedding",
     "POSITION_BIASES": "position_bias",
-    "DISTANCE_PROJECTIONS": "position_bias",
     "LAYERS": "norm_placement",
     "NORMS": "norm",
     "FEED_FORWARDS": "feed_forward",
@@ -81,11 +81,11 @@ def saved_code(config: Any, calibrated: bool = False) -> dict[str, str]:
     encoder = config.encoder_config if adapts else config
     trained = saved_class(config) in TASK_MODELS
     fields = _fixed_fields(encoder, trained)
-    bits = getattr(encoder, "quantization_config", None) is not None
+    bits = _method_of(getattr(encoder, "quantization_config", None)) == EIGHT_BITS
     calibrated = calibrated or bool(getattr(config, "logit_calibration", None))
     entries = {*classes_in_folder(config), *(name for name, _ in pipelines_in_folder(config, calibrated).values())}
     entries |= {"TaskAdapterConfig" if adapts else "SequenceEncoderConfig", LEFT_OUT}
-    return _written(tuple(sorted(entries)), fields, calibrated, bits, not trained)
+    return _written(tuple(sorted(entries)), fields, calibrated, bits, not (trained or adapts))
 
 
 def _fixed_fields(config: Any, trained: bool) -> tuple[tuple[str, Any], ...]:
@@ -102,6 +102,12 @@ def _fixed_fields(config: Any, trained: bool) -> tuple[tuple[str, Any], ...]:
     if "sliding_attention" not in (config.layer_types or []):
         fields["sliding_window"] = config.sliding_window
     return tuple(fields.items())
+
+
+def _method_of(quantization: Any) -> str | None:
+    """Return the `quant_method` of a quantization configuration, which is an object or a dictionary."""
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return getattr(quantization, "quant_method", method)
 
 
 @lru_cache(maxsize=256)
@@ -181,10 +187,10 @@ def describe_code(folder: Path, config: Any) -> str | None:
         return None
     stated = {match[1] if (match := _DIGEST.search(text)) else None for text in texts.values()}
     if stated == {None}:
-        return "by an earlier version, whose code has no digest"
+        return "written by an earlier version, which added no digest to check it by"
     if stated != {code_digest(texts)}:
-        return "CHANGED since it was written; read it before you trust it"
+        return "changed since the package wrote it; read it before you trust it"
     written = _VERSION.search(texts[BUNDLE_FILES[1]])
     if texts == saved_code(config, (folder / CALIBRATION).is_file()):
-        return f"as version {package_version()}, which is installed, writes it"
+        return f"as version {package_version()} of the package, which is installed, writes it"
     return f"unchanged since version {written[1] if written else 'unknown'} of the package wrote it"

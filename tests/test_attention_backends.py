@@ -15,7 +15,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DataCollatorWithFlattening
 from transformers.masking_utils import flash_attention_mask
 
-from sequence_encoder import SequenceEncoderModel
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.modeling.attention.dispatch import (
     BlockMaskAttention,
@@ -99,6 +99,14 @@ def running(implementation: str) -> Iterator[None]:
         yield
 
 
+def chosen(
+    implementation: str | None, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float, training: bool
+) -> type:
+    config = SequenceEncoderConfig(hidden_size=2 * head_dim, num_attention_heads=2)
+    config._attn_implementation = implementation
+    return choose_varlen_attention(config, device, dtype, dropout, training)
+
+
 def packed_batch(lengths: list[int]) -> PackedBatch:
     mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
     return PackedBatch.from_padded(tuple(mask.shape), CPU, mask)
@@ -122,14 +130,12 @@ def packed_batch(lengths: list[int]) -> PackedBatch:
     ],
 )
 def test_the_backend_suits_the_implementation_and_device(implementation: str | None, kind: str, backend: type) -> None:
-    assert choose_varlen_attention(implementation, torch.device(kind), torch.float32, 8, 0.0, training=True) is backend
+    assert chosen(implementation, torch.device(kind), torch.float32, 8, 0.0, training=True) is backend
 
 
 @pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.0), (torch.bfloat16, 0.1)])
 def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dtype, dropout: float) -> None:
-    assert (
-        choose_varlen_attention("sdpa", torch.device("cuda"), dtype, 8, dropout, training=True) is PaddedRowsAttention
-    )
+    assert chosen("sdpa", torch.device("cuda"), dtype, 8, dropout, training=True) is PaddedRowsAttention
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,7 @@ def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dty
 def test_a_cpu_uses_groups_if_the_fused_kernel_is_slow(
     implementation: str, dtype: torch.dtype, dropout: float, training: bool, backend: type
 ) -> None:
-    assert choose_varlen_attention(implementation, CPU, dtype, 8, dropout, training) is backend
+    assert chosen(implementation, CPU, dtype, 8, dropout, training) is backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -406,7 +412,7 @@ def test_the_varlen_kernel_agrees_with_the_cpu(
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("torch's kernel needs Ampere or newer")
     cuda, lengths = torch.device("cuda"), [140, 5, 270, 200, 270]
-    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 16, 0.0, training=False) is VarlenKernelAttention
+    assert chosen("sdpa", cuda, torch.bfloat16, 16, 0.0, training=False) is VarlenKernelAttention
     config = tiny_config("modernbert")
     config._attn_implementation = "sdpa"
     module = SelfAttention(config, "full_attention").eval()

@@ -42,17 +42,17 @@ texts = ["the quick brown fox jumps over the lazy dog", "packing leaves the padd
 results.mkdir()
 found = {}
 for name, auto in names.items():
-    tokenizer = transformers.AutoTokenizer.from_pretrained(saved / name / "model", **options)
-    config = transformers.AutoConfig.from_pretrained(saved / name / "model", **options)
-    model = getattr(transformers, auto).from_pretrained(saved / name / "model", **options)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved / name, **options)
+    config = transformers.AutoConfig.from_pretrained(saved / name, **options)
+    model = getattr(transformers, auto).from_pretrained(saved / name, **options)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     if auto == "AutoModelForMultipleChoice":
         batch = {key: value[None] for key, value in batch.items()}
     with torch.no_grad():
         outputs = [tensor for tensor in model(**batch).to_tuple() if tensor is not None]
     torch.save(outputs, results / f"{name}.pt")
-    model.save_pretrained(results / name / "model")
-    tokenizer.save_pretrained(results / name / "model")
+    model.save_pretrained(results / name)
+    tokenizer.save_pretrained(results / name)
     found[name] = [type(config).__module__, type(model).__module__, type(model).__name__, model.training]
     assert type(config) is type(model.config)
 print(json.dumps(found))
@@ -61,17 +61,14 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a model and its tokenizer for each entry of `SAVED`, as `saved / name / "model"`.
-
-    The folders have the same name, but not the same code.
-    """
+    """Save a model and its tokenizer for each entry of `SAVED`, as `saved / name`."""
     folder = tmp_path_factory.mktemp("saved")
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
     for name, (auto, preset) in SAVED.items():
         randomize(getattr(sequence_encoder, HEADS[auto])(tiny_config(preset, num_labels=3))).save_pretrained(
-            folder / name / "model"
+            folder / name
         )
-        tokenizer.save_pretrained(folder / name / "model")
+        tokenizer.save_pretrained(folder / name)
     return folder
 
 
@@ -148,7 +145,7 @@ OFFERED = {
 def test_a_folder_loads_with_its_heads_and_says_how_to_load_others(
     saved: Path, without_package: Build, source: str
 ) -> None:
-    found = without_package(LOAD_ALL, saved / source / "model", json.dumps(list(HEADS)))
+    found = without_package(LOAD_ALL, saved / source, json.dumps(list(HEADS)))
     offered = {auto: name for auto, name in HEADS.items() if auto in OFFERED[source]}
     assert {auto: name for auto, name in found.items() if auto in offered} == offered
     others = {message for auto, message in found.items() if auto not in offered and message is not None}
@@ -165,7 +162,7 @@ try:
 except ValueError as error:
     print(json.dumps(str(error)))
 """
-    message = without_package(code, saved / "AutoModel" / "model")
+    message = without_package(code, saved / "AutoModel")
     assert "only computes models with norm='layer_norm', got 'rms_norm'" in message
     assert "install sequence-encoder" in message
 
@@ -175,7 +172,7 @@ def test_saving_without_the_package_writes_the_same_files(outputs: Build, saved:
     for name in SAVED:
         first, again = (
             {**code_of(folder), **{file: (folder / file).read_bytes() for file in ("config.json", "model.safetensors")}}
-            for folder in (saved / name / "model", next(saved.parent.glob("outputs*")) / "without" / name / "model")
+            for folder in (saved / name, next(saved.parent.glob("outputs*")) / "without" / name)
         )
         assert again == first
 
@@ -197,12 +194,12 @@ print(json.dumps({auto: type(model).__name__ for auto, model in models.items()})
 def test_a_tokenizer_is_saved_without_code_and_loads_without_it(
     saved: Path, without_package: Build, tmp_path: Path
 ) -> None:
-    SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel" / "model").save_pretrained(tmp_path)
+    SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel").save_pretrained(tmp_path)
     assert list(tmp_path.glob("*.py")) == []
     code = "import json, transformers\n" + (
         "print(json.dumps(transformers.AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])['input_ids']))"
     )
-    expected = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel" / "model")(TEXTS[0])["input_ids"]
+    expected = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")(TEXTS[0])["input_ids"]
     assert without_package(code, tmp_path, TEXTS[0]) == expected
 
 
@@ -217,7 +214,7 @@ def code_of(folder: Path) -> dict[str, str]:
 def test_a_trainer_checkpoint_loads_without_the_package(
     tiny_config: Build, saved: Path, without_package: Build, tmp_path: Path
 ) -> None:
-    tokenizer = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel" / "model")
+    tokenizer = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")
     model = sequence_encoder.SequenceEncoderForSequenceClassification(tiny_config("bert", num_labels=2))
     arguments = TrainingArguments(
         str(tmp_path / "run"), max_steps=2, save_steps=1, use_cpu=True, report_to=[], disable_tqdm=True
@@ -239,7 +236,7 @@ print(json.dumps(classify(sys.argv[2], top_k=None)))
 
 def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved: Path) -> None:
     imported = set()
-    for text in [text for name in SAVED for text in code_of(saved / name / "model").values()]:
+    for text in [text for name in SAVED for text in code_of(saved / name).values()]:
         # What is imported in a `try` block is optional, as transformers also sees it.
         blocks = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Try)]
         optional = {inner for block in blocks for inner in ast.walk(block)}
@@ -262,7 +259,7 @@ def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved
 
 def test_the_configuration_maps_every_auto_class_to_a_class_in_the_folder(saved: Path) -> None:
     for name in SAVED:
-        folder = saved / name / "model"
+        folder = saved / name
         named = json.loads((folder / "config.json").read_text())["auto_map"]
         assert named.keys() == AUTO_CLASSES["sequence_encoder"].keys()
         tree = ast.parse((folder / "modeling_sequence_encoder.py").read_text())
@@ -271,7 +268,7 @@ def test_the_configuration_maps_every_auto_class_to_a_class_in_the_folder(saved:
 
 
 def test_the_code_in_a_folder_does_not_run_if_the_package_is_installed(saved: Path, tmp_path: Path) -> None:
-    shutil.copytree(saved / "AutoModel" / "model", tmp_path / "copy")
+    shutil.copytree(saved / "AutoModel", tmp_path / "copy")
     for path in (tmp_path / "copy").glob("*.py"):
         path.write_text("raise RuntimeError('this was run')")
     for options in ({}, {"trust_remote_code": True}):
@@ -289,13 +286,13 @@ except ValueError as error:
     print()  # transformers prints a question first
     print(json.dumps([str(error), loaded]))
 """
-    message, loaded = without_package(code, saved / "AutoModel" / "model")
+    message, loaded = without_package(code, saved / "AutoModel")
     assert "trust_remote_code=True" in message
     assert loaded == []
 
 
 def test_a_missing_class_is_named_in_the_error(saved: Path, without_package: Build, tmp_path: Path) -> None:
-    shutil.copytree(saved / "AutoModel" / "model", tmp_path / "copy")
+    shutil.copytree(saved / "AutoModel", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["auto_map"]["AutoModel"] = "modeling_sequence_encoder.SequenceEncoderFoo"
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
@@ -375,13 +372,13 @@ def test_a_configuration_from_a_repository_is_saved_with_local_file_names(tiny_c
 
 def test_the_modeling_file_imports_all_other_files(saved: Path) -> None:
     """Older releases of transformers copy only the files that the file of a class imports directly."""
-    files = code_of(saved / "AutoModel" / "model")
+    files = code_of(saved / "AutoModel")
     named = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", files["modeling_sequence_encoder.py"], flags=re.MULTILINE))
     assert {f"{name}.py" for name in named} | {"modeling_sequence_encoder.py"} == set(files)
 
 
 def test_a_saved_folder_has_only_the_expected_files(saved: Path) -> None:
-    assert sorted(path.name for path in (saved / "AutoModel" / "model").iterdir()) == [
+    assert sorted(path.name for path in (saved / "AutoModel").iterdir()) == [
         *("config.json", "configuration_sequence_encoder.py", "model.safetensors", "modeling_sequence_encoder.py"),
         *("tokenizer.json", "tokenizer_config.json"),
     ]
@@ -389,7 +386,7 @@ def test_a_saved_folder_has_only_the_expected_files(saved: Path) -> None:
 
 def test_saved_code_passes_ruff(saved: Path) -> None:
     settings = Path(__file__).parents[1] / "pyproject.toml"
-    files = [saved / name / "model" / file for name in SAVED for file in BUNDLE_FILES]
+    files = [saved / name / file for name in SAVED for file in BUNDLE_FILES]
     for command in (["check"], ["format", "--check"]):
         checked = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", settings, *files],
@@ -403,7 +400,7 @@ def test_saved_code_passes_ruff(saved: Path) -> None:
 def test_saved_code_has_each_definition_of_the_package_once(saved: Path) -> None:
     for folder in SAVED:
         defined: dict[str, list[str]] = {}
-        for name, text in code_of(saved / folder / "model").items():
+        for name, text in code_of(saved / folder).items():
             for node in ast.parse(text).body:
                 if isinstance(node, ast.FunctionDef | ast.ClassDef):
                     defined.setdefault(node.name, []).append(name)

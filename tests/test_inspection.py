@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers import AutoModel
 
 import sequence_encoder
 from sequence_encoder import (
     SequenceEncoderConfig,
     SequenceEncoderForMaskedLM,
+    SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
     TaskAdapterConfig,
     convert,
@@ -255,6 +258,24 @@ def test_json_has_the_same_facts(write: Callable[..., Path], capsys: pytest.Capt
     assert not printed["encoder_convertible"]
     assert printed["parameters"] is printed["command"] is None
     assert "is_decoder=True" in printed["obstacle"]
+
+
+def test_edited_code_in_a_folder_is_found(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    config = tiny_config("bert")
+    SequenceEncoderForTokenClassification(config).save_pretrained(tmp_path)
+    assert "which is installed, writes it" in str(inspect(tmp_path).code)
+    assert f"code          {inspect(tmp_path).code}" in str(inspect(tmp_path))
+    code = tmp_path / "modeling_sequence_encoder.py"
+    written = code.read_text()
+    code.write_text(written.replace("return", "pass; return", 1))
+    assert "changed since the package wrote it" in str(inspect(tmp_path).code)
+    # The code of another model, as another version could have written it.
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    for name in ("modeling_sequence_encoder.py", "configuration_sequence_encoder.py"):
+        shutil.copy(tmp_path / "encoder" / name, tmp_path)
+    assert "unchanged since version" in str(inspect(tmp_path).code)
+    code.unlink()
+    assert inspect(tmp_path).code is None
 
 
 def test_sizes_are_in_readable_units() -> None:

@@ -14,7 +14,7 @@ import transformers
 from transformers import AutoModelForSequenceClassification
 
 import sequence_encoder
-from sequence_encoder.modeling.modeling_sequence_encoder import SequenceEncoderModel
+from sequence_encoder.modeling.layouts import PaddedLayout
 
 Build = Callable[..., Any]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -113,7 +113,7 @@ def test_padding_does_not_change_real_tokens_of_adapted_models(
     lengths = [7, 3, 11]
     ids, mask = ragged(lengths)
     # Adapted models must use the packed path too.
-    monkeypatch.setattr(SequenceEncoderModel, "_encode_padded", lambda *args: pytest.fail("padding was computed"))
+    monkeypatch.setattr(PaddedLayout, "__init__", lambda *args: pytest.fail("padding was computed"))
     together = model(input_ids=ids, attention_mask=mask).logits
     for row, length in enumerate(lengths):
         alone = model(input_ids=ids[row : row + 1, :length]).logits

@@ -131,14 +131,9 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _Vocabul
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[MaskedLMOptions],
     ) -> MaskedLMOutput:
-        """Predict tokens.
+        """Predict tokens. For the inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
-            attention_mask: (B, S) or a 4-D mask.
-            token_type_ids: (B, S).
-            position_ids: (B, S).
-            inputs_embeds: (B, S, E).
             labels: (B, S) token ids, -100 at tokens to ignore.
             **kwargs: See `ForwardOptions`. `label_weights` (B, S) are factors of the losses of the labels, such as
                 1 / t at masked tokens and 0 elsewhere with the masking rate t of a text in masked diffusion (Sahoo et
@@ -213,14 +208,9 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         sop_weight: float = 1.0,
         **kwargs: Unpack[ForwardOptions],
     ) -> SequenceEncoderForPreTrainingOutput:
-        """Predict masked tokens and the order of segments.
+        """Predict masked tokens and the order of segments. For the inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
-            attention_mask: (B, S) or a 4-D mask.
-            token_type_ids: (B, S).
-            position_ids: (B, S).
-            inputs_embeds: (B, S, E).
             labels: (B, S) token ids, -100 at tokens to ignore.
             sentence_order_label: (B,), 0 if the segments are in order, 1 if they are swapped, -100 if there is only one
                 segment.

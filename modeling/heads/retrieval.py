@@ -67,15 +67,9 @@ class SequenceEncoderForRetrieval(MultiEncodingMixin, SequenceEncoderModel):  # 
         needed: torch.Tensor | bool = True,
         **kwargs: Unpack[ForwardOptions],
     ) -> RetrievalOutput:
-        """Encode a batch.
+        """Encode a batch. For the inputs, see `SequenceEncoderModel.forward`. Without ids, special tokens have weights.
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs. Without them, special tokens have
-                weights.
-            attention_mask: (B, S) or a 4-D mask.
-            token_type_ids: (B, S).
-            position_ids: (B, S).
-            inputs_embeds: (B, S, E).
             needed: The tokens whose vectors the caller uses. The three representations need all, which is True.
             **kwargs: See `ForwardOptions`.
 

@@ -17,12 +17,12 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...configuration.configuration_task_adapter import TaskAdapterConfig
 from ...saving.atomic_saving import ModelSavingMixin
 from ...saving.loading import SafeModelLoadingMixin
+from ...saving.written_for import EIGHT_BITS, ENCODES
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_floating_mask, check_tensor
 from ..label_checks import check_classification_labels, check_num_labels
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pooling import CONFIGURABLE_POOLINGS, POOLINGS, check_pooling
-from ..quantized.eight_bit_config import EIGHT_BITS
 from ..text_encoding.recipe_files import recipe_of
 from .losses import sequence_classification_loss
 
@@ -78,7 +78,7 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
         else:
             base = _base_of(encoder)
             config = TaskAdapterConfig(encoder_config=base.config)
-            if pooling is None and (recipe := recipe_of(base)) is not None:
+            if ENCODES and pooling is None and (recipe := recipe_of(base)) is not None:
                 pooling = recipe.single_pooling
         _set_classes(config, num_classes, id2label)
         if pooling is not None:

@@ -107,14 +107,9 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> SequenceClassifierOutput:
-        """Classify texts.
+        """Classify texts. For the inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
-            attention_mask: (B, S) or a 4-D mask.
-            token_type_ids: (B, S).
-            position_ids: (B, S).
-            inputs_embeds: (B, S, E).
             labels: (B,) classes; (B, C) zeros and ones for `problem_type="multi_label_classification"`; (B,) or (B, C)
                 numbers for `"regression"`. If the configuration has no `problem_type`, the first labels set it:
                 regression if `num_labels` is 1, otherwise a single label for integers and several labels for other
@@ -169,14 +164,9 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> TokenClassifierOutput:
-        """Classify tokens.
+        """Classify tokens. For the inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
-            attention_mask: (B, S) or a 4-D mask.
-            token_type_ids: (B, S).
-            position_ids: (B, S).
-            inputs_embeds: (B, S, E).
             labels: (B, S) classes, -100 at tokens to ignore.
             **kwargs: See `ForwardOptions`.
 
@@ -222,14 +212,9 @@ class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, _ClassifierModel): 
         end_positions: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> QuestionAnsweringModelOutput:
-        """Find answers.
+        """Find answers. For the inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
-            attention_mask: (B, S) or a 4-D mask.
-            token_type_ids: (B, S).
-            position_ids: (B, S).
-            inputs_embeds: (B, S, E).
             start_positions: (B,) index of the first token of the answer; S or more if it is outside the text.
             end_positions: (B,) index of the last token of the answer; S or more if it is outside the text.
             **kwargs: See `ForwardOptions`.
@@ -289,15 +274,11 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> MultipleChoiceModelOutput:
-        """Score choices.
+        """Score choices. For the inputs, see `SequenceEncoderModel.forward`.
+
+        Here, all inputs have a dimension of choices after the batch, (B, choices, S).
 
         Args:
-            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs. Here, all of them have a dimension
-                of choices after the batch, (B, choices, S).
-            attention_mask: (B, choices, S).
-            token_type_ids: (B, choices, S).
-            position_ids: (B, choices, S).
-            inputs_embeds: (B, choices, S, E).
             labels: (B,) index of the right choice.
             **kwargs: See `ForwardOptions`.
 

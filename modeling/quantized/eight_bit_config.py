@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-EIGHT_BITS = "sequence_encoder_8bit"
+from ...saving.written_for import EIGHT_BITS
 
 
 class EightBitConfig(QuantizationConfigMixin):

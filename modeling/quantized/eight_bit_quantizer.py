@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
-from .eight_bit_config import EIGHT_BITS, EightBitConfig
+from ...saving.written_for import EIGHT_BITS
+from .eight_bit_config import EightBitConfig
 from .eight_bit_embedding import EightBitEmbedding
 from .eight_bit_linear import EightBitLinear
 
