@@ -1,4 +1,4 @@
-"""Runs a calibrated model: its outputs, with the p-values of the texts.
+"""Runs a calibrated model, with the p-values of the texts, and checks the arguments that need such a model.
 
 Shapes: B batch, N texts, C labels.
 """

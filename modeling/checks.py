@@ -1,4 +1,4 @@
-"""Checks arguments before anything is computed. Errors name the argument, its value and what is allowed.
+"""Checks arguments before anything is computed. A `ValueError` names the argument, its value and what is allowed.
 
 Values are not checked during tracing, where they do not exist yet. Otherwise each check of values makes the host wait
 for an accelerator, so related checks are combined.
@@ -16,15 +16,7 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Check that an argument is a tensor.
-
-    Args:
-        name: The name of the argument.
-        value: Its value.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Check that an argument is a tensor."""
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} must be a tensor, got {type(value).__name__}.")
 
@@ -36,15 +28,7 @@ def _check_ids(name: str, ids: Any) -> None:
 
 
 def check_integers(name: str, values: Any) -> None:
-    """Check that an argument is a tensor of integers or booleans.
-
-    Args:
-        name: The name of the argument.
-        values: Its value.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Check that an argument is a tensor of integers or booleans."""
     check_tensor(name, values)
     if values.is_floating_point():
         raise ValueError(f"{name} must be integers, got {values.dtype}.")
@@ -68,22 +52,7 @@ def check_inputs(
     position_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
 ) -> tuple[int, int]:
-    """Check the arguments of a model's `forward` against the configuration and each other.
-
-    Args:
-        config: The configuration of the model.
-        input_ids: As in `SequenceEncoderModel.forward`.
-        attention_mask: As in `SequenceEncoderModel.forward`.
-        token_type_ids: As in `SequenceEncoderModel.forward`.
-        position_ids: As in `SequenceEncoderModel.forward`.
-        inputs_embeds: As in `SequenceEncoderModel.forward`.
-
-    Returns:
-        (B, S).
-
-    Raises:
-        ValueError: If an argument is missing, has the wrong shape or dtype, or contains values out of range.
-    """
+    """Check the arguments of `SequenceEncoderModel.forward` against the configuration and each other; return (B, S)."""
     batch, seq = check_shapes(config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
     if attention_mask is not None:
         check_floating_mask(attention_mask)
@@ -106,22 +75,9 @@ def check_shapes(
     inputs_embeds: torch.Tensor | None,
     dimensions: tuple[str, ...] = ("batch", "sequence"),
 ) -> tuple[int, ...]:
-    """Check the shapes and dtypes of the arguments of a model's `forward`.
+    """Check the shapes and dtypes of the arguments of a model's `forward`, and return the sizes of `dimensions`.
 
-    Args:
-        config: The configuration of the model.
-        input_ids: Token ids with the given dimensions.
-        attention_mask: A mask of the same shape, or a mask of pairs of tokens.
-        token_type_ids: Segments of the same shape.
-        position_ids: Positions of the same shape, or of a single text.
-        inputs_embeds: Token vectors, with one more dimension for channels.
-        dimensions: The names of the dimensions of `input_ids`.
-
-    Returns:
-        The sizes of the dimensions.
-
-    Raises:
-        ValueError: If an argument is missing, or has the wrong shape or dtype.
+    These are the names of the dimensions of `input_ids`, which other arguments have as well.
     """
     if (input_ids is None) == (inputs_embeds is None):
         given = "both" if input_ids is not None else "neither"
@@ -174,14 +130,7 @@ def _check_mask_shape(attention_mask: torch.Tensor, shape: tuple[int, ...], head
 
 
 def check_floating_mask(mask: torch.Tensor) -> None:
-    """Check a floating mask: a 2-D mask has zeros and ones, and a 4-D mask is added to the scores.
-
-    Args:
-        mask: (B, S), or a 4-D mask.
-
-    Raises:
-        ValueError: If a 2-D mask has negative values, or a 4-D mask has positive ones.
-    """
+    """Check a floating mask: a 2-D mask has zeros and ones, and a 4-D mask is added to the scores."""
     if not mask.is_floating_point() or is_tracing(mask):
         return
     value = float(mask.min() if mask.dim() == 2 else mask.max())
@@ -198,16 +147,7 @@ def check_floating_mask(mask: torch.Tensor) -> None:
 
 
 def check_embeddings_type(config: SequenceEncoderConfig, inputs_embeds: torch.Tensor, weights: torch.dtype) -> None:
-    """Check that token vectors have the dtype of the weights, or are converted to it before the first layer.
-
-    Args:
-        config: The configuration of the model.
-        inputs_embeds: The token vectors.
-        weights: The dtype of the model's weights.
-
-    Raises:
-        ValueError: If the first layer could not take them.
-    """
+    """Check that token vectors have the dtype of the weights, or are converted to it before the first layer."""
     given = inputs_embeds.dtype
     # Autocast converts all dtypes but float64.
     if given == weights or (given != torch.float64 and torch.is_autocast_enabled(inputs_embeds.device.type)):
@@ -222,15 +162,7 @@ def check_embeddings_type(config: SequenceEncoderConfig, inputs_embeds: torch.Te
 
 
 def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -> None:
-    """Check that learned positions have a row for every position. The other kinds of positions have no limit.
-
-    Args:
-        config: The configuration of the model.
-        position_ids: Positions of any shape.
-
-    Raises:
-        ValueError: If a text is longer than `max_position_embeddings`, or a position is negative.
-    """
+    """Check that learned positions have a row for every position. The other kinds of positions have no limit."""
     if config.position_embedding != "learned" or is_tracing(position_ids) or position_ids.numel() == 0:
         return
     low, high = torch.stack(position_ids.aminmax()).tolist()
@@ -244,15 +176,9 @@ def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -
 
 
 def check_first_positions(position_ids: torch.Tensor, starts: torch.Tensor, offset: int) -> None:
-    """Check that the positions of each sequence start at 0 or at `position_offset`.
+    """Check that the positions (B, S) of each sequence start at 0 or at `position_offset`; elsewhere, it is unknown.
 
-    Args:
-        position_ids: (B, S).
-        starts: (B, S) bool, the first token of every sequence.
-        offset: The `position_offset`.
-
-    Raises:
-        ValueError: If a sequence starts at any other position, so that its offset is unknown.
+    `starts`, (B, S) bool, marks the first token of every sequence.
     """
     if is_tracing(position_ids):
         return
@@ -273,17 +199,7 @@ def check_offsets(
     attention_mask: torch.Tensor | None,
     shape: tuple[int, int],
 ) -> None:
-    """Check `cu_seq_lens_q` of a batch that the caller packed: one row, no mask, rising from 0 to the row's length.
-
-    Args:
-        cu_seq_lens_q: (N + 1,) cumulative lengths of the documents.
-        cu_seq_lens_k: The same.
-        attention_mask: Must be None.
-        shape: (B, S).
-
-    Raises:
-        ValueError: If it does not fit the batch, or only `cu_seq_lens_k` is given.
-    """
+    """Check `cu_seq_lens_q` of a batch that the caller packed: one row, no mask, rising from 0 to the row's length."""
     if cu_seq_lens_q is None:
         if cu_seq_lens_k is not None:
             raise ValueError(
@@ -307,16 +223,7 @@ def check_offsets(
 
 
 def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
-    """Check `seq_idx` if only it assigns tokens to documents: it needs an integer for each token, and no mask.
-
-    Args:
-        seq_idx: (B, S) the document of each token.
-        attention_mask: Must be None.
-        shape: (B, S).
-
-    Raises:
-        ValueError: If it does not fit the batch.
-    """
+    """Check `seq_idx` if only it assigns tokens to documents: it needs an integer for each token, and no mask."""
     check_integers("seq_idx", seq_idx)
     if tuple(seq_idx.shape) != shape:
         raise ValueError(f"seq_idx must have shape {shape}, got {tuple(seq_idx.shape)}.")
@@ -327,15 +234,7 @@ def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | N
 
 
 def check_needed(needed: torch.Tensor | bool, shape: tuple[int, int]) -> None:
-    """Check the `needed` argument of the encoder.
-
-    Args:
-        needed: True, False, or a bool for each token.
-        shape: (B, S).
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+    """Check that `needed` is True, False, or a bool for each token."""
     if isinstance(needed, bool):
         return
     check_tensor("needed", needed)
@@ -347,11 +246,7 @@ def check_needed(needed: torch.Tensor | bool, shape: tuple[int, int]) -> None:
 
 
 def check_attentions(config: SequenceEncoderConfig) -> None:
-    """Check that the attention implementation can return attention weights.
-
-    Raises:
-        ValueError: If it cannot.
-    """
+    """Check that the attention implementation can return attention weights."""
     implementation = config._attn_implementation
     if implementation not in ("eager", "sdpa"):
         raise ValueError(
@@ -361,11 +256,7 @@ def check_attentions(config: SequenceEncoderConfig) -> None:
 
 
 def check_windows_with_gaps(config: SequenceEncoderConfig) -> None:
-    """Check that windows can count tokens inside a sequence that the mask leaves out.
-
-    Raises:
-        ValueError: If the attention implementation does not see these tokens.
-    """
+    """Check that windows can count tokens inside a sequence that the mask leaves out."""
     if is_flash_attention_requested(config):
         raise ValueError(
             "attention_mask leaves out tokens inside a sequence. In sliding_attention layers, "

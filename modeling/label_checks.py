@@ -1,4 +1,4 @@
-"""Checks labels before anything is computed. Errors name the argument, its value and what is allowed.
+"""Checks labels before anything is computed. A `ValueError` names the argument, its value and what is allowed.
 
 Values are not checked during tracing, where they do not exist yet.
 
@@ -20,17 +20,9 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 
 def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, shape: tuple[int, ...]) -> None:
-    """Check that class labels have the expected shape and are -100 (ignored) or in [0, size).
+    """Check that class labels have the expected shape and are -100 (ignored) or in [0, size), which `limit` sets.
 
-    Args:
-        name: The name of the argument.
-        labels: The labels.
-        size: The number of classes.
-        limit: What sets the number of classes, for the error.
-        shape: The expected shape. A flat tensor or one with a last dimension of 1 is accepted as well.
-
-    Raises:
-        ValueError: If the shape is wrong, the dtype is floating, or a label is out of range.
+    A flat tensor, or one with a last dimension of 1, is accepted as well.
     """
     check_integers(name, labels)
     if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
@@ -47,15 +39,7 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
 
 
 def check_label_weights(weights: torch.Tensor | None, labels: torch.Tensor | None) -> None:
-    """Check that the weights of labels are floating and have the shape of the labels.
-
-    Args:
-        weights: The weights, or None.
-        labels: The labels.
-
-    Raises:
-        ValueError: If there are no labels, or the dtype or shape is wrong.
-    """
+    """Check that the weights of labels are floating and have the shape of the labels."""
     if weights is None:
         return
     check_tensor("label_weights", weights)
@@ -69,18 +53,7 @@ def check_label_weights(weights: torch.Tensor | None, labels: torch.Tensor | Non
 
 
 def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type: str | None, batch: int) -> None:
-    """Check the targets of a regression or of a multi-label classification: one number for each output.
-
-    Args:
-        name: The name of the argument.
-        labels: The targets.
-        num_labels: The number of outputs.
-        problem_type: The problem type, for the error and the range.
-        batch: The size of the batch.
-
-    Raises:
-        ValueError: If the shape is wrong, or targets of a multi-label classification are not between 0 and 1.
-    """
+    """Check the targets of a regression or of a multi-label classification: one number for each output."""
     check_tensor(name, labels)
     expected = (batch, num_labels)
     if tuple(labels.shape) != expected and not (num_labels == 1 and tuple(labels.shape) == (batch,)):
@@ -101,17 +74,8 @@ def check_classification_labels(
 ) -> ProblemType:
     """Check the labels of texts.
 
-    Args:
-        labels: The labels.
-        problem_type: The problem type of the configuration.
-        num_labels: The number of outputs.
-        batch: The size of the batch.
-
     Returns:
         `problem_type`, or the type that the labels imply if it is None.
-
-    Raises:
-        ValueError: If the labels have the wrong shape or dtype, or are out of range.
     """
     check_tensor("labels", labels)
     if problem_type is None:
@@ -129,16 +93,9 @@ def check_classification_labels(
 def check_answer_positions(
     name: str, positions: torch.Tensor, shape: tuple[int, int], attention_mask: torch.Tensor | None
 ) -> None:
-    """Check the positions of the starts or ends of answers. Positions past the sequence are allowed, and ignored.
+    """Check the positions (B,) of the starts or ends of answers, which must not be at padding.
 
-    Args:
-        name: The name of the argument.
-        positions: (B,) indices of tokens.
-        shape: (B, S).
-        attention_mask: The mask of the batch.
-
-    Raises:
-        ValueError: If the shape or dtype is wrong, or a position is negative or at padding according to a 2-D mask.
+    Positions past the sequence are allowed, and ignored.
     """
     check_integers(name, positions)
     if positions.numel() != shape[0]:
@@ -161,15 +118,7 @@ def check_answer_positions(
 
 
 def check_num_labels(name: str, config: PreTrainedConfig) -> int:
-    """Check that a configuration has at least one label, as classification heads need, and return their number.
-
-    Args:
-        name: The name of the model class, for the error.
-        config: The configuration.
-
-    Raises:
-        ValueError: If there are no labels.
-    """
+    """Check that a configuration has at least one label, as classification heads need, and return their number."""
     if config.num_labels is None or config.num_labels < 1:
         raise ValueError(f"{name} needs num_labels >= 1 in its configuration, got {config.num_labels}.")
     return config.num_labels

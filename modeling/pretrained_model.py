@@ -1,6 +1,5 @@
 """The base class of all models: loading, saving, initialisation, and features of transformers."""
 
-import copy
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +20,7 @@ from .calibration import calibration_of, read_calibration
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
 from .prepacking import PrepackingMixin
-from .quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits
+from .quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits, write_without_quantization
 from .text_encoding.recipe_files import read_recipe, write_recipe_of
 
 # `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
@@ -112,15 +111,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, Mod
 
     def _write_beside(self, folder: Path, there: Path) -> None:
         """Write what belongs to the model beside its weights."""
-        if (
-            IN_EIGHT_BITS
-            and getattr(self, "hf_quantizer", None) is None
-            and hasattr(self.config, "quantization_config")
-        ):
-            # The model was made from the configuration of a quantized one, but its weights are not quantized.
-            plain = copy.deepcopy(self.config)
-            del plain.quantization_config
-            plain.save_pretrained(folder)
+        if IN_EIGHT_BITS:
+            write_without_quantization(self, folder)
         if CALIBRATED and (calibration := calibration_of(self)) is not None:
             calibration.write(folder)
         if INSTALLED:

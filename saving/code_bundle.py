@@ -5,11 +5,8 @@ The package merges its sources into these files. Code that runs from a saved fol
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
-
-from .written_for import INSTALLED
 
 MODELING = "modeling_sequence_encoder"
 # Each file imports only files before it.
@@ -20,25 +17,10 @@ MARK = "Merged from the sources of the Python package sequence-encoder, where ch
 OLDER_FILES = frozenset({"saving_sequence_encoder.py"})
 
 
-def write_code(folder: Path, config: Any, calibrated: bool = False) -> None:
-    """Write the code files into a folder.
-
-    Args:
-        folder: The folder.
-        config: The configuration of the model.
-        calibrated: Whether the folder has a calibration.
-    """
-    for name, text in _code(config, calibrated).items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _code(config: Any, calibrated: bool) -> dict[str, str]:
-    if INSTALLED:
-        # Not an import statement, which would add the merging code to the files that are saved with a model.
-        merging: Any = importlib.import_module(".saved_code", __package__)
-        code: dict[str, str] = merging.saved_code(config, calibrated)
-        return code
-    return {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in BUNDLE_FILES}
+def copy_code(folder: Path) -> None:
+    """Copy the code files that this code is in into a folder."""
+    for name in BUNDLE_FILES:
+        (folder / name).write_text(Path(__file__).with_name(name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def local_names(given: dict[str, Any]) -> dict[str, Any]:

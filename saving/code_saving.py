@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from .atomic_saving import AtomicSavingMixin
 from .auto_classes import AUTO_CLASSES, auto_map
-from .code_bundle import local_names, write_code
+from .code_bundle import copy_code, local_names
 from .registered_pipelines import custom_pipelines
+from .saved_code import write_code
 from .written_for import INSTALLED
 
 
@@ -27,5 +28,8 @@ class CodeSavingMixin(AtomicSavingMixin):
             if given := self.__dict__.pop(name, None):
                 setattr(self, name, local_names(given))
         saved = super()._write(folder, *args, **kwargs)
-        write_code(folder, config)
+        if INSTALLED:
+            write_code(folder, config)
+        else:
+            copy_code(folder)
         return saved

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .calibration_files import CALIBRATION
-from .code_bundle import write_code
 from .registered_pipelines import name_pipelines
+from .saved_code import write_code
 
 
 def complete_code(folder: Path, config: Any) -> None:

@@ -70,6 +70,18 @@ _TABLES_OF_HEADS = {"POOLINGS": "pooling", "SELECTED_TOKENS": "pooling", "HEADS"
 _FIELDS = ("conv_kernel_size",)
 
 
+def write_code(folder: Path, config: Any, calibrated: bool = False) -> None:
+    """Write the code files for a model into a folder.
+
+    Args:
+        folder: The folder.
+        config: The configuration of the model.
+        calibrated: Whether the folder has a calibration.
+    """
+    for name, text in saved_code(config, calibrated).items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 def saved_code(config: Any, calibrated: bool = False) -> dict[str, str]:
     """Return the text of each file of code for the folder of a model.
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
 from ..hub.card import MARKER, TASKS, Training, auto_class_of, model_card
-from ..saving.code_bundle import write_code
 from ..saving.model_files import save_card
+from ..saving.saved_code import write_code
 from .hardware import device_name
 
 # Evaluations log these values in addition to the metrics.

@@ -19,7 +19,7 @@ from ..norms import NORMS
 from .disentangled_packed import DisentangledAttention, GroupedDisentangledAttention
 from .disentangled_scores import Tables, WithDistances
 from .grouped import GroupedAttention
-from .packed import AttentionFunction, PackedAttention
+from .packed import Attention, PackedAttention
 from .per_length import EqualLengthAttention
 from .position_bias import PositionBias
 
@@ -97,7 +97,7 @@ class DistanceProjections(nn.Module):
         )
 
     def around(
-        self, attention: AttentionFunction, module: nn.Module, rows: torch.Tensor, row_of: torch.Tensor
+        self, attention: Attention, module: nn.Module, rows: torch.Tensor, row_of: torch.Tensor
     ) -> WithDistances:
         """Return an attention function that adds the products with distances to the scores.
 

@@ -13,7 +13,7 @@ from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.shapes import parts_of_batch
 from .disentangled_scores import PRODUCTS_AT_ONCE, Tables, WithDistances, distance_scores, moving, table_rows
 from .grouped import GroupedAttention, GroupPlan, batched_product
-from .packed import QKV, AttentionFunction
+from .packed import QKV, Attention
 from .per_length import EqualLengthAttention
 
 
@@ -21,13 +21,7 @@ class DisentangledAttention(EqualLengthAttention):
     """Dense attention over each run of sequences of equal length, with products with distances."""
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         attention = cast(Any, module).distances.around(attention, module, *bias)
@@ -39,7 +33,7 @@ class GroupedDisentangledAttention(DisentangledAttention, GroupedAttention):
 
     def groups(
         self,
-        attention: AttentionFunction,
+        attention: Attention,
         qkv: QKV,
         bias: torch.Tensor | None,
         plan: GroupPlan,

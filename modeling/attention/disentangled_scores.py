@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.utils.import_utils import is_tracing
 
-from .packed import QKV, AttentionFunction
+from .packed import QKV, Attention
 from .position_bias import biased_mask
 
 # Number of products with distances to compute at a time, so that they stay in the cache.
@@ -35,7 +35,7 @@ class Tables(NamedTuple):
 class WithDistances:
     """An attention function that adds products with distances to the scores, a few sequences and heads at a time."""
 
-    def __init__(self, attention: AttentionFunction, tables: Tables) -> None:
+    def __init__(self, attention: Attention, tables: Tables) -> None:
         self.attention, self.tables = attention, tables
 
     def __call__(

@@ -20,7 +20,7 @@ from ..packing import PackedBatch
 from .disentangled import DisentangledBias
 from .grouped import GroupedAttention, needs_groups
 from .masks import within_window
-from .packed import QKV, AttentionFunction, PackedAttention, repeat_heads
+from .packed import QKV, Attention, PackedAttention, repeat_heads
 from .per_length import EqualLengthAttention
 from .position_bias import BucketedBias, LinearBias, PositionBias
 
@@ -112,13 +112,7 @@ class FlashAttention(PackedAttention):
     """Flash attention through transformers' interface, which takes cumulative sequence lengths."""
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         offsets, longest = self.cu_seq_lens.to(qkv[0].device), self.max_length
@@ -140,13 +134,7 @@ class VarlenKernelAttention(PackedAttention):
     """Flash attention of torch over cumulative sequence lengths. It has no dropout."""
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`. `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
@@ -185,13 +173,7 @@ class BlockMaskAttention(PackedAttention):
         return create_block_mask(mask_mod, None, None, len(sequence), len(sequence), device=device)
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         where = (window, qkv[0].device)
@@ -216,13 +198,7 @@ class PaddedRowsAttention(PackedAttention):
         return create(config=module.config, inputs_embeds=padded.flatten(2), attention_mask=real)
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         query, key, value = (self.rows.unpack(x) for x in qkv)

@@ -21,7 +21,7 @@ from ..cpu.eligibility import is_eager_on_cpu
 from ..cpu.shapes import parts_of_batch, round_up_length
 from ..packing import PackedBatch
 from .masks import additive_mask, within_window
-from .packed import QKV, AttentionFunction, split
+from .packed import QKV, Attention, split
 from .per_length import EqualLengthAttention
 
 # The longest sequences to group in training and in inference without dropout. For longer ones, the fused kernel is
@@ -59,7 +59,7 @@ class GroupedAttention(EqualLengthAttention):
     def dense(
         self,
         module: nn.Module,
-        attention: AttentionFunction,
+        attention: Attention,
         qkv: QKV,
         runs: list[Run],
         window: int | None,
@@ -87,7 +87,7 @@ class GroupedAttention(EqualLengthAttention):
 
     def groups(
         self,
-        attention: AttentionFunction,
+        attention: Attention,
         qkv: QKV,
         bias: torch.Tensor | None,
         plan: "GroupPlan",

@@ -10,7 +10,7 @@ from torch import nn
 from ..packing import PackedBatch
 
 # A function of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
-AttentionFunction = Callable[..., tuple[torch.Tensor, Any]]
+Attention = Callable[..., tuple[torch.Tensor, Any]]
 # With grouped queries, keys and values have fewer heads, each for as many consecutive heads of queries.
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -40,13 +40,7 @@ class PackedAttention(ABC):
 
     @abstractmethod
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """Compute attention.
 

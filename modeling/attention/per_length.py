@@ -13,14 +13,14 @@ from torch import nn
 
 from ..packing import PackedBatch
 from .masks import additive_mask, within_window
-from .packed import QKV, AttentionFunction, PackedAttention, repeat_heads, split
+from .packed import QKV, Attention, PackedAttention, repeat_heads, split
 
 # Number of queries in a block of a band. Each block attends to BLOCK + 2 W keys.
 BLOCK = 64
 
 
 def attend_in_groups(
-    attention: AttentionFunction, module: nn.Module, qkv: QKV, mask: torch.Tensor | None, **kwargs: Any
+    attention: Attention, module: nn.Module, qkv: QKV, mask: torch.Tensor | None, **kwargs: Any
 ) -> torch.Tensor:
     """Compute attention from query (N, L, H, C), and key and value (N, K, G, C), to (N, L, H, C).
 
@@ -59,13 +59,7 @@ class EqualLengthAttention(PackedAttention):
         self.bands: dict[tuple[int, torch.dtype], Band] = {}
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        window: int | None,
-        *bias: torch.Tensor,
-        **kwargs: Any,
+        self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         q, k, v = (x[0] for x in qkv)
@@ -88,7 +82,7 @@ class EqualLengthAttention(PackedAttention):
     def dense(
         self,
         module: nn.Module,
-        attention: AttentionFunction,
+        attention: Attention,
         qkv: QKV,
         runs: list[tuple[int, int]],
         window: int | None,
@@ -145,7 +139,7 @@ class Band:
         near = within_window(places[:BLOCK, None] + window, places, window)
         self.mask = additive_mask((queries == keys) & near, like.dtype)[:, None]
 
-    def __call__(self, module: nn.Module, attention: AttentionFunction, qkv: QKV, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, module: nn.Module, attention: Attention, qkv: QKV, **kwargs: Any) -> torch.Tensor:
         """Compute attention from q (T, H, C), and k and v (T, G, C), to (T, H, C)."""
         q, k, v = qkv
         missing, window = self.blocks * BLOCK - self.tokens, self.window

@@ -10,9 +10,8 @@ Shapes: n tokens, V vocabulary.
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
-from ...saving.written_for import INSTALLED
+from ..cross_entropy import summed_cross_entropy
 from .eligibility import is_eager_on_cpu
 
 # Number of logits in a chunk.
@@ -22,26 +21,8 @@ _CHUNK = 1 << 19
 def chunked_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the sum of -log softmax(logits)[label] over all labels except `ignore_index`.
-
-    It is computed in float32, or in float64 if the logits are.
-
-    Args:
-        logits: (n, V).
-        labels: (n,).
-        ignore_index: The label to ignore.
-        weights: (n,) factors of the terms of the sum, in float32.
-    """
-    if INSTALLED and is_eager_on_cpu(logits, labels):
-        return _CrossEntropy.apply(logits, labels, ignore_index, weights)
-    return _plain(logits, labels, ignore_index, weights)
-
-
-def _plain(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None) -> torch.Tensor:
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if weights is None:
-        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-    return (F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none") * weights).sum()
+    """Return the result of `summed_cross_entropy` for plain tensors on a CPU."""
+    return _CrossEntropy.apply(logits, labels, ignore_index, weights)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -54,7 +35,9 @@ class _CrossEntropy(torch.autograd.Function):
         chunks = logits.split(ctx.rows)
         factors = [None] * len(chunks) if weights is None else weights.split(ctx.rows)
         parts = zip(chunks, labels.split(ctx.rows), factors, strict=True)
-        return torch.stack([_plain(chunk, targets, ignore_index, factor) for chunk, targets, factor in parts]).sum()
+        return torch.stack(
+            [summed_cross_entropy(chunk, targets, ignore_index, factor) for chunk, targets, factor in parts]
+        ).sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
@@ -63,7 +46,7 @@ class _CrossEntropy(torch.autograd.Function):
             # For gradients of gradients and batched gradients.
             with torch.enable_grad():
                 logits = logits if again else logits.detach().requires_grad_()
-                loss = _plain(logits, labels, ctx.ignore_index, weights)
+                loss = summed_cross_entropy(logits, labels, ctx.ignore_index, weights)
             return torch.autograd.grad(loss, logits, gradient, create_graph=again)[0], None, None, None
         of_logits = torch.empty_like(logits)
         counted = labels != ctx.ignore_index

@@ -13,7 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...saving.written_for import INSTALLED
 from ..cpu.cross_entropy import chunked_cross_entropy
+from ..cpu.eligibility import is_eager_on_cpu
+from ..cross_entropy import summed_cross_entropy
 from ..label_checks import IGNORED
 
 Count = torch.Tensor | int | None
@@ -50,7 +53,11 @@ def cross_entropy(
     labels = labels.reshape(-1).to(logits.device, torch.long)
     if weights is not None:
         weights = _at_least_float32(weights.reshape(-1).to(logits.device))
-    total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index, weights)
+    logits = logits.reshape(-1, logits.shape[-1])
+    if INSTALLED and is_eager_on_cpu(logits, labels):
+        total = chunked_cross_entropy(logits, labels, ignore_index, weights)
+    else:
+        total = summed_cross_entropy(logits, labels, ignore_index, weights)
     return divided_by_count(total, (labels != ignore_index).sum(), num_items_in_batch)
 
 

@@ -1,7 +1,9 @@
 """Loads and saves models in eight bits, as a quantizer of transformers."""
 
+import copy
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from torch import nn
@@ -82,6 +84,14 @@ def register_eight_bits() -> None:
     # Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package.
     AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(EIGHT_BITS, EightBitConfig)
     AUTO_QUANTIZER_MAPPING.setdefault(EIGHT_BITS, EightBitQuantizer)
+
+
+def write_without_quantization(model: PreTrainedModel, folder: Path) -> None:
+    """Write the configuration of a model that was made from that of a quantized one, but is not quantized itself."""
+    if getattr(model, "hf_quantizer", None) is None and hasattr(model.config, "quantization_config"):
+        plain = copy.deepcopy(model.config)
+        del plain.quantization_config
+        plain.save_pretrained(folder)
 
 
 def replace_modules(encoder: nn.Module, modules: dict[str, int]) -> None:

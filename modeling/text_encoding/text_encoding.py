@@ -144,21 +144,7 @@ class TextEncodingMixin(TextLengthMixin):
     ) -> PreparedEncoding:
         """Check the options of `iter_encode`, and return its two steps: tokenizing texts, and computing vectors.
 
-        The steps can run in two threads.
-
-        Args:
-            tokenizer: See `iter_encode`, also for the other arguments.
-            pooling: How to pool the vectors of the last layer.
-            normalize_embeddings: Whether to scale vectors to unit length.
-            max_length: Number of tokens to truncate texts to.
-            prompt: A text to put before each text.
-            prompt_name: The name of a prompt of the recipe.
-            truncate_dim: Number of channels to keep.
-            max_tokens: Maximum number of tokens in a batch.
-            dtype: The dtype of the vectors.
-
-        Raises:
-            ValueError: If an argument is invalid, or the recipe of the folder is not supported.
+        The steps can run in two threads. For the arguments and errors, see `iter_encode`.
         """
         recipe = self.recipe_for(pooling, normalize_embeddings)
         if max_tokens < 1:
