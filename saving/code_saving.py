@@ -17,8 +17,8 @@ class CodeSavingMixin(AtomicSavingMixin):
     """Mixin for configurations, which saves the code that loads a model without this package."""
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
-        config = cast(Any, self)
         if INSTALLED:
+            config = cast(Any, self)
             if config.model_type not in AUTO_CLASSES:
                 # The configuration of a user's own model type, which transformers saves without our code.
                 return super()._write(folder, *args, **kwargs)
@@ -29,7 +29,7 @@ class CodeSavingMixin(AtomicSavingMixin):
                 setattr(self, name, local_names(given))
         saved = super()._write(folder, *args, **kwargs)
         if INSTALLED:
-            write_code(folder, config)
+            write_code(folder, self)
         else:
             copy_code(folder)
         return saved
