@@ -193,7 +193,7 @@ def tunings(seeds: int) -> None:
         print(f"\n{'tuning':<10} {'accuracy':<18} {'trained':>12} {'seconds':>8} {'memory, MiB':>12}")
         for tuning in ("full", "lora", "ia3", "adapter", "head"):
             command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification"]
-            command += ["--from", str(MINILM), "--tuning", tuning, "--max_length", str(LENGTH), "--seeds", str(seeds)]
+            command += ["--model", str(MINILM), "--tuning", tuning, "--max_length", str(LENGTH), "--seeds", str(seeds)]
             command += ["--train_file", str(folder / "train.jsonl"), "--test_file", str(folder / "test.jsonl")]
             command += ["--pooling", "mean", "--output_dir", str(folder / tuning), "--disable_tqdm", "True"]
             if tuning == "full":

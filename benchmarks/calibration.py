@@ -1,6 +1,6 @@
 """Measure a calibration at home and away: scores, sets, and unfamiliar texts, over several splits of the examples.
 
-    sequence-encoder adapt --task classification --from minilm --train_file train.jsonl --calibrate no
+    sequence-encoder adapt minilm --task classification --train_file train.jsonl --calibrate no
     python benchmarks/calibration.py adapted held-out.jsonl
 
 The held-out examples have the columns `text` and `label`. Texts from elsewhere are the first paragraphs of docstrings.

@@ -74,7 +74,7 @@ class Pool:
             rows = [self.data.train[row] for row in self.rows[chosen]]
             train.write_text("".join(json.dumps(row) + "\n" for row in rows))
             command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification"]
-            command += ["--from", str(MINILM), "--max_length", "128", "--output_dir", f"{folder}/out"]
+            command += ["--model", str(MINILM), "--max_length", "128", "--output_dir", f"{folder}/out"]
             command += ["--train_file", str(train), "--test_file", str(test)]
             subprocess.run(command, check=True, capture_output=True)
             predictions = Path(folder, "out", "predictions.jsonl").read_text(encoding="utf-8").splitlines()

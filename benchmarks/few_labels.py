@@ -51,7 +51,7 @@ PEERS = {
 }
 NO_LABELS = {"names": "vectors of names"}
 # What `adapt` gets in addition to a few labelled texts, as files of `LabelledTexts.write`.
-TEXTS, NAMES = ("--unlabelled_file", "unlabelled.jsonl"), ("--labels", "names.txt")
+TEXTS, NAMES = ("--unlabelled_file", "unlabelled.jsonl"), ("--label_names_file", "names.txt")
 MORE = {"adapt-texts": (TEXTS,), "adapt-texts-names": (TEXTS, NAMES)}
 ADAPT = {
     **{f"adapt-{tuning}": f"`adapt`, {tuning}" for tuning in dict.fromkeys(("auto", *TUNINGS))},
@@ -139,7 +139,7 @@ def adapt(peer: str, folder: Path, model: Path, seed: int, labelled: bool) -> fl
     """Run `sequence-encoder adapt` with its defaults, predict, and return the seconds of CPU of the command."""
     output = folder / "adapted"
     examples = folder / ("train.jsonl" if labelled else "unlabelled.jsonl")
-    command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification", "--from", model]
+    command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification", "--model", model]
     command += ["--train_file", examples, "--max_length", str(LENGTH), "--seed", str(seed), "--output_dir", output]
     if peer not in MORE:
         command += ["--tuning", peer.removeprefix("adapt-")]
@@ -189,7 +189,7 @@ def why_skipped(peer: str, count: str) -> str | None:
     if peer in ADAPT and count == "0":
         if peer != "adapt-auto":
             return "without labels, adapt has one way"
-        return None if "--labels " in offered() else "adapt has no option --labels"
+        return None if "--label_names_file " in offered() else "adapt has no option --label_names_file"
     if peer == "adapt-auto" and "auto" not in offered().partition("--tuning {")[2].partition("}")[0].split(","):
         return "adapt has no --tuning auto"
     if peer in MORE and count == "all":

@@ -147,7 +147,7 @@ def reranking(folder: Path, model: str, docs: list[Docstring]) -> None:
     options = ["--max_length", "96", "--num_train_epochs", "3", "--learning_rate", "2e-4", "--bf16", "True"]
     options += ["--output_dir", str(folder / "reranker")]
     examples_file = write(folder / "pairs.jsonl", examples)
-    main(["adapt", "--task", "ranking", "--from", model, "--train_file", examples_file, *options])
+    main(["adapt", "--task", "ranking", "--model", model, "--train_file", examples_file, *options])
     held_out = [(right, query) for right, (query, _) in enumerate(pairs)][TRAINED : TRAINED + QUERIES]
     reranker = Reranker(str(folder / "reranker"))
     print("\n| search | nDCG@10 |\n|---|---|")
@@ -158,6 +158,6 @@ def reranking(folder: Path, model: str, docs: list[Docstring]) -> None:
 if __name__ == "__main__":
     print_machine()
     with tempfile.TemporaryDirectory() as name:
-        main(["convert", str(MINILM), f"{name}/minilm"])
+        main(["convert", str(MINILM), "--output_dir", f"{name}/minilm"])
         measure = {"--quality": quality, "--reranker": reranking}.get(sys.argv[-1], speed)
         measure(Path(name), f"{name}/minilm", read_documentation(show_progress=False))

@@ -6,7 +6,7 @@ Each server runs in a separate process with the weights of all-MiniLM-L6-v2, and
 an endpoint that encodes the texts of its request, as in sentence-transformers' own examples, and one that collects what
 waits, so that `SentenceTransformer.encode` sorts the texts of many requests. With `--infinity`, infinity-emb is a third
 peer. It requires an older version of transformers, so install it in a separate environment. "auto" is the server's
-default precision; the others use `--precision`. Each client sends one request after the other. Debian and Ubuntu
+default precision; the others use `--dtype`. Each client sends one request after the other. Debian and Ubuntu
 package wrk (https://github.com/wg/wrk).
 """
 
@@ -126,7 +126,7 @@ def server(name: str, precision: str, options: list[str], infinity: str | None =
     else:
         command = [sys.executable, __file__, "--peer", name]
     if name != INFINITY:
-        command += ["--port", str(port), "--precision", "auto" if name == DEFAULT else precision]
+        command += ["--port", str(port), "--dtype", "auto" if name == DEFAULT else precision]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:

@@ -57,7 +57,7 @@ def trained(folder: Path, encoder: Path, data: Path, seed: int, train: str = "mo
     if not folder.exists():
         files = ("--train_file", data / f"{train}.jsonl")
         options = ("--num_train_epochs", EPOCHS, "--seed", seed, "--calibrate", "no", "--output_dir", folder)
-        run("adapt", "--task", "classification", "--from", encoder, *files, *options)
+        run("adapt", "--task", "classification", "--model", encoder, *files, *options)
     return folder
 
 
@@ -69,7 +69,7 @@ def pretrained(folder: Path, encoder: Path, data: Path) -> Path:
         texts.write_text("".join(" ".join(row["text"].split()) + "\n" for row in rows), encoding="utf-8")
         options = ("--sop_weight", 0, "--no_muon", "--learning_rate", 1e-4, "--num_train_epochs", 3, "--seed", 0)
         sizes = ("--max_length", 128, "--max_tokens", 2048)
-        run("pretrain", "--from", encoder, "--corpus", texts, *options, *sizes, "--output_dir", folder)
+        run("pretrain", "--model", encoder, "--corpus", texts, *options, *sizes, "--output_dir", folder)
     return folder
 
 

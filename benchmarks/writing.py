@@ -311,7 +311,7 @@ def probe(folder: Path, texts: Texts) -> None:
             for kind in (DIFFUSION, MASKED):
                 output = folder / f"{task}-{tuning}-{kind}"
                 command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", task, "--tuning", tuning]
-                command += ["--train_file", str(files[0]), "--test_file", str(files[1]), "--from", str(folder / kind)]
+                command += ["--train_file", str(files[0]), "--test_file", str(files[1]), "--model", str(folder / kind)]
                 command += ["--learning_rate", rate, "--num_train_epochs", epochs, "--seeds", str(SEEDS), *options]
                 command += [
                     "--pooling",

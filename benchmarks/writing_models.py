@@ -2,7 +2,7 @@
 
 All models see the same batches of the same tokens in the same order, with AdamW or Muon, a warm-up and a cosine
 schedule. The encoder with masked diffusion first learns from plain masking, like one that `pretrain` trains and that
-`pretrain --objective diffusion --from` trains on.
+`pretrain MODEL --objective diffusion` trains on.
 """
 
 from __future__ import annotations

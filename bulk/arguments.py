@@ -6,13 +6,23 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..command_line import UsageError
 from ..command_line.extras import require, require_version
-from ..command_line.options import DEVICE, MODEL, check_least
-from ..command_line.parser import CommandLine, Values
+from ..command_line.options import (
+    DEVICE,
+    DTYPE,
+    MAX_LENGTH,
+    MAX_TOKENS,
+    MODEL,
+    TEXT_PAIR_COLUMN,
+    TRUE_OR_FALSE,
+    check_least,
+    option,
+)
+from ..command_line.parser import Command, Values
 from ..data.corpus import TextArguments
 
 FORMATS = ("parquet", "npy", "lance")
@@ -21,9 +31,8 @@ ENGINES = ("local", "ray")
 NUMBERS = ("int", "float")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PathOrName = str | os.PathLike[str]
-_DTYPES = ["auto", "float32", "bfloat16"]
-ID_COLUMN = {"help": "Column to write as id; the default is the number of the row, from 0."}
-_TRUST = {"help": "Load a model that was exported as a torch program, which can run any code."}
+ID_COLUMN = {"help": "Column to write as id (default: the number of the row, from 0)."}
+_TRUST = {"help": "Allow a model that was exported as a torch program, which can run arbitrary code."}
 
 
 @dataclass
@@ -36,15 +45,10 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model: str = field(metadata=MODEL)
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Number of tokens to truncate texts to; the default is that of the model."},
-    )
-    max_tokens: int = field(
-        default=2048, metadata={"help": "Maximum number of tokens in a batch; a GPU is faster with more."}
-    )
-    device: str | None = field(default=None, metadata=DEVICE)
+    model: str = option(**MODEL)
+    max_length: int | None = option(default=None, **MAX_LENGTH)
+    max_tokens: int = option(default=2048, **MAX_TOKENS)
+    device: str | None = option(default=None, **DEVICE)
 
     def __post_init__(self) -> None:
         check_least(self, max_length=1, max_tokens=1)
@@ -60,32 +64,22 @@ class VectorArguments:
 
     _argument_group_name = "vectors"
 
-    prompt: str | None = field(default=None, metadata={"help": "Text to put before each text, such as 'passage: '."})
-    prompt_name: str | None = field(default=None, metadata={"help": "Name of a prompt in the settings of the model."})
-    pooling: str | None = field(
-        default=None,
-        metadata={
-            "help": "How to pool the vectors of tokens; the default is that of the model, or else mean.",
-            "choices": list(POOLINGS),
-        },
+    prompt: str | None = option("Text to prepend to each text, such as 'passage: '.", None)
+    prompt_name: str | None = option("Name of a prompt that the model defines.", None)
+    pooling: str | None = option(
+        "How to pool token vectors into a text vector (default: as the model says, or else mean).",
+        None,
+        choices=list(POOLINGS),
     )
-    truncate_dim: int | None = field(default=None, metadata={"help": "Number of channels to keep; the default is all."})
-    normalize: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Scale vectors to length 1, or not; the default is that of the model.",
-            "nargs": "?",
-            "const": True,
-            "metavar": "{True,False}",
-        },
+    truncate_dim: int | None = option("Number of dimensions to keep (default: all).", None)
+    normalize: bool | None = option(
+        "Whether to scale vectors to length 1 (default: as the model says).", None, **TRUE_OR_FALSE
     )
 
-    vectors: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Kinds of vectors to write for a model that gives several in one pass, such as BGE-M3: some of "
-            "dense, sparse and token, separated by commas. The default is dense."
-        },
+    vectors: list[str] | None = option(
+        "Kinds of vectors to write for a model that computes several in one pass, such as BGE-M3: any of dense, "
+        "sparse and token (default: dense).",
+        None,
     )
 
     def __post_init__(self) -> None:
@@ -100,60 +94,40 @@ class VectorArguments:
 class EmbeddingArguments(VectorArguments):
     """How texts become vectors, and how vectors are stored."""
 
-    precision: str = field(
-        default="auto",
-        metadata={
-            "help": "dtype to compute in, where auto chooses the fastest for the device; or int8 or binary, to store "
-            "vectors in eight bits or one bit a channel instead of float32.",
-            "choices": [*_DTYPES, "int8", "binary"],
-        },
+    dtype: str = option(default="auto", **DTYPE)
+    precision: str | None = option(
+        "Precision of the stored vectors; int8 and binary take one byte or one bit per dimension (default: "
+        "float32, or float16 for token vectors).",
+        None,
+        choices=["float32", "int8", "binary"],
     )
-    format: str = field(
-        default="parquet",
-        metadata={
-            "help": "Parquet; npy, for NumPy arrays beside Parquet files with all other columns; or lance, for a table "
-            "of LanceDB.",
-            "choices": list(FORMATS),
-        },
+    format: str = option(
+        "Format to write. npy writes NumPy arrays, and Parquet files with the other columns; lance writes a "
+        "LanceDB table.",
+        "parquet",
+        choices=list(FORMATS),
     )
-    trust_remote_code: bool = field(default=False, metadata=_TRUST)
+    trust_remote_code: bool = option(default=False, **_TRUST)
 
 
 @dataclass
 class PredictionArguments:
-    """What to predict.
-
-    Attributes:
-        text_pair_column: The column with the second text, for a model that reads pairs.
-        scores: Whether to write the scores of all labels.
-        coverage: The share of true labels that the sets of a calibrated model contain.
-        abstain_below: The p-value of unfamiliarity below which a calibrated model has no answer.
-        precision: The dtype to compute in.
-        trust_remote_code: Whether to load a torch program, which can run any code.
-    """
+    """What to predict."""
 
     _argument_group_name = "predictions"
 
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column with the second text of a pair, for a cross-encoder."}
+    text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
+    scores: bool = option("Write the scores of all labels as well.", False)
+    coverage: float | None = option(
+        "Share of the texts whose set of labels should contain the true label; needs a calibrated model (default: "
+        "0.9).",
+        None,
     )
-    scores: bool = field(default=False, metadata={"help": "Also write the scores of all labels."})
-    coverage: float | None = field(
-        default=None,
-        metadata={"help": "Share of true labels that sets of labels contain, for a calibrated model. (default: 0.9)"},
+    abstain_below: float | None = option(
+        "Write no label for texts whose p-value of unfamiliarity is lower; needs a calibrated model.", None
     )
-    abstain_below: float | None = field(
-        default=None,
-        metadata={"help": "Write no label for texts with a lower p-value of unfamiliarity, for a calibrated model."},
-    )
-    precision: str = field(
-        default="auto",
-        metadata={
-            "help": "dtype to compute in; auto chooses the fastest for the device. Exported models compute in float32.",
-            "choices": _DTYPES,
-        },
-    )
-    trust_remote_code: bool = field(default=False, metadata=_TRUST)
+    dtype: str = option(default="auto", **DTYPE)
+    trust_remote_code: bool = option(default=False, **_TRUST)
 
 
 @dataclass
@@ -166,25 +140,24 @@ class RowArguments:
 
     _argument_group_name = "rows and output"
 
-    output_dir: str = field(metadata={"help": "Folder to write. Run the same command again to continue it."})
-    id_column: str | None = field(default=None, metadata=ID_COLUMN)
-    columns: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Columns to copy, such as title,url; the text too, if it is named here. CSV and TSV have texts; "
-            "year:int and price:float copy them as numbers."
-        },
+    output_dir: str = option(
+        "Folder to write the results to. To continue after an interruption, run the same command again."
     )
-    max_characters: int = field(
-        default=1_000_000, metadata={"help": "Longest text; a longer one is a bad row. It limits the memory needed."}
+    id_column: str | None = option(default=None, **ID_COLUMN)
+    columns: list[str] = option(
+        "Columns to copy to the output, such as title,url. Columns of CSV and TSV files are copied as strings, "
+        "unless a type follows the name: year:int or price:float.",
+        [],
+        metavar="COLUMN[:TYPE][,...]",
     )
-    strict: bool = field(
-        default=False,
-        metadata={"help": "Stop at a bad row (null, not a text, too long), instead of writing null for it."},
+    max_characters: int = option(
+        "Maximum number of characters in a text. Rows with longer texts are invalid.", 1_000_000
     )
-    shard_rows: int = field(
-        default=16_384,
-        metadata={"help": "Rows in a file. An interrupted run loses at most one file; with few rows, it is slower."},
+    strict: bool = option(
+        "Stop at an invalid row (no text, not a string, too long) instead of writing null for it.", False
+    )
+    shard_rows: int = option(
+        "Number of rows in each output file. An interruption loses at most one file; small files are slower.", 16_384
     )
 
     def __post_init__(self) -> None:
@@ -208,18 +181,13 @@ class EngineArguments:
 
     _argument_group_name = "engine"
 
-    engine: str = field(
-        default="local",
-        metadata={
-            "help": "local computes in this process, or in those that accelerate launch has started; ray on the "
-            "cluster that RAY_ADDRESS names, or else on this machine.",
-            "choices": list(ENGINES),
-        },
+    engine: str = option(
+        "Where to compute: local is this process, or the processes that accelerate launch starts; ray is the "
+        "cluster that RAY_ADDRESS names, or else this machine.",
+        "local",
+        choices=list(ENGINES),
     )
-    workers: int | None = field(
-        default=None,
-        metadata={"help": "Number of workers on Ray; the default is one for each GPU, or for each machine without."},
-    )
+    workers: int | None = option("Number of Ray workers (default: one per GPU, or one per machine without GPUs).", None)
 
     def __post_init__(self) -> None:
         check_least(self, workers=1)
@@ -227,20 +195,21 @@ class EngineArguments:
             raise UsageError(f"--workers needs --engine ray, got --engine {self.engine}.")
 
 
-EMBED = CommandLine(
+EMBED = Command(
     "embed",
-    "Write a vector for each row of a corpus. If the command is interrupted, run it again to continue.",
+    "Write a vector for each row of a corpus, to Parquet, NumPy or LanceDB.\n"
+    "If the command is interrupted, run it again to continue.",
     'minilm --corpus "texts/*.parquet" --text_column text --output_dir vectors',
     (ModelArguments, TextArguments, EmbeddingArguments, RowArguments, EngineArguments),
-    positional=("model",),
+    check=lambda model, corpus, options, rows, engine: check_libraries("embed", options.format, engine.engine),
 )
-PREDICT = CommandLine(
+PREDICT = Command(
     "predict",
     "Write a label and a score for each row of a corpus, with a classifier or a cross-encoder.\n"
     "If the command is interrupted, run it again to continue.",
     'classifier --corpus "texts/*.parquet" --text_column text --output_dir predictions',
     (ModelArguments, TextArguments, PredictionArguments, RowArguments, EngineArguments),
-    positional=("model",),
+    check=lambda model, corpus, options, rows, engine: check_libraries("predict", engine=engine.engine),
 )
 
 
@@ -250,7 +219,7 @@ def name_and_type(column: str) -> tuple[str, str | None]:
     return (name, kind) if name and kind in NUMBERS else (column, None)
 
 
-def arguments_of(command: CommandLine, options: Values) -> tuple[Any, ...]:
+def arguments_of(command: Command, options: Values) -> tuple[Any, ...]:
     """Return the dataclasses of a command for options that were given in Python.
 
     Args:

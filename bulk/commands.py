@@ -90,11 +90,9 @@ def embed(
 
     def load() -> tuple[Computation, str]:
         if kind is not None:
-            vectors, sentence = load_text_vectors(kind, model.model, choose_device(model.device), options.precision)
+            vectors, sentence = load_text_vectors(kind, model.model, choose_device(model.device), options.dtype)
             return ListedVectors(vectors, model, options), sentence
-        encoder, tokenizer, sentence = load_encoder(
-            model.model, model.device, options.precision, options.trust_remote_code
-        )
+        encoder, tokenizer, sentence = load_encoder(model.model, model.device, options.dtype, options.trust_remote_code)
         return Vectors(encoder, tokenizer, model, options), sentence
 
     parts = (model, corpus, options, rows)
@@ -118,7 +116,7 @@ def predict(
 
     def load() -> tuple[Predictions, str]:
         classifier, tokenizer, sentence = load_classifier(
-            model.model, model.device, options.precision, options.trust_remote_code
+            model.model, model.device, options.dtype, options.trust_remote_code
         )
         if options.text_pair_column is None and stated_activation(classifier.config) is not None:
             sentence += (

@@ -51,44 +51,44 @@ def choose_device(asked: str | None) -> torch.device:
 
 
 def load_encoder(
-    name: str, device: str | None, precision: str, trust_remote_code: bool = False
+    name: str, device: str | None, dtype: str, trust_remote_code: bool = False
 ) -> tuple[Any, PreTrainedTokenizerBase, str]:
     """Load an encoder of this package or of a family that `convert` supports, or an exported one.
 
     Args:
         name: A folder or a Hub id.
         device: The device to compute on; by default that of `choose_device`, or of the runtime if it is exported.
-        precision: `--precision`.
+        dtype: `--dtype`.
         trust_remote_code: Whether to load a torch program, which can run any code.
 
     Returns:
         The encoder, its tokenizer, and a sentence that says how it computes.
 
     Raises:
-        UsageError: If it has no tokenizer, or cannot compute on that device or in that precision.
+        UsageError: If it has no tokenizer, or cannot compute on that device or in that dtype.
         ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
     if is_exported(name):
-        options, sentence = _for_exported(name, device, precision, trust_remote_code)
+        options, sentence = _for_exported(name, device, dtype, trust_remote_code)
         exported = ExportedEncoder.from_pretrained(name, **options)
         return exported, exported.tokenizer, sentence
     place = choose_device(device)
     folder_of(name)  # Its error names the model.
     model = load_or_convert(name, base_model=True)
-    return model, tokenizer_of(name, model), prepare(model, place, precision)
+    return model, tokenizer_of(name, model), prepare(model, place, dtype)
 
 
 def load_classifier(
-    name: str, device: str | None, precision: str, trust_remote_code: bool = False
+    name: str, device: str | None, dtype: str, trust_remote_code: bool = False
 ) -> tuple[SequenceEncoderForSequenceClassification | ExportedHead, PreTrainedTokenizerBase, str]:
     """Load a model with a head for sequence classification, as `load_encoder`.
 
     Raises:
-        UsageError: If it has no such head or no tokenizer, or cannot compute on that device or in that precision.
+        UsageError: If it has no such head or no tokenizer, or cannot compute on that device or in that dtype.
         ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
     if is_exported(name):
-        options, sentence = _for_exported(name, device, precision, trust_remote_code)
+        options, sentence = _for_exported(name, device, dtype, trust_remote_code)
         head, tokenizer = load_exported_head(name, **options)
         _check_head(name, head)
         return head, tokenizer, sentence
@@ -96,13 +96,13 @@ def load_classifier(
     folder_of(name)  # Its error names the model.
     model = load_or_convert(name)
     _check_head(name, model)
-    return cast(Any, model), tokenizer_of(name, model), prepare(model, place, precision)
+    return cast(Any, model), tokenizer_of(name, model), prepare(model, place, dtype)
 
 
-def _for_exported(name: str, device: str | None, precision: str, trust_remote_code: bool) -> tuple[dict[str, Any], str]:
+def _for_exported(name: str, device: str | None, dtype: str, trust_remote_code: bool) -> tuple[dict[str, Any], str]:
     """Return the options that load an exported model, and a sentence that says how it computes."""
-    if precision == "bfloat16":
-        raise UsageError("--precision bfloat16 is not possible with an exported model, which computes in float32.")
+    if dtype == "bfloat16":
+        raise UsageError("--dtype bfloat16 is not possible with an exported model, which computes in float32.")
     # Without the option, the runtime chooses: it may lack the GPU that torch has.
     options = {} if device is None else {"device": str(choose_device(device))}
     return {"trust_remote_code": trust_remote_code, **options}, f"{name} is exported, and computes in float32."
@@ -139,16 +139,14 @@ def kind_of(name: str, vectors: Sequence[str] = ()) -> type[TextVectors] | None:
     return found
 
 
-def load_text_vectors(
-    kind: type[TextVectors], name: str, device: torch.device, precision: str
-) -> tuple[TextVectors, str]:
+def load_text_vectors(kind: type[TextVectors], name: str, device: torch.device, dtype: str) -> tuple[TextVectors, str]:
     """Load a model for the vectors of `kind_of`.
 
     Args:
         kind: The class.
         name: A folder or a Hub id.
         device: The device to compute on.
-        precision: `--precision`.
+        dtype: `--dtype`.
 
     Returns:
         The model, and a sentence that says how it computes.
@@ -159,7 +157,7 @@ def load_text_vectors(
     """
     model = load_or_convert(name, base_model=kind.base_model)
     vectors = kind(model, tokenizer_of(name, model), folder_of(name))
-    return vectors, prepare(model, device, precision)
+    return vectors, prepare(model, device, dtype)
 
 
 def tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:
@@ -174,25 +172,25 @@ def tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrained
     return tokenizer
 
 
-def prepare(model: SequenceEncoderPreTrainedModel, device: torch.device, precision: str) -> str:
+def prepare(model: SequenceEncoderPreTrainedModel, device: torch.device, dtype: str) -> str:
     """Move a model to a device, in a dtype, for inference.
 
     Args:
         model: The model.
         device: The device.
-        precision: "float32" or "bfloat16"; anything else is what `optimize_for_inference` chooses.
+        dtype: "float32" or "bfloat16"; anything else is what `optimize_for_inference` chooses.
 
     Returns:
         A sentence that says how it computes.
     """
     module = cast(nn.Module, model)
     module.to(device)
-    if precision in ("float32", "bfloat16"):
-        module.to(getattr(torch, precision))
+    if dtype in ("float32", "bfloat16"):
+        module.to(getattr(torch, dtype))
         model.eval()
         if device.type == "cpu":
             model.prepack_weights()
-        return f"{type(model).__name__} computes in {precision}, as --precision says."
+        return f"{type(model).__name__} computes in {dtype}."
     return optimize_for_inference(model)
 
 

@@ -65,7 +65,7 @@ class Vectors:
         channels = self.prepared.kept_channels
         if self.precision == "binary":
             channels = -(-channels // 8)
-        stored = pa.from_numpy_dtype(_STORED.get(self.precision, np.float32))
+        stored = pa.from_numpy_dtype(_STORED.get(self.precision or "float32", np.float32))
         return [pa.field(VECTORS, pa.list_(stored, channels))]
 
     @property

@@ -1,4 +1,4 @@
-"""Parses the options of `sequence-encoder COMMAND` into dataclasses, with `HfArgumentParser`.
+"""Parses the command line of every command into dataclasses, with `HfArgumentParser`.
 
 A command line is parsed twice. The first pass uses only the dataclasses of the command itself. It shows the help and
 reports mistakes at once, because it imports neither torch nor transformers. The second pass adds the options of
@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from . import UsageError
+from .settings import SETTINGS_FILES, read_settings
 
 Values = Mapping[str, Any]
-
-# The endings of settings files.
-_SETTINGS = (".json", ".yaml", ".yml")
 
 # Words that people type, and the options that they may mean.
 _MEANINGS: dict[str, tuple[str, ...]] = {
@@ -41,19 +39,25 @@ _MEANINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("scheduler", "lr_scheduler"), ("lr_scheduler_type",)),
     "optimizer": ("optim",),
     **dict.fromkeys(("cpu", "no_cuda"), ("use_cpu",)),
-    **dict.fromkeys(("model", "model_name", "checkpoint", "encoder", "base"), ("from",)),
-    **dict.fromkeys(("data", "input", "train", "train_data", "file", "files"), ("train_file", "corpus")),
-    **dict.fromkeys(("dataset", "texts"), ("dataset_name", "corpus")),
+    **dict.fromkeys(("from", "model_name", "model_name_or_path", "checkpoint", "encoder"), ("model",)),
+    **dict.fromkeys(
+        ("data", "input", "file", "files", "texts", "examples"),
+        ("text_file", "corpus", "train_file", "calibration_file", "test_file"),
+    ),
+    **dict.fromkeys(("train", "train_data"), ("train_file", "corpus")),
     **dict.fromkeys(("validation", "valid", "dev", "dev_file", "eval_file"), ("validation_file", "eval_documents")),
     **dict.fromkeys(("test", "test_data"), ("test_file",)),
+    "dataset": ("dataset_name", "corpus"),
     **dict.fromkeys(("text", "text_field"), ("text_column",)),
     **dict.fromkeys(("label", "labels"), ("label_column",)),
     **dict.fromkeys(("output", "out", "save", "save_dir"), ("output_dir",)),
-    **dict.fromkeys(("force", "overwrite", "overwrite_output_dir"), ("overwrite", "force")),
+    **dict.fromkeys(("force", "overwrite_output_dir"), ("overwrite",)),
     **dict.fromkeys(("length", "max_len", "max_seq_length", "seq_length"), ("max_length",)),
     **dict.fromkeys(("r", "lora_r", "lora_rank"), ("rank",)),
-    **dict.fromkeys(("time", "duration"), ("minutes",)),
-    "family": ("to",),
+    **dict.fromkeys(("time", "duration", "minutes"), ("seconds",)),
+    "precision": ("dtype",),
+    "max_batch_tokens": ("max_tokens",),
+    **dict.fromkeys(("family", "to"), ("to", "format")),
 }
 
 
@@ -61,38 +65,45 @@ class AddValues(argparse.Action):
     """The `action` of an option with several values that may also be repeated, in the metadata of its field."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Add the values to those before."""
-        before = getattr(namespace, self.dest, None)
-        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
+        """Append the values to the earlier ones."""
+        earlier = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, [*(earlier if isinstance(earlier, list) else ()), *values])
 
 
 @dataclass(frozen=True)
-class CommandLine:
-    """The options of a command.
+class Command:
+    """The name and the options of a command.
 
     Attributes:
-        command: The name of the command.
-        summary: The description of the command in the help.
+        name: Its name.
+        summary: What the command does. The list of commands shows the first line.
         example: A command line that works, without the name of the command.
         kinds: The dataclasses whose fields are the options. `_argument_group_name` is their heading in the help.
+        positional: The fields that the first arguments set, unless the first one is a settings file. If the last one
+            is a list, it takes all of the remaining arguments before the first option.
+        completed: Returns a command line that is completed with what an earlier run has saved.
+        check: Checks the parsed dataclasses before torch is imported, such as for missing libraries.
+        needs_models: Returns whether the parsed command loads models, and so needs torch.
         with_trainer: Whether the command also accepts the options of `Trainer`.
         defaults: Returns the defaults that depend on the given options and differ from the defaults of the fields.
-        positional: The fields that the first arguments set, unless the first one is a settings file.
         narrowed_by: The options that decide which other options apply.
         left_out: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
     """
 
-    command: str
+    name: str
     summary: str
     example: str
     kinds: tuple[type, ...]
+    positional: tuple[str, ...] = ("model",)
+    completed: Callable[[list[str]], list[str]] = field(default=lambda arguments: arguments)
+    check: Callable[..., object] = field(default=lambda *parsed: None)
+    needs_models: Callable[..., bool] = field(default=lambda *parsed: True)
     with_trainer: bool = False
     defaults: Callable[[Values], Values] = dict
-    positional: tuple[str, ...] = ()
     narrowed_by: tuple[str, ...] = ()
     left_out: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
-    def check(self, arguments: list[str]) -> tuple[Any, ...]:
+    def parse(self, arguments: list[str]) -> tuple[Any, ...]:
         """Show the help and exit, or report every mistake that can be found without importing torch.
 
         Args:
@@ -104,10 +115,14 @@ class CommandLine:
         Raises:
             UsageError: If the name or the value of an option is not allowed.
         """
-        if asked := {"-h", "--help", "--help-all"}.intersection(arguments):
-            self._print_help(arguments, everything="--help-all" in asked)
+        if {"-h", "--help"}.intersection(arguments):
+            from .help import help_of
+
+            print(help_of(self, arguments), end="")
             sys.exit(0)
-        return self.read(arguments, self.kinds, _trainer_options() if self.with_trainer else {})
+        parsed = self.read(arguments, self.kinds, _trainer_options() if self.with_trainer else {})
+        self.check(*parsed)
+        return parsed
 
     def read(
         self, arguments: list[str], kinds: tuple[type, ...], elsewhere: Mapping[str, str] | None = None
@@ -125,12 +140,12 @@ class CommandLine:
         Raises:
             UsageError: If the name or the value of an option is not allowed.
         """
-        arguments = self.as_options(arguments)
+        arguments = self.as_options(self.completed(arguments))
         options = _options(kinds)
-        check_names(self.command, arguments, {**(elsewhere or {}), **options})
+        self._check_names(arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
-        if missing := [_shown(each) for each in _required(kinds) if each.name not in typed]:
-            raise UsageError(self._with_example(missing))
+        if missing := [self.shown(each.name) for each in _required(kinds) if each.name not in typed]:
+            raise UsageError(f"{' and '.join(missing)} must be given. {self.with_example}")
         parser = _hf_argument_parser()(kinds, allow_abbrev=False, add_help=False)
         parser.error = _refuse
         # `argparse` fills in defaults only for what the namespace lacks, so what is still unset was not given.
@@ -159,59 +174,42 @@ class CommandLine:
             OSError: If the settings file cannot be read.
         """
         first = list(itertools.takewhile(lambda part: not part.startswith("-"), arguments))
-        if not first:
-            return arguments
-        if Path(first[0]).suffix in _SETTINGS:
+        rest = arguments[len(first) :]
+        if first and Path(first[0]).suffix in SETTINGS_FILES:
             return [*read_settings(Path(first[0])), *arguments[1:]]
-        if not self.positional:
-            required = [_shown(each) for each in _required(self.kinds)]
-            meant = f" Did you mean --from {first[0]}?" if "--from" in required else ""
-            raise UsageError(
-                f"{first[0]} is neither an option nor a settings file, which ends in .yaml, .yml or .json.{meant} "
-                f"{self._with_example(required)}"
-            )
-        named = [f"--{name}={value}" for name, value in zip(self.positional, first, strict=False)]
-        return [*named, *arguments[len(named) :]]
+        if len(first) > len(self.positional) and self.positional and self._takes_list(self.positional[-1]):
+            return [f"--{self.positional[-1]}", *first, *rest]
+        if len(first) > len(self.positional):
+            unexpected = " ".join(first[len(self.positional) :])
+            allowed = f"only {' and '.join(map(str.upper, self.positional))}" if self.positional else "only options"
+            raise UsageError(f"{unexpected} is unexpected: {self.name} takes {allowed}. {self.with_example}")
+        return [*(f"--{name}={value}" for name, value in zip(self.positional, first, strict=False)), *rest]
 
-    def _with_example(self, needed: list[str]) -> str:
-        """Say which options must be given, with an example of the command."""
-        required = f"{' and '.join(needed)} must be given. " if needed else ""
-        return f"{required}For example: sequence-encoder {self.command} {self.example}"
+    def shown(self, name: str) -> str:
+        """Return how help and errors show a field: MODEL for an argument that needs no name, or else --model."""
+        return name.upper() if name in self.positional else f"--{name}"
 
-    def _print_help(self, arguments: list[str], everything: bool) -> None:
-        chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        for name in self.narrowed_by:
-            chooser.add_argument(f"--{name}", default=argparse.SUPPRESS)
-        given = vars(chooser.parse_known_args(arguments)[0])
-        example = self.example
-        for name, value in given.items():
-            example = re.sub(rf"--{name} \S+", f"--{name} {value}", example)
-        first = " ".join(self.positional).upper() or "[settings.yaml or .json]"
-        parser = argparse.ArgumentParser(
-            prog=f"sequence-encoder {self.command}",
-            usage=f"%(prog)s {first} [--option VALUE ...]",
-            description=f"{self.summary}\n\n  sequence-encoder {self.command} {example}",
-            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
-            add_help=False,
-        )
-        defaults, hidden = self.defaults(given), () if everything else self.left_out(given)
-        for kind in self.kinds:
-            shown = [each for each in fields(kind) if each.name not in {*hidden, *given}]
-            group = parser.add_argument_group(getattr(kind, "_argument_group_name", "options"))
-            _add_to_help(group, shown, defaults, hidden)
-        if self.with_trainer and everything:
-            from transformers import TrainingArguments
+    @property
+    def with_example(self) -> str:
+        """A sentence with an example of the command."""
+        return f"For example: sequence-encoder {self.name} {self.example}"
 
-            own = {each.name for kind in self.kinds for each in fields(kind)}
-            shown = [each for each in fields(TrainingArguments) if each.init and each.name not in own]
-            _add_to_help(parser.add_argument_group("other options of transformers' Trainer"), shown, {}, ())
-        elif self.with_trainer:
-            adds = ["--help-all also lists the options of transformers' Trainer"]
-            for name in self.narrowed_by[:1]:
-                narrowed = f"--{name} {name.upper()} --help lists the options of one {name}"
-                adds.append(f"{self.command} --help lists the options of every {name}" if name in given else narrowed)
-            parser.epilog = f"{'; '.join(adds)}."
-        parser.print_help()
+    def _takes_list(self, name: str) -> bool:
+        return any(get_origin(get_type_hints(kind).get(name)) is list for kind in self.kinds)
+
+    def _check_names(self, arguments: Iterable[str], known: Collection[str]) -> None:
+        """Check that all options exist. The error names those that do not, and suggests others."""
+        said = []
+        for name in dict.fromkeys(part.partition("=")[0] for part in arguments if _is_option(part)):
+            if name not in known:
+                word = name.lstrip("-").replace("-", "_")
+                meant = [each for each in _MEANINGS.get(word, ()) if f"--{each}" in known]
+                begins = [each[2:] for each in known if each.startswith((f"--{word}_", f"--{word}-"))]
+                near = [each[2:] for each in difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.75)]
+                suggested = [*meant, *begins, *near][:1]
+                said += [f"{name} (did you mean {self.shown(each)}?)" for each in suggested] or [name]
+        if said:
+            raise UsageError(f"there is no option {', '.join(said)}. See sequence-encoder {self.name} --help.")
 
 
 def as_words(options: Any, *without: str) -> list[str]:
@@ -231,30 +229,6 @@ def as_words(options: Any, *without: str) -> list[str]:
     return words
 
 
-def check_names(command: str, arguments: Iterable[str], known: Collection[str]) -> None:
-    """Check that all options exist.
-
-    Args:
-        command: The name of the command, for the error message.
-        arguments: The command line after the name of the command.
-        known: The options that exist, with their dashes.
-
-    Raises:
-        UsageError: If options do not exist. The message names them and suggests others.
-    """
-    names = dict.fromkeys(part.partition("=")[0] for part in arguments if _is_option(part))
-    said = []
-    for name in names:
-        if name not in known:
-            word = name.lstrip("-").replace("-", "_")
-            meant = [f"--{each}" for each in _MEANINGS.get(word, ()) if f"--{each}" in known]
-            begins = [each for each in known if each.startswith(f"--{word}_") or each.startswith(f"--{word}-")]
-            near = meant or begins or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.75)
-            said.append(f"{name} (did you mean {near[0]}?)" if near else name)
-    if said:
-        raise UsageError(f"there is no option {', '.join(said)}. See sequence-encoder {command} --help.")
-
-
 def check_used(given: Values, instead: Iterable[tuple[str, str]]) -> None:
     """Check that no option was given that the run would ignore.
 
@@ -268,36 +242,8 @@ def check_used(given: Values, instead: Iterable[tuple[str, str]]) -> None:
     for name, other in instead:
         # -1 is the default of --max_steps.
         if name in given and given.get(other) not in (None, -1):
-            shown = other.removesuffix("_checkpoint")
-            raise UsageError(f"--{name} has no effect with --{shown}; leave one of them out.")
-
-
-def read_settings(file: Path) -> list[str]:
-    """Read a YAML or JSON file of settings as command line options.
-
-    Raises:
-        UsageError: If the file does not hold settings.
-        OSError: If the file cannot be read.
-    """
-    import yaml
-
-    if not file.is_file():
-        raise UsageError(f"there is no file {file}. The first argument can be a YAML or JSON settings file.")
-    try:
-        # JSON is YAML too.
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        # A YAML error spans several lines.
-        raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{file} must contain names and values, got {type(settings).__name__}.")
-    options: list[str] = []
-    for name, value in settings.items():
-        if isinstance(value, list):
-            options += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            options.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    return options
+            shown = "MODEL" if other == "model" else f"--{other}"
+            raise UsageError(f"--{name} has no effect with {shown}; leave one of them out.")
 
 
 def _at_home(value: Any) -> Any:
@@ -327,9 +273,12 @@ def _options(kinds: Iterable[Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for each in (each for kind in kinds for each in fields(kind) if each.init):
         names = [each.name, f"no_{each.name}"] if each.default is True else [each.name]
-        dashed = [f"--{form}" for name in names for form in (name, name.replace("_", "-"))]
-        found |= dict.fromkeys((*dashed, *each.metadata.get("aliases", ())), each.name)
+        found |= dict.fromkeys((f"--{form}" for name in names for form in _forms(name)), each.name)
     return found
+
+
+def _forms(name: str) -> tuple[str, str]:
+    return name, name.replace("_", "-")
 
 
 def _trainer_options() -> dict[str, str]:
@@ -343,8 +292,7 @@ def _trainer_options() -> dict[str, str]:
         from transformers import TrainingArguments
 
         names = [each.name for each in fields(TrainingArguments)]
-    forms = [form for name in names for form in (name, f"no_{name}")]
-    return {f"--{each}": each for form in forms for each in (form, form.replace("_", "-"))}
+    return {f"--{form}": name for name in names for each in (name, f"no_{name}") for form in _forms(each)}
 
 
 @functools.cache
@@ -363,29 +311,6 @@ def _hf_argument_parser() -> Any:
 def _in_transformers(file: str) -> Path:
     spec: Any = find_spec("transformers")
     return Path(spec.origin).with_name(file)
-
-
-def _add_to_help(group: Any, shown: Iterable[Field[Any]], defaults: Values, hidden: Collection[str]) -> None:
-    """Add a line for each field to the help: its option, its meaning and its default."""
-    for each in shown:
-        default = defaults.get(each.name, each.default_factory() if callable(each.default_factory) else each.default)
-        help_text = str(each.metadata.get("help", ""))
-        if isinstance(default, bool):
-            forms = (f"--{each.name}", f"--no_{each.name}") if default else (_shown(each),)
-            group.add_argument(*forms, action="store_true", help=help_text)
-            continue
-        if default not in (None, MISSING, []):
-            values = default if isinstance(default, list) else [getattr(default, "value", default)]
-            help_text += f" (default: {' '.join(map(str, values)).replace('%', '%%')})"
-        choices = [str(choice) for choice in each.metadata.get("choices", ()) if f"{each.name}={choice}" not in hidden]
-        word = "{" + ",".join(choices) + "}" if choices else each.name.rpartition("_")[2].upper()
-        word = each.metadata.get("metavar", word)
-        group.add_argument(_shown(each), metavar=word, help=help_text)
-
-
-def _shown(each: Field[Any]) -> str:
-    """Return the option that the help shows for a field."""
-    return next(iter(each.metadata.get("aliases", ())), f"--{each.name}")
 
 
 def _required(kinds: Iterable[type]) -> list[Field[Any]]:
@@ -409,6 +334,19 @@ def _stray(left_over: list[str], arguments: list[str]) -> str:
     )
 
 
+# What argparse and `HfArgumentParser` say about a value, and what we say.
+_REFUSALS = (
+    (r"invalid choice: (.*) \(choose from (.*)\)", r"must be one of \2, got \1."),
+    (r"invalid int value: (.*)", r"must be an integer, got \1."),
+    (r"invalid float value: (.*)", r"must be a number, got \1."),
+    (r"Truthy value expected: got (.*) but.*", r"must be True or False, got '\1'."),
+    (r"expected (one|at least one) argument", r"needs a value."),
+)
+
+
 def _refuse(message: str) -> None:
     # Show only the first name of the option.
-    raise UsageError(re.sub(r"^argument (--[^/:]+)[^:]*:", r"\1:", message))
+    option, reason = re.sub(r"^argument (--[^/:]+)[^:]*: ", "\\1\n", message).split("\n", 1)
+    for pattern, ours in _REFUSALS:
+        reason = re.sub(f"^{pattern}$", ours, reason)
+    raise UsageError(f"{option} {reason}")

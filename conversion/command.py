@@ -18,6 +18,7 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ..saving.whole_folders import atomic_folder, check_replaceable
+from .arguments import ConvertArguments
 from .checkpoints import load_checkpoint
 from .conversion_card import adjust_card
 from .converting import convert_and_release, convert_remote_code, our_config
@@ -38,7 +39,7 @@ TOLERANCE = 1e-3
 
 
 def convert_checkpoint(
-    source: str, target: str, to: str | None = None, base_model: bool = False, force: bool = False
+    source: str, output_dir: str, to: str | None = None, base_model: bool = False, overwrite: bool = False
 ) -> float | None:
     """Convert a checkpoint, compare the outputs of both models, and save the new model.
 
@@ -47,27 +48,34 @@ def convert_checkpoint(
 
     Args:
         source: A folder or a Hub id.
-        target: The folder to write.
+        output_dir: The folder to write.
         to: See `convert`.
         base_model: See `convert`.
-        force: Whether to replace `target` if it contains a saved model.
+        overwrite: Whether to replace a saved model in `output_dir`.
 
     Returns:
         The largest difference between the outputs of the two models; None if they cannot be compared.
 
     Raises:
-        FileExistsError: If `target` exists and must not be replaced. This is checked before anything is loaded.
+        FileExistsError: If `output_dir` exists and must not be replaced. This is checked before anything is loaded.
         ValueError: If the checkpoint cannot be converted, or if the outputs differ. Nothing is written then.
     """
-    output = Path(target)
-    check_replaceable(output, force, "--force", kept=Path(source))
+    output = Path(output_dir)
+    check_replaceable(output, overwrite, "--overwrite", kept=Path(source))
     with Steps("Converting", 3) as steps:
-        difference = _convert(source, output, to, base_model, force, steps)
+        difference = _convert(source, output, to, base_model, overwrite, steps)
     print(f"Saved in {output}.")
     return difference
 
 
-def _convert(source: str, output: Path, to: str | None, base_model: bool, force: bool, steps: Steps) -> float | None:
+def convert_command(options: ConvertArguments) -> None:
+    """Run `sequence-encoder convert`."""
+    convert_checkpoint(options.model, options.output_dir, options.to, options.base_model, options.overwrite)
+
+
+def _convert(
+    source: str, output: Path, to: str | None, base_model: bool, overwrite: bool, steps: Steps
+) -> float | None:
     steps.begin("loading the model")
     source_folder = folder_of(source)
     encoder = Path(transformer_folder(source_folder))
@@ -115,7 +123,7 @@ def _convert(source: str, output: Path, to: str | None, base_model: bool, force:
     if heads is not None:
         say(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
     steps.begin("writing the model")
-    with atomic_folder(output, force, "--force") as written:
+    with atomic_folder(output, overwrite, "--overwrite") as written:
         place = written / encoder.relative_to(source_folder)
         converted.save_pretrained(place)
         if heads is not None and not isinstance(converted, SequenceEncoderForRetrieval):

@@ -78,10 +78,11 @@ class Inspection:
         elif self.parameters is None:
             return None
         else:
-            options, suffix = [] if self.obstacle is None else ["--base-model"], "sequence-encoder"
+            options, suffix = [] if self.obstacle is None else ["--base_model"], "sequence-encoder"
         # A folder such as `.` has no name of its own.
         name = Path(self.checkpoint).name or Path(self.checkpoint).resolve().name
-        return shlex.join(["sequence-encoder", "convert", self.checkpoint, f"{name}-{suffix}", *options])
+        target = ["--output_dir", f"{name}-{suffix}"]
+        return shlex.join(["sequence-encoder", "convert", self.checkpoint, *target, *options])
 
     @property
     def verdict(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..command_line import UsageError
-from ..command_line.options import check_least
+from ..command_line.options import DATASET_CONFIG_NAME, DELIMITER, ENCODING, TEXT_COLUMN, check_least, option
 from .corpus_files import DOCUMENTATION, find_files
 from .dataset_loading import load_from_hub, quiet_hub, read_files
 from .documentation import read_documentation, split_by_file
@@ -21,8 +21,8 @@ from .text_files import TextFormat, encoding_of
 _BATCH_ROWS = 1024
 
 _CORPUS = {
-    "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV, Arrow), Hub dataset, "
-    "or 'documentation' for the docstrings of the installed libraries."
+    "help": "Texts: a file, a folder, a pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV or Arrow), a "
+    "dataset on the Hub, or 'documentation' for the docstrings of the installed libraries."
 }
 
 
@@ -36,24 +36,18 @@ class TextArguments:
 
     _argument_group_name = "corpus"
 
-    corpus: str = field(metadata=_CORPUS)
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
-    split: str = field(default="train", metadata={"help": "Split of the Hub dataset."})
-    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
-    sample_by: str = field(
-        default="line",
-        metadata={"help": "What counts as a document in a text file.", "choices": ["line", "paragraph", "document"]},
-    )
-    encoding: str | None = field(
-        default=None,
-        metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."},
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
+    corpus: str = option(**_CORPUS)
+    dataset_config_name: str | None = option(default=None, **DATASET_CONFIG_NAME)
+    split: str = option("Split of the dataset on the Hub.", "train")
+    text_column: str = option(default="text", **TEXT_COLUMN)
+    sample_by: str = option("What a document is in a text file.", "line", choices=["line", "paragraph", "document"])
+    encoding: str | None = option(default=None, **ENCODING)
+    delimiter: str | None = option(default=None, **DELIMITER)
 
     def __post_init__(self) -> None:
         TextFormat(self.encoding, self.delimiter)
         if self.corpus != DOCUMENTATION:
-            for name, default in (("dataset_config", None), ("split", "train")):
+            for name, default in (("dataset_config_name", None), ("split", "train")):
                 if (value := getattr(self, name)) != default and find_files(self.corpus, "corpus") is not None:
                     raise UsageError(
                         f"--{name} {value} needs a Hub dataset, but --corpus {self.corpus} is a local path."
@@ -69,18 +63,13 @@ class CorpusArguments(TextArguments):
         UsageError: If a value is not allowed.
     """
 
-    corpus: str = field(default=DOCUMENTATION, metadata=_CORPUS)
-    streaming: bool = field(default=False, metadata={"help": "Read and tokenise during training; needs --max_steps."})
-    shuffle_buffer: int = field(
-        default=10_000, metadata={"help": "Number of documents in the shuffle buffer of a stream."}
+    corpus: str = option(default=DOCUMENTATION, **_CORPUS)
+    streaming: bool = option("Read and tokenize the corpus during training; needs --max_steps.", False)
+    shuffle_buffer: int = option("Number of documents in the shuffle buffer of a stream.", 10_000)
+    eval_documents: int = option(
+        "Number of documents to hold out for evaluation: random ones, or the first ones of a stream.", 0
     )
-    eval_documents: int = field(
-        default=0,
-        metadata={"help": "Number of documents held out for evaluation: random ones, or the first of a stream."},
-    )
-    num_proc: int | None = field(
-        default=None, metadata={"help": "Number of tokenising processes; the default is one per core."}
-    )
+    num_proc: int | None = option("Number of processes that tokenize (default: one per core).", None)
 
     def __post_init__(self) -> None:
         check_least(self, shuffle_buffer=1, eval_documents=0, num_proc=1)
@@ -180,7 +169,7 @@ def _open(arguments: TextArguments, streaming: bool) -> Any:
     source = find_files(arguments.corpus, "corpus")
     if source is None:
         options: dict[str, Any] = {"split": arguments.split, "streaming": streaming}
-        return load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
+        return load_from_hub(arguments.corpus, "corpus", arguments.dataset_config_name, **options)
     reader, files = source
     options = {}
     if reader == "text":
@@ -267,9 +256,9 @@ def check_row_columns(files: RowFiles, arguments: TextArguments, wanted: Iterabl
 
 
 def _check_names(columns: list[str], named: str, wanted: Iterable[tuple[str, str]]) -> None:
-    for option, name in wanted:
+    for argument, name in wanted:
         if name not in columns:
-            raise UsageError(f"--{option} {name} is not a column of {named}; choose one of {', '.join(columns)}.")
+            raise UsageError(f"--{argument} {name} is not a column of {named}; choose one of {', '.join(columns)}.")
 
 
 def texts_of(batch: Any) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 project = "sequence-encoder"
@@ -27,6 +29,23 @@ def _without_fences(app: Any, what: str, name: str, obj: Any, options: Any, line
     lines[:] = [line for line in lines if not line.strip().startswith("```")]
 
 
+def _write_commands(app: Any) -> None:
+    """Write the page with all options of all commands."""
+    from transformers import TrainingArguments
+
+    from sequence_encoder.__main__ import COMMANDS, find_command
+    from sequence_encoder.command_line.help import help_of
+
+    os.environ["COLUMNS"] = "100"
+    page = ["# Commands\n"]
+    for name in COMMANDS:
+        command = find_command(name)
+        more = (TrainingArguments,) if command.with_trainer else ()
+        page.append(f"## {name}\n\n```text\n{help_of(command, [], *more)}```\n")
+    Path(__file__).with_name("reference").joinpath("commands.md").write_text("\n".join(page), encoding="utf-8")
+
+
 def setup(app: Any) -> None:
-    """Connect what reads the docstrings."""
+    """Connect what reads the docstrings, and what writes the page of the commands."""
+    app.connect("builder-inited", _write_commands)
     app.connect("autodoc-process-docstring", _without_fences, priority=0)

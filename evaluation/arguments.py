@@ -6,12 +6,12 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..command_line.options import DEVICE, MODEL, check_least
-from ..command_line.parser import AddValues, CommandLine
+from ..command_line.options import DEVICE, MAX_LENGTH, MODEL, OVERWRITE, SEED, check_least, option
+from ..command_line.parser import AddValues, Command
 from ..tasks.arguments import ExampleArguments
 
 
@@ -25,44 +25,35 @@ class EvaluationArguments:
 
     _argument_group_name = "evaluation"
 
-    model: str = field(metadata=MODEL)
-    output_dir: str = field(metadata={"help": "Folder to write report.html and evaluation.json into."})
-    also: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Other models with the same labels, such as those of other seeds, for their agreement.",
-            "metavar": "MODEL",
-            "action": AddValues,
-        },
+    model: str = option(**MODEL)
+    output_dir: str = option("Folder to write report.html and evaluation.json to.")
+    other_models: list[str] = option(
+        "Models with the same labels, such as those of other seeds, to measure their agreement.",
+        [],
+        metavar="MODEL [MODEL ...]",
+        action=AddValues,
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Truncate texts to this many tokens; the default is that of the model."}
+    max_length: int | None = option(default=None, **MAX_LENGTH)
+    bootstrap_samples: int = option("Number of bootstrap samples for the confidence intervals.", 1000)
+    seed: int = option(default=0, **SEED)
+    device: str | None = option(default=None, **DEVICE)
+    overwrite: bool = option(default=False, **OVERWRITE)
+    matched_dir: str | None = option(
+        "Folder to save a copy of the classifier to, whose predictions on --match have --label_shares.", None
     )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Number of bootstrap samples for intervals."})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the classifiers."})
-    device: str | None = field(default=None, metadata=DEVICE)
-    overwrite: bool = field(default=False, metadata={"help": "Replace a report in the folder."})
-    matched_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder for a copy of the classifier that gives --match_file its labels in --label_shares."},
-    )
-    match_file: str | None = field(
-        default=None, metadata={"help": "Name, as in --file, of the texts that --matched_dir is for."}
-    )
-    label_shares: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Shares of the labels in --match_file, such as positive=0.7 negative=0.3; the default is those "
-            "of the first file."
-        },
+    match: str | None = option("Name of the file in --test_file to adjust --matched_dir to.", None, metavar="NAME")
+    label_shares: list[str] = option(
+        "Shares of the labels in --match, such as positive=0.7 negative=0.3 (default: the shares in the first file).",
+        [],
+        metavar="LABEL=SHARE [LABEL=SHARE ...]",
     )
 
     def __post_init__(self) -> None:
-        if (self.matched_dir is None) != (self.match_file is None):
-            given, lacks = ("match_file", "matched_dir") if self.matched_dir is None else ("matched_dir", "match_file")
+        if (self.matched_dir is None) != (self.match is None):
+            given, lacks = ("match", "matched_dir") if self.matched_dir is None else ("matched_dir", "match")
             raise UsageError(f"--{given} needs --{lacks}.")
-        if self.label_shares and self.match_file is None:
-            raise UsageError("--label_shares needs --match_file and --matched_dir.")
+        if self.label_shares and self.match is None:
+            raise UsageError("--label_shares needs --match and --matched_dir.")
         self.shares: dict[str, float] = {}
         for given in self.label_shares:
             name, _, share = given.rpartition("=")
@@ -85,48 +76,45 @@ class EvaluationFiles(ExampleArguments):
         UsageError: If a file or a name is given twice.
     """
 
-    file: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Files with their names, the first of which is home: home=movies.csv away=tweets.csv. Others may "
-            "lack labels. CSV, TSV, JSON (Lines), Parquet or Arrow.",
-            "action": AddValues,
-        },
+    test_file: list[str] = option(
+        "Test examples: CSV, TSV, JSON (Lines), Parquet or Arrow, optionally with a name, such as home=movies.csv "
+        "away=tweets.csv. The other files are compared with the first one, and may lack labels.",
+        [],
+        metavar="[NAME=]FILE [[NAME=]FILE ...]",
+        action=AddValues,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.file:
-            raise UsageError(
-                "--file must be given. For example: sequence-encoder evaluate adapted --file home=movies.csv "
-                "away=tweets.csv --output_dir report"
-            )
+        if not self.test_file:
+            raise UsageError(f"--test_file must be given. {EVALUATE.with_example}")
         self.paths: dict[str, str] = {}
-        for given in self.file:
+        for given in self.test_file:
             name, equals, path = given.partition("=")
             if not equals or os.path.exists(given):
                 name, path = os.path.basename(given).partition(".")[0], given
             name, path = name.strip(), os.path.expanduser(path)
             if not name or not path:
-                raise UsageError(f"--file must be NAME=FILE, such as home=movies.csv, got {given!r}.")
+                raise UsageError(f"--test_file must be FILE or NAME=FILE, such as home=movies.csv, got {given!r}.")
             if name in self.paths:
-                raise UsageError(f"--file names two files {name}; give each its own name, such as {name}2={path}.")
+                raise UsageError(
+                    f"--test_file has two files named {name}; name one of them differently, such as {name}2={path}."
+                )
             if os.path.realpath(path) in map(os.path.realpath, self.paths.values()):
-                raise UsageError(f"--file has {path} twice; name each file once.")
+                raise UsageError(f"--test_file has {path} twice; pass each file once.")
             self.paths[name] = path
 
     def file_of(self, split: str) -> tuple[str, str] | None:
         """See `ExampleArguments`."""
-        return ("file", self.paths[split]) if split in self.paths else None
+        return ("test_file", self.paths[split]) if split in self.paths else None
 
 
-EVALUATE = CommandLine(
+EVALUATE = Command(
     "evaluate",
-    "Measure a model on files, test whether the others have shifted from the first one, and estimate how often the\n"
-    "model is right where there are no labels.",
-    "adapted --file home=movies.csv away=tweets.csv --output_dir report",
+    "Evaluate a model on several files, test them for distribution shift, and estimate accuracy without labels.",
+    "adapted --test_file home=movies.csv away=tweets.csv --output_dir report",
     (EvaluationArguments, EvaluationFiles),
-    positional=("model",),
+    check=lambda *parsed: check_libraries(),
 )
 
 

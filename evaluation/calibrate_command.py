@@ -41,7 +41,7 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
     files = files_of(data, SPLIT)
     assert files is not None
     examples = files.load()
-    away = None if data.away_file is None else texts_of(data)
+    away = None if data.unfamiliar_file is None else texts_of(data)
     model: Any = load_or_convert(options.model)
     task_of(model, "calibrated")
     source = folder_of(options.model)
@@ -83,23 +83,21 @@ def add_to_card(folder: Path, report: CalibrationReport) -> None:
 
 
 def texts_of(data: CalibrationFiles) -> list[str]:
-    """Read the texts from elsewhere.
+    """Read the unfamiliar texts.
 
     Raises:
         UsageError: If there is no such file, or it has no column with texts.
     """
-    assert data.away_file is not None
-    found = find_files(data.away_file, "away_file")
+    assert data.unfamiliar_file is not None
+    named, found = f"--unfamiliar_file {data.unfamiliar_file}", find_files(data.unfamiliar_file, "unfamiliar_file")
     if found is None:
-        raise UsageError(f"--away_file {data.away_file}: there is no such file.")
+        raise UsageError(f"{named}: there is no such file.")
     reader, files = found
     text_format = TextFormat(data.encoding, data.delimiter)
     if reader == "text":
         return [text for file in files for text in text_lines(file, text_format.encoding)]
-    rows = ExampleFiles(f"--away_file {data.away_file}", reader, files, text_format).load()
+    rows = ExampleFiles(named, reader, files, text_format).load()
     column = data.text_column or "text"
     if column not in rows.column_names:
-        raise UsageError(
-            f"--away_file {data.away_file} must have the column {column}, and has {', '.join(rows.column_names)}."
-        )
+        raise UsageError(f"{named} must have the column {column}, got the columns {', '.join(rows.column_names)}.")
     return list(rows[column])

@@ -5,16 +5,18 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..command_line.options import MODEL, check_least
-from ..command_line.parser import CommandLine
+from ..command_line.options import MAX_LENGTH, MODEL, OVERWRITE, check_least, option
+from ..command_line.parser import Command
 from ..tasks.arguments import ExampleArguments
 
 # The tasks of `adapt` whose models can be calibrated.
 CALIBRATED_TASKS = ("classification", "multi-label", "ner", "qa")
+# `adapt` has this option, too.
+CALIBRATION_FILE = {"help": "Labelled examples to calibrate on, which the model was not trained on."}
 COVERAGES = (0.9, 0.8, 0.95)
 AUTO = "auto"
 SCALINGS = (AUTO, "temperature", "adaptive", "vector")
@@ -30,25 +32,22 @@ class CalibrationArguments:
 
     _argument_group_name = "calibration"
 
-    model: str = field(metadata=MODEL)
-    output_dir: str = field(metadata={"help": "Folder to write the calibrated model to."})
-    coverages: list[float] = field(
-        default_factory=lambda: list(COVERAGES),
-        metadata={"help": "Shares of true labels that the sets of labels should contain, the default first."},
+    model: str = option(**MODEL)
+    output_dir: str = option("Folder to write the calibrated model to.")
+    coverages: list[float] = option(
+        "Coverages of the sets of labels: how often a set should contain the true label. Models use the first one "
+        "by default.",
+        list(COVERAGES),
     )
-    scaling: str = field(
-        default=AUTO,
-        metadata={
-            "help": "temperature divides all logits by the same number, and adaptive by one that depends on the "
-            "entropy of each prediction; neither changes a prediction. vector has a scale and an offset for each "
-            "label. auto chooses the best method by cross-validation.",
-            "choices": list(SCALINGS),
-        },
+    scaling: str = option(
+        "How to scale the logits: temperature divides all of them by one number, adaptive by a number that "
+        "depends on the entropy of each prediction, and neither changes a prediction; vector learns a scale and "
+        "an offset for each label; auto chooses by cross-validation.",
+        AUTO,
+        choices=list(SCALINGS),
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Truncate texts to this many tokens; the default is that of the model."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace a saved model in the folder."})
+    max_length: int | None = option(default=None, **MAX_LENGTH)
+    overwrite: bool = option(default=False, **OVERWRITE)
 
     def __post_init__(self) -> None:
         if not self.coverages or any(not 0 < each < 1 for each in self.coverages):
@@ -61,39 +60,32 @@ class CalibrationArguments:
 class CalibrationFiles(ExampleArguments):
     """The files, and the names of their columns."""
 
-    file: str | None = field(
-        default=None,
-        metadata={"help": "Examples that the model was not trained on: CSV, TSV, JSON (Lines), Parquet or Arrow."},
-    )
-    away_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Texts that the model is not meant for, in the same column or a text on each line, to choose the "
-            "score of unfamiliar texts."
-        },
+    calibration_file: str | None = option(default=None, **CALIBRATION_FILE)
+    unfamiliar_file: str | None = option(
+        "Out-of-distribution texts, in the same column or one per line, to choose the score that detects "
+        "unfamiliar texts.",
+        None,
     )
 
     def __post_init__(self) -> None:
-        if self.file is None:
-            raise UsageError(
-                "--file must be given. For example: sequence-encoder calibrate adapted --file held-out.csv "
-                "--output_dir calibrated"
-            )
+        if self.calibration_file is None:
+            raise UsageError(f"--calibration_file must be given. {CALIBRATE.with_example}")
         super().__post_init__()
 
     def file_of(self, split: str) -> tuple[str, str] | None:
         """See `ExampleArguments`."""
-        name, file = ("away_file", self.away_file) if split == "away" else ("file", self.file)
+        name = "unfamiliar_file" if split == "away" else "calibration_file"
+        file = getattr(self, name)
         return None if file is None else (name, file)
 
 
-CALIBRATE = CommandLine(
+CALIBRATE = Command(
     "calibrate",
-    "Correct the scores of a model, so that they say how often it is right. It then also returns sets of labels, and\n"
-    "recognises unfamiliar texts. It needs at least a few hundred labelled examples that it was not trained on.",
-    "adapted --file held-out.csv --output_dir calibrated",
+    "Calibrate the scores of a model, and let it return sets of labels and detect unfamiliar texts.\n"
+    "Calibration needs at least a few hundred labelled examples that the model was not trained on.",
+    "adapted --calibration_file held-out.csv --output_dir calibrated",
     (CalibrationArguments, CalibrationFiles),
-    positional=("model",),
+    check=lambda *parsed: check_libraries(),
     left_out=lambda given: {"choice_columns", "doc_stride"},
 )
 

@@ -38,8 +38,8 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     """
     output = Path(options.output_dir)
     check_folder(output, options.overwrite)
-    if options.match_file is not None and options.match_file not in data.paths:
-        raise UsageError(f"--match_file must be one of {', '.join(data.paths)}, got {options.match_file}.")
+    if options.match is not None and options.match not in data.paths:
+        raise UsageError(f"--match must be one of {', '.join(data.paths)}, got {options.match}.")
     if options.matched_dir is not None:
         check_replaceable(Path(options.matched_dir), options.overwrite, "--overwrite", kept=Path(options.model))
     device, home = _device(options.device), next(iter(data.paths))
@@ -55,7 +55,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
         checked_shares("--label_shares", options.shares, model)
     elif options.matched_dir is not None and (data.label_column or "label") not in examples[home].column_names:
         raise UsageError(f"--matched_dir needs --label_shares, because {home} has no labels.")
-    others = [_load(name, device) for name in options.also]
+    others = [_load(name, device) for name in options.other_models]
     found = evaluate(
         model,
         tokenizer,
@@ -69,8 +69,8 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     found = replace(found, command=_command(options, data))
     found.save(output, options.overwrite)
     print(found)
-    if options.matched_dir is not None and options.match_file is not None:
-        rows, pair = examples[options.match_file], data.text_pair_column
+    if options.matched_dir is not None and options.match is not None:
+        rows, pair = examples[options.match], data.text_pair_column
         texts = list(rows[data.text_column or "text"])
         texts = texts if pair is None else list(zip(texts, rows[pair], strict=True))
         _save_matched(model, tokenizer, texts, found, options)
@@ -80,7 +80,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
 
 def _command(options: EvaluationArguments, data: EvaluationFiles) -> str:
     """Return the command without what it does besides evaluating, so that it can be run again."""
-    more = as_words(options, "model", "overwrite", "matched_dir", "match_file", "label_shares")
+    more = as_words(options, "model", "overwrite", "matched_dir", "match", "label_shares")
     return shlex.join(["sequence-encoder", "evaluate", options.model, *as_words(data), *more])
 
 

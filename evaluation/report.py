@@ -157,7 +157,7 @@ def remedy(evaluation: Findings, each: FileEvaluation) -> str:
         if each.matching.of_home and each.labelled
         else ["--label_shares", *(f"{label}={share}" for label, share in shares.items())]
     )
-    more = ["--overwrite", "--match_file", each.name, *given, "--matched_dir", target]
+    more = ["--overwrite", "--match", each.name, *given, "--matched_dir", target]
     return f"{evaluation.command} {shlex.join(more)}"
 
 

@@ -1,7 +1,7 @@
 """Worked example: extract the named entities of raw texts into a table, as JSON Lines.
 
     python tweets.py tweets
-    sequence-encoder adapt --task ner --from MODEL --train_file tweets/train.jsonl --test_file tweets/test.jsonl \
+    sequence-encoder adapt MODEL --task ner --train_file tweets/train.jsonl --test_file tweets/test.jsonl \
         --num_train_epochs 8 --learning_rate 2e-4 --output_dir tagger
     python extract_entities.py --model_name_or_path tagger --text_file texts.txt --output_file entities.jsonl
 

@@ -1,6 +1,6 @@
 """Worked example: search the lines of a file with the dense, sparse and multi-vector representations of BGE-M3.
 
-    sequence-encoder convert BAAI/bge-m3 bge-m3
+    sequence-encoder convert BAAI/bge-m3 --output_dir bge-m3
     python search_three_ways.py --model_name_or_path bge-m3 --text_file texts.txt --questions "Where is the cat?"
 
 For each question, the script prints the best lines by the weighted mean of the three scores, and each of the scores.

@@ -5,12 +5,27 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..command_line.options import DEVICE, MODEL, check_least
-from ..command_line.parser import CommandLine
+from ..command_line.options import (
+    DELIMITER,
+    DEVICE,
+    DTYPE,
+    ENCODING,
+    LABEL_COLUMN,
+    MAX_LENGTH,
+    MAX_TOKENS,
+    MODEL,
+    OVERWRITE,
+    SEED,
+    TEXT_COLUMN,
+    TEXT_PAIR_COLUMN,
+    check_least,
+    option,
+)
+from ..command_line.parser import Command
 from ..data.text_files import TextFormat
 
 # The first is the default.
@@ -29,41 +44,29 @@ class ExplainedTexts:
 
     _argument_group_name = "model and texts"
 
-    model: str = field(metadata=MODEL)
-    text: str | None = field(default=None, metadata={"help": "Text to explain, or the question."})
-    text_pair: str | None = field(
-        default=None, metadata={"help": "Second text: of a pair, to compare with, or to find the answer in."}
-    )
-    file: str | None = field(default=None, metadata={"help": "File of texts to explain: JSON Lines, CSV or TSV."})
-    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
-    text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts."})
-    encoding: str | None = field(
-        default=None, metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."}
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Number of tokens to truncate texts to; the default is that of the model."}
-    )
-    max_tokens: int = field(default=2048, metadata={"help": "Maximum number of tokens in a batch."})
-    device: str | None = field(default=None, metadata=DEVICE)
-    precision: str = field(
-        default="auto",
-        metadata={
-            "help": "dtype to compute in; auto is that of the checkpoint.",
-            "choices": ["auto", "float32", "bfloat16"],
-        },
-    )
+    model: str = option(**MODEL)
+    text: str | None = option("Text or question to explain.", None)
+    text_pair: str | None = option("Second text of the pair, or the context of the question.", None, metavar="TEXT")
+    text_file: str | None = option("File with texts to explain: JSON Lines, CSV or TSV.", None)
+    text_column: str = option(default="text", **TEXT_COLUMN)
+    text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
+    encoding: str | None = option(default=None, **ENCODING)
+    delimiter: str | None = option(default=None, **DELIMITER)
+    max_length: int | None = option(default=None, **MAX_LENGTH)
+    max_tokens: int = option(default=2048, **MAX_TOKENS)
+    device: str | None = option(default=None, **DEVICE)
+    dtype: str = option("dtype to compute in; auto keeps the dtype of the model.", "auto", choices=DTYPE["choices"])
 
     def __post_init__(self) -> None:
         self.delimiter = TextFormat(self.encoding, self.delimiter).delimiter
-        if (self.text is None) == (self.file is None):
+        if (self.text is None) == (self.text_file is None):
             raise UsageError(
-                f"exactly one of --text and --file is needed, got {'neither' if self.text is None else 'both'}."
+                f"exactly one of --text and --text_file is needed, got {'neither' if self.text is None else 'both'}."
             )
         if self.text_pair is not None and self.text is None:
-            raise UsageError("--text_pair needs --text; the second texts of a --file are in its --text_pair_column.")
-        if self.text_pair_column is not None and self.file is None:
-            raise UsageError("--text_pair_column needs --file; the second text of --text is --text_pair.")
+            raise UsageError("--text_pair needs --text; a --text_file has its second texts in --text_pair_column.")
+        if self.text_pair_column is not None and self.text_file is None:
+            raise UsageError("--text_pair_column needs --text_file; the second text of --text is --text_pair.")
         check_least(self, max_length=1, max_tokens=1)
 
 
@@ -77,63 +80,48 @@ class ExplanationArguments:
 
     _argument_group_name = "explanation"
 
-    target: str | None = field(
-        default=None,
-        metadata={
-            "help": "What to explain: a label, an entity or its label, an answer, or a token for a mask; the default "
-            "is what the model says."
-        },
+    target: str | None = option(
+        "Output to explain: a label, an entity or its label, an answer, or a token for a mask (default: the "
+        "model's own output).",
+        None,
     )
-    method: str = field(
-        default=METHOD_NAMES[0], metadata={"help": "How to compute scores.", "choices": list(METHOD_NAMES)}
+    method: str = option("Attribution method.", METHOD_NAMES[0], choices=list(METHOD_NAMES))
+    removal: str | None = option(
+        "Whether a removed word becomes mask tokens or is left out (default: depends on the model).",
+        None,
+        choices=list(REMOVALS),
     )
-    removal: str | None = field(
-        default=None,
-        metadata={
-            "help": "What takes the place of removed words: mask tokens or nothing; the default depends on the model.",
-            "choices": list(REMOVALS),
-        },
+    samples: int | None = option(
+        "Number of word orders for shapley or steps for integrated_gradients; more are more exact.", None
     )
-    samples: int | None = field(
-        default=None,
-        metadata={"help": "Orders of words for shapley, or points for integrated_gradients; more are more exact."},
+    top_words: int = option("Number of words to print for each explanation.", 10)
+    seed: int = option(default=0, **SEED)
+    attention: list[int] = option("Layers, counted from 0, whose attention to draw.", [])
+    train_file: str | None = option("Training examples, to show the nearest ones for each text.", None)
+    index: str | None = option(
+        "Folder of an index from `sequence-encoder index`, to use instead of --train_file.", None, metavar="FOLDER"
     )
-    top_words: int = field(default=10, metadata={"help": "Number of words to print for each explanation."})
-    seed: int = field(default=0, metadata={"help": "Seed of random orders."})
-    attention: list[int] = field(
-        default_factory=list,
-        metadata={"help": "Layers, counted from 0, whose attention to draw in the output folder."},
-    )
-    examples: str | None = field(
-        default=None, metadata={"help": "File of training examples, of which the nearest are shown for each text."}
-    )
-    index: str | None = field(
-        default=None,
-        metadata={"help": "Index of training examples that `sequence-encoder index` has made with the model, instead."},
-    )
-    label_column: str = field(default="label", metadata={"help": "Column with the labels of the training examples."})
-    nearest: int = field(default=3, metadata={"help": "Number of training examples to show for each text."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder to write: explanations.html, explanations.jsonl, and pictures."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace the files of earlier explanations."})
+    label_column: str = option(default="label", **LABEL_COLUMN)
+    nearest: int = option("Number of training examples to show for each text.", 3)
+    output_dir: str | None = option("Folder to write explanations.html, explanations.jsonl and pictures to.", None)
+    overwrite: bool = option(default=False, **OVERWRITE)
 
     def __post_init__(self) -> None:
         check_least(self, samples=1, top_words=1, nearest=1, seed=0)
         if self.samples is not None and self.method not in SAMPLED:
             raise UsageError(f"--samples needs --method {' or '.join(SAMPLED)}, got {self.method}.")
-        if self.examples is not None and self.index is not None:
-            raise UsageError("--examples and --index are mutually exclusive.")
+        if self.train_file is not None and self.index is not None:
+            raise UsageError("--train_file and --index are mutually exclusive; leave one of them out.")
         if self.attention and self.output_dir is None:
             raise UsageError("--attention needs --output_dir, for its pictures.")
 
 
-EXPLAIN = CommandLine(
+EXPLAIN = Command(
     "explain",
-    "Show which words of a text a model relies on, and how faithful that explanation is to the model.",
+    "Show which words of a text a model relies on, and how faithful each explanation is to the model.",
     'classifier --text "A film of rare grace." --output_dir explained',
     (ExplainedTexts, ExplanationArguments),
-    positional=("model",),
+    check=lambda texts, options: check_libraries(options),
 )
 
 

@@ -39,10 +39,10 @@ class IndexedExamples(Protocol):
         """Return the nearest examples of each text."""
 
 
-def explain(
+def explain_texts(
     texts: ExplainedTexts, options: ExplanationArguments, indexed: IndexedExamples | None = None
 ) -> list[Explanation]:
-    """Run `sequence-encoder explain`.
+    """Explain texts, print the explanations, and save them.
 
     Args:
         texts: The model and the texts.
@@ -62,9 +62,9 @@ def explain(
         _check_output(output, options.overwrite)
     pairs = _read(texts)
     examples = None
-    if options.examples is not None:
+    if options.train_file is not None:
         columns = [texts.text_column, options.label_column]
-        examples = read_columns(options.examples, "examples", columns, texts.encoding, texts.delimiter)
+        examples = read_columns(options.train_file, "train_file", columns, texts.encoding, texts.delimiter)
     model, tokenizer = _load(texts)
     depth = model.base_model.config.num_hidden_layers
     if wrong := [layer for layer in options.attention if not 0 <= layer < depth]:
@@ -111,14 +111,14 @@ def _read_at_once(model: Any, pair: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
-    if texts.file is None:
+    if texts.text_file is None:
         return paired(str(texts.text), texts.text_pair)
     columns = [texts.text_column, *([] if texts.text_pair_column is None else [texts.text_pair_column])]
-    rows = read_columns(texts.file, "file", columns, texts.encoding, texts.delimiter)
+    rows = read_columns(texts.text_file, "text_file", columns, texts.encoding, texts.delimiter)
     try:
         return paired(*([row[index] for row in rows] for index in range(len(columns))))
     except ValueError as error:
-        raise UsageError(f"--file {texts.file}: {error}") from error
+        raise UsageError(f"--text_file {texts.text_file}: {error}") from error
 
 
 def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -134,8 +134,8 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
     if tokenizer is None:
         raise UsageError(f"{texts.model} has no tokenizer.")
     model.to(device)
-    if texts.precision != "auto":
-        model.to(getattr(torch, texts.precision))
+    if texts.dtype != "auto":
+        model.to(getattr(torch, texts.dtype))
     return model.eval(), tokenizer
 
 

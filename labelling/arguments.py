@@ -5,14 +5,14 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..bulk.arguments import ID_COLUMN, ModelArguments
 from ..bulk.arguments import check_libraries as check_bulk_libraries
 from ..command_line import UsageError
-from ..command_line.options import check_least
-from ..command_line.parser import AddValues, CommandLine
+from ..command_line.options import OVERWRITE, check_least, option
+from ..command_line.parser import AddValues, Command
 from ..data.corpus import TextArguments
 from ..data.corpus_files import check_no_overlap
 
@@ -27,26 +27,19 @@ class ChoiceArguments:
 
     _argument_group_name = "choice"
 
-    output_file: str = field(metadata={"help": "CSV file to write, with an empty column for the labels."})
-    count: int = field(default=50, metadata={"help": "Number of texts to choose."})
-    labelled: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Files with a column label, such as those of earlier rounds. Their texts are left out, and so are "
-            "texts that are similar to those with a label.",
-            "metavar": "FILE",
-            "action": AddValues,
-        },
+    output_file: str = option("CSV file to write, with an empty column label to fill in.")
+    count: int = option("Number of texts to choose.", 50)
+    train_file: list[str] = option(
+        "Training examples, such as the labelled files of earlier rounds. Their texts, and texts similar to those "
+        "that have a label, are not chosen again.",
+        [],
+        action=AddValues,
     )
-    id_column: str | None = field(default=None, metadata=ID_COLUMN)
-    vectors_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the vectors of the corpus, which an interrupted command and other rounds use again; "
-            "the default is beside --output_file."
-        },
+    id_column: str | None = option(default=None, **ID_COLUMN)
+    vectors_dir: str | None = option(
+        "Folder for the vectors of the corpus, which later rounds reuse (default: next to --output_file).", None
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace --output_file if it exists."})
+    overwrite: bool = option(default=False, **OVERWRITE)
 
     def __post_init__(self) -> None:
         check_least(self, count=1)
@@ -60,13 +53,13 @@ class ChoiceArguments:
         return file.with_name(f"{file.stem}-vectors") if self.vectors_dir is None else Path(self.vectors_dir)
 
 
-CHOOSE = CommandLine(
+CHOOSE = Command(
     "choose",
     "Choose the texts of a corpus that are most useful to label next, and write them to a CSV file.\n"
     "If the command is interrupted, run it again to continue.",
     'minilm --corpus "texts/*.csv" --count 50 --output_file chosen.csv',
     (ModelArguments, TextArguments, ChoiceArguments),
-    positional=("model",),
+    check=lambda model, corpus, options: check_output(corpus, options),
 )
 
 

@@ -72,7 +72,7 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     run = Run(
         "choose", (model, corpus, rows), model.model, options.vectors, read, "parquet", load, option="vectors_dir"
     )
-    outside = " outside the labelled files" if options.labelled else ""
+    outside = " outside the training files" if options.train_file else ""
     pool = _Pool.read(options.vectors, run().rows, corpus.text_column, set(map(_key, labelled)))
     if not len(pool.rows):
         raise UsageError(f"--corpus {corpus.corpus} has no texts{outside}.")
@@ -196,17 +196,17 @@ def _read_labelled(options: ChoiceArguments, corpus: TextArguments) -> dict[str,
         UsageError: If a file cannot be read, lacks a column, or would be replaced.
     """
     found: dict[str, str] = {}
-    for name in options.labelled:
-        source = find_files(name, "labelled")
+    for name in options.train_file:
+        source = find_files(name, "train_file")
         if source is None or source[0] == "text":
-            raise UsageError(f"--labelled {name} must be a CSV, TSV, JSON, Parquet or Arrow file.")
+            raise UsageError(f"--train_file {name} must be a CSV, TSV, JSON, Parquet or Arrow file.")
         if Path(options.output_file).resolve() in (file.resolve() for file in source[1]):
             raise UsageError(f"--output_file {options.output_file} would replace labels; choose another file.")
-        rows = ExampleFiles(f"--labelled {name}", *source, TextFormat(corpus.encoding, corpus.delimiter)).load()
+        rows = ExampleFiles(f"--train_file {name}", *source, TextFormat(corpus.encoding, corpus.delimiter)).load()
         texts = corpus.text_column if corpus.text_column in rows.column_names else "text"
         for column in (texts, "label"):
             if column not in rows.column_names:
-                raise UsageError(f"--labelled {name} has no column {column}; it has {', '.join(rows.column_names)}.")
+                raise UsageError(f"--train_file {name} has no column {column}; it has {', '.join(rows.column_names)}.")
         labels = ("" if label is None else str(label).strip() for label in rows["label"])
         found |= {text: label for text, label in zip(rows[texts], labels, strict=True) if isinstance(text, str)}
     return found

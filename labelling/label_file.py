@@ -135,7 +135,7 @@ def _read_names(file: Path) -> list[str]:
     try:
         names = text_lines(file)
     except OSError as error:
-        raise UsageError(f"--label_names {file} cannot be read: {error}") from error
+        raise UsageError(f"--label_names_file {file} cannot be read: {error}") from error
     if not names:
-        raise UsageError(f"--label_names {file} has no names; it must have one in each line.")
+        raise UsageError(f"--label_names_file {file} has no names; it must have one in each line.")
     return names

@@ -13,39 +13,31 @@ from ..conversion.source_models import transformer_folder
 from ..data.corpus_files import reader_of
 from ..data.text_files import text_lines
 from ..saving.whole_folders import atomic_folder, check_replaceable
+from .arguments import QuantizeArguments
 from .card import adjust_card
 from .quantizing import QuantizationReport, quantize
 
 
-def quantize_checkpoint(
-    source: str, target: str, texts: str | None = None, cosine: float = 0.999, force: bool = False
-) -> QuantizationReport:
-    """Load a checkpoint, convert it if necessary, quantize it, and save it.
-
-    Args:
-        source: A folder or a Hub id.
-        target: The folder to write. It is complete or absent.
-        texts: A file with a text in each line, for calibration; by default English sentences from the documentation of
-            Python's standard library.
-        cosine: The least mean cosine to the model before.
-        force: Whether to replace `target` if it contains a saved model.
+def quantize_checkpoint(options: QuantizeArguments) -> QuantizationReport:
+    """Load a checkpoint, convert it if necessary, quantize it, and save it to a folder, which is complete or absent.
 
     Raises:
-        FileExistsError: If `target` exists and must not be replaced. This is checked before anything is loaded.
+        FileExistsError: If the folder exists and must not be replaced. This is checked before anything is loaded.
         ValueError: If the checkpoint cannot be converted or quantized. Nothing is written then.
     """
-    output = Path(target)
-    check_replaceable(output, force, "--force", kept=Path(source))
-    lines = None if texts is None else _lines_of(Path(texts))
+    source, output = options.model, Path(options.output_dir)
+    may_replace = (options.overwrite, "--overwrite")
+    check_replaceable(output, *may_replace, kept=Path(source))
+    lines = None if options.text_file is None else _lines_of(Path(options.text_file))
     model = load_or_convert(source)
     source_folder = folder_of(source)
     encoder = Path(transformer_folder(source_folder))
     tokenizer = load_tokenizer(encoder, model)
     if tokenizer is None:
         raise ValueError(f"{source} has no tokenizer, which calibration needs.")
-    report = quantize(model, tokenizer, lines, target=cosine)
+    report = quantize(model, tokenizer, lines, target=options.cosine)
     print(f"Quantized {type(model).__name__}. {report}")
-    with Progress("Writing the model"), atomic_folder(output, force, "--force") as written:
+    with Progress("Writing the model"), atomic_folder(output, *may_replace) as written:
         place = written / encoder.relative_to(source_folder)
         model.save_pretrained(place)
         save_tokenizer(tokenizer, place, list(SAMPLES))
@@ -57,5 +49,5 @@ def quantize_checkpoint(
 
 def _lines_of(file: Path) -> list[str]:
     if reader_of(file) not in (None, "text"):
-        raise UsageError(f"--texts {file} must be a text file with a text in each line, such as texts.txt.")
+        raise UsageError(f"--text_file {file} must be a text file with one text per line, such as texts.txt.")
     return text_lines(file)

@@ -5,13 +5,13 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from ..bulk.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..command_line.options import DEVICE, check_least
-from ..command_line.parser import CommandLine
+from ..command_line.options import DEVICE, DTYPE, check_least, option
+from ..command_line.parser import Command
 from ..data.corpus import TextArguments
 
 # Those with a stemmer and a list of stop words in LanceDB.
@@ -27,27 +27,17 @@ MODES = ("hybrid", "vector", "text")
 class IndexArguments(VectorArguments):
     """How texts become vectors, and how their words are indexed."""
 
-    query_prompt: str | None = field(
-        default=None,
-        metadata={
-            "help": "Text to put before each query, such as 'query: '; the default is the model's prompt named query."
-        },
+    query_prompt: str | None = option(
+        "Text to prepend to each query, such as 'query: ' (default: the model's prompt named query).", None
     )
-    language: str = field(
-        default="English",
-        metadata={
-            "help": "Language of the texts, for stems and stop words in the search for words; any for others, which "
-            "searches for words as they are.",
-            "choices": [*_LANGUAGES, ANY_LANGUAGE],
-        },
+    language: str = option(
+        "Language of the texts, which decides how a search stems words and which stop words it skips; any does "
+        "neither.",
+        "English",
+        choices=[*_LANGUAGES, ANY_LANGUAGE],
+        metavar="LANGUAGE",
     )
-    precision: str = field(
-        default="auto",
-        metadata={
-            "help": "dtype to compute in; auto chooses the fastest for the device.",
-            "choices": ["auto", "float32", "bfloat16"],
-        },
-    )
+    dtype: str = option(default="auto", **DTYPE)
 
     def for_vectors(self) -> EmbeddingArguments:
         """Return the options of `embed`."""
@@ -67,49 +57,47 @@ class SearchArguments:
 
     _argument_group_name = "search"
 
-    index: str = field(metadata={"help": "Folder of the index, also as the first argument."})
-    query: str = field(metadata={"help": "What to search for, also as the second argument."})
-    limit: int = field(default=10, metadata={"help": "Number of texts to print."})
-    mode: str = field(
-        default="hybrid",
-        metadata={
-            "help": "vector compares vectors, text looks for the words of the query, and hybrid merges both.",
-            "choices": list(MODES),
-        },
+    query: str = option("What to search for.")
+    index: str = option("Folder of an index from `sequence-encoder index`.", metavar="FOLDER")
+    limit: int = option("Number of texts to print.", 10)
+    mode: str = option(
+        "How to search: vector by meaning, text by words, hybrid by both.", "hybrid", choices=list(MODES)
     )
-    where: str | None = field(
-        default=None, metadata={"help": 'Condition on the columns of the index, such as "year > 2020".'}
+    where: str | None = option(
+        'SQL condition on the columns of the index, such as "year > 2020".', None, metavar="CONDITION"
     )
-    rerank: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a cross-encoder, which reads the best texts again."}
+    reranker: str | None = option(
+        "Folder or Hub id of a cross-encoder that reranks the best texts.", None, metavar="MODEL"
     )
-    candidates: int = field(default=50, metadata={"help": "Number of texts that the cross-encoder reads."})
-    model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the encoder, if it is no longer where it was."}
+    candidates: int = option("Number of texts to rerank.", 50)
+    encoder: str | None = option(
+        "Folder or Hub id of the encoder of the index, if it has moved since the index was made.", None, metavar="MODEL"
     )
-    device: str | None = field(default=None, metadata=DEVICE)
-    json: bool = field(default=False, metadata={"help": "Print a JSON object for each text."})
+    device: str | None = option(default=None, **DEVICE)
+    json: bool = option("Print JSON, for scripts: an object for each text.", False)
 
     def __post_init__(self) -> None:
         check_least(self, limit=1, candidates=1)
-        if self.rerank is not None:
+        if self.reranker is not None:
             check_candidates(self.limit, self.candidates)
 
 
-INDEX = CommandLine(
+INDEX = Command(
     "index",
-    "Make an index of the texts of a corpus, to search them by meaning and by words.\n"
+    "Build a LanceDB index of the texts of a corpus, to search them by meaning and by words.\n"
     "If the command is interrupted, run it again to continue.",
     'minilm --corpus "texts/*.parquet" --text_column text --output_dir texts-index',
     (ModelArguments, TextArguments, IndexArguments, RowArguments),
-    positional=("model",),
+    check=lambda *parsed: check_libraries("index"),
 )
-SEARCH = CommandLine(
+SEARCH = Command(
     "search",
-    "Print the texts of an index that fit a query best.",
-    'texts-index "how do I read a file?"',
+    "Print the texts of an index that best match a query.",
+    '"how do I read a file?" --index texts-index',
     (SearchArguments,),
-    positional=("index", "query"),
+    positional=("query",),
+    check=lambda options: check_libraries("search"),
+    needs_models=lambda options: options.mode != "text" or options.reranker is not None,
 )
 
 

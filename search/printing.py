@@ -21,12 +21,12 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 def search(options: SearchArguments) -> None:
     """Run `sequence-encoder search`."""
-    index = SearchIndex(options.index, options.model, options.device)
+    index = SearchIndex(options.index, options.encoder, options.device)
     reranker = None
-    if options.rerank is not None:
+    if options.reranker is not None:
         from .reranking import Reranker
 
-        reranker = Reranker(options.rerank, options.device)
+        reranker = Reranker(options.reranker, options.device)
     hits = index.search(
         options.query,
         options.limit,
@@ -38,7 +38,7 @@ def search(options: SearchArguments) -> None:
     for number, hit in enumerate(hits, 1):
         print(json.dumps(vars(hit), default=str, ensure_ascii=False) if options.json else in_words(number, hit))
     if not hits and not options.json:
-        print("No text fits.")
+        print("No text matches.")
 
 
 def in_words(number: int, hit: Hit) -> str:

@@ -16,7 +16,7 @@ from ..labelling.label_file import LabelFile
 from ..search import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments
-from .limits import check_different
+from .limits import Limits, check_different
 from .loading import load_served_model, split_name
 from .served_model import ServedModel
 from .service import Service
@@ -30,11 +30,12 @@ _GRACE = 110
 _CLOSING = 5
 
 
-def serve(options: ServeArguments) -> None:
+def serve(options: ServeArguments, limits: Limits) -> None:
     """Load models and serve them until the process receives a signal to stop.
 
     Args:
-        options: The options.
+        options: The models, and how to serve them.
+        limits: What the server takes at once.
 
     Raises:
         OSError: If a model does not exist.
@@ -42,21 +43,19 @@ def serve(options: ServeArguments) -> None:
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     # Both before the models are loaded, which can take minutes.
-    check_different([split_name(source)[0] for source in options.models])
+    check_different([split_name(source)[0] for source in options.model])
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((options.host, options.port))
         except OSError as error:
             raise UsageError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}.") from error
-        labels = None if options.label_file is None else LabelFile(options.label_file, options.label_names)
+        labels = None if options.label_file is None else LabelFile(options.label_file, options.label_names_file)
         index = None if options.index is None else SearchIndex(options.index)
-        models = [_load(source, options) for source in options.models]
-        app = create_app(
-            models, options.limits, api_key=options.api_key, truncate=options.truncate, index=index, labels=labels
-        )
+        models = [_load(source, options) for source in options.model]
+        app = create_app(models, limits, api_key=options.api_key, truncate=options.truncate, index=index, labels=labels)
         for model in models:
-            print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")
+            print(f"{model.name}: {', '.join(model.tasks)}, in {model.dtype} on {model.device}")
         if labels is not None:
             print(f"Open /label in a browser to label the {len(labels.rows):,} texts of {options.label_file}.")
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -75,7 +74,7 @@ def serve(options: ServeArguments) -> None:
 
 def _load(source: str, options: ServeArguments) -> ServedModel:
     try:
-        return load_served_model(source, options.precision, options.device)
+        return load_served_model(source, options.dtype, options.device)
     except UsageError:
         raise
     except ValueError as error:

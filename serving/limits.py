@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..command_line import UsageError
+from ..command_line.options import MAX_TOKENS, option
 
 
 def check_api_key(key: str | None) -> None:
@@ -34,22 +35,20 @@ def check_different(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes at once.
-
-    Attributes:
-        max_batch_tokens: Maximum number of tokens that are computed together, unless a single text has more.
-        max_queue_tokens: Maximum number of tokens that wait, of all requests. More are refused with status 429.
-        max_texts: Maximum number of texts in a request. More are refused with status 413, as are larger bodies.
-        max_body_bytes: Maximum size of the body of a request.
+    """The limits of a server. A single text may have more tokens than a batch.
 
     Raises:
         UsageError: If one of them is less than 1.
     """
 
-    max_batch_tokens: int = 1024
-    max_queue_tokens: int = 500_000
-    max_texts: int = 2048
-    max_body_bytes: int = 8 * 2**20
+    _argument_group_name = "limits"
+
+    max_tokens: int = option(default=1024, **MAX_TOKENS)
+    max_queue_tokens: int = option(
+        "Maximum number of tokens in waiting requests; requests beyond it get status 429.", 500_000
+    )
+    max_texts: int = option("Maximum number of texts in a request; larger requests get status 413.", 2048)
+    max_body_bytes: int = option("Maximum size of a request; larger requests get status 413.", 8 * 2**20)
 
     def __post_init__(self) -> None:
         for each in fields(self):

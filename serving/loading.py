@@ -24,15 +24,15 @@ from ..saving.exported_models import is_exported
 from .served_model import ServedModel
 
 
-def load_served_model(source: str, precision: str = "auto", device: str = "auto") -> ServedModel:
+def load_served_model(source: str, dtype: str = "auto", device: str | None = None) -> ServedModel:
     """Load a model for a server.
 
     Args:
         source: A folder or a Hub id: of this package, of a family that `convert` supports, or exported; with
             `NAME=` before it to choose the name by which requests ask for it. Otherwise, the name is the Hub id or the
             name of the folder.
-        precision: "float32", "bfloat16", or "auto" for what `optimize_for_inference` chooses.
-        device: A device of torch, or "auto" for a GPU if there is one.
+        dtype: "float32", "bfloat16", or "auto" for what `optimize_for_inference` chooses.
+        device: A device of torch; by default a GPU if there is one.
 
     Raises:
         OSError: If there is no such model.
@@ -40,14 +40,14 @@ def load_served_model(source: str, precision: str = "auto", device: str = "auto"
         ValueError: If the model cannot be loaded, or a server cannot use it.
     """
     try:
-        torch.empty(0, device=None if device == "auto" else device)
+        torch.empty(0, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         # torch appends a trace of C++ to some errors.
-        raise UsageError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
     # OpenMP keeps the threads of every thread that has computed, and once they outnumber the processors, its barriers
     # sleep instead of spinning, which doubles the time of a short text. So only the thread of the server may stay.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_load, source, precision, device).result()
+        return thread.submit(_load, source, dtype, device).result()
 
 
 def split_name(source: str) -> tuple[str, str]:
@@ -65,10 +65,10 @@ def split_name(source: str) -> tuple[str, str]:
     return name, place if given else source
 
 
-def _load(source: str, precision: str, device: str) -> ServedModel:
+def _load(source: str, dtype: str, device: str | None) -> ServedModel:
     name, source = split_name(source)
     if is_exported(source):
-        head, tokenizer = load_exported_head(source, **({} if device == "auto" else {"device": device}))
+        head, tokenizer = load_exported_head(source, **({} if device is None else {"device": device}))
         if is_classifier(head):
             return ServedModel(name, head, tokenizer)
         if not is_encoder(head):
@@ -78,15 +78,15 @@ def _load(source: str, precision: str, device: str) -> ServedModel:
                 "`exported_pipeline`."
             )
         return ServedModel(name, ExportedEncoder(head.exported, tokenizer, read_recipe(source)), tokenizer)
-    place = torch.device(_best_device() if device == "auto" else device)
+    place = torch.device(device or _best_device())
     if (kind := kind_of(source)) is not None:
-        vectors, _ = load_text_vectors(kind, source, place, precision)
+        vectors, _ = load_text_vectors(kind, source, place, dtype)
         return ServedModel(name, vectors.model, vectors.tokenizer, vectors)
     model: Any = load_or_convert(source)
     if isinstance(model, SequenceEncoderForPreTraining):
         model = model.model
     tokenizer = tokenizer_of(source, model)
-    prepare(model, place, precision)
+    prepare(model, place, dtype)
     if isinstance(model, SequenceEncoderForRetrieval):
         # Dense vectors are those of any encoder, with the options of a request.
         vectors = retrieval_vectors((SPARSE, TOKEN))(model, tokenizer, folder_of(source))

@@ -134,7 +134,7 @@ class ServedModel:
         return recipe is not None and recipe.after[-1:] == (Normalize(),)
 
     @property
-    def precision(self) -> str:
+    def dtype(self) -> str:
         """The dtype in which the model computes."""
         return str(self.model.dtype).removeprefix("torch.")
 

@@ -262,10 +262,10 @@ def _info(service: Service) -> dict[str, Any]:
     return {
         "model_id": model.name,
         "model_sha": None,
-        "model_dtype": model.precision,
+        "model_dtype": model.dtype,
         "model_type": kind,
         "max_input_length": model.max_length,
-        "max_batch_tokens": limits.max_batch_tokens,
+        "max_batch_tokens": limits.max_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": limits.max_texts,
         "auto_truncate": service.truncate,

@@ -99,12 +99,12 @@ class WorkQueue:
     The methods are not thread-safe.
 
     Args:
-        max_batch_tokens: Maximum number of tokens in a batch, unless a single text has more.
+        max_tokens: Maximum number of tokens in a batch, unless a single text has more.
         max_queue_tokens: Maximum number of tokens that wait.
     """
 
-    def __init__(self, max_batch_tokens: int, max_queue_tokens: int) -> None:
-        self.max_batch_tokens, self.max_queue_tokens = max_batch_tokens, max_queue_tokens
+    def __init__(self, max_tokens: int, max_queue_tokens: int) -> None:
+        self.max_tokens, self.max_queue_tokens = max_tokens, max_queue_tokens
         self.waiting_tokens = 0
         self._measured = (_FIRST_TOKENS, _FIRST_SECONDS)
         self._requests: set[Work] = set()
@@ -168,7 +168,7 @@ class WorkQueue:
                 heapq.heappop(heap)
                 continue
             size = work.sizes[index]
-            if entries and tokens + size > self.max_batch_tokens:
+            if entries and tokens + size > self.max_tokens:
                 break
             heapq.heappop(heap)
             tokens += size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ..command_line import UsageError
+from ..command_line.options import DELIMITER, ENCODING, LABEL_COLUMN, TEXT_COLUMN, TEXT_PAIR_COLUMN, check_least, option
 from ..data.text_files import TextFormat
 
 
@@ -26,27 +27,17 @@ class ExampleArguments:
     otherwise: ClassVar[str] = ""
     may_lack_labels: ClassVar[bool] = False
 
-    encoding: str | None = field(
-        default=None,
-        metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."},
-    )
-    delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column with the texts, words, questions or messages."}
-    )
-    text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts or contexts."})
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column with the labels, scores, answers or replies."}
-    )
-    choice_columns: list[str] | None = field(
-        default=None, metadata={"help": "Columns with the choices, or one column of lists."}
-    )
-    label_separator: str = field(default=",", metadata={"help": "Separator between the labels of a text."})
-    doc_stride: int = field(default=64, metadata={"help": "Tokens that consecutive windows of a long context share."})
+    encoding: str | None = option(default=None, **ENCODING)
+    delimiter: str | None = option(default=None, **DELIMITER)
+    text_column: str | None = option(default=None, **TEXT_COLUMN)
+    text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
+    label_column: str | None = option(default=None, **LABEL_COLUMN)
+    choice_columns: list[str] | None = option("Columns with the choices, or one column with lists of choices.", None)
+    label_separator: str = option("Character between the labels of a text.", ",", metavar="CHARACTER")
+    doc_stride: int = option("Number of tokens that two windows of a long context share.", 64)
 
     def __post_init__(self) -> None:
-        if self.doc_stride < 0:
-            raise UsageError(f"--doc_stride must be at least 0, got {self.doc_stride}.")
+        check_least(self, doc_stride=0)
         if not self.label_separator:
             raise UsageError("--label_separator must have at least one character, got an empty string.")
         TextFormat(self.encoding, self.delimiter)

@@ -144,7 +144,7 @@ def refusal_of(task: str, file: str, options: dict[str, Any]) -> str:
     """Return the error with which the command line refuses options of a task."""
     given = [f"--{name}={value}" for name, value in options.items()]
     with pytest.raises(UsageError) as caught:
-        parse(["--task", task, "--from", "encoder", "--train_file", file, *given])
+        parse(["--task", task, "--model", "encoder", "--train_file", file, *given])
     return str(caught.value)
 
 

@@ -39,7 +39,7 @@ def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 def options_of(model: Path, corpus: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Return the options of a small run."""
-    small = {"shard_rows": SHARD_ROWS, "max_characters": LONGEST, "precision": "float32", "device": "cpu"}
+    small = {"shard_rows": SHARD_ROWS, "max_characters": LONGEST, "dtype": "float32", "device": "cpu"}
     return {"model": model, "corpus": corpus, "output_dir": output, **small, **options}
 
 

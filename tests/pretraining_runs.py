@@ -44,7 +44,10 @@ def write_corpus(folder: Path) -> Path:
 
 def command(corpus: Path, output: Path, **options: Any) -> list[str]:
     """Return the arguments of a small run. `options` override or extend `TINY`; None removes an argument."""
-    unused = [*(["size"] if "from" in options else []), *(["vocab_size"] if {"from", "tokenizer"} & {*options} else [])]
+    unused = [
+        *(["size"] if "model" in options else []),
+        *(["vocab_size"] if {"model", "tokenizer"} & {*options} else []),
+    ]
     tiny = {name: value for name, value in TINY.items() if name not in unused}
     given = {"corpus": corpus, "output_dir": output, **tiny, **options}
     settings = {name: value for name, value in given.items() if value is not None}

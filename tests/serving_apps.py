@@ -64,7 +64,7 @@ def indexed(encoder: ServedModel, folder: Path) -> SearchIndex:
     encoder.tokenizer.save_pretrained(folder / "encoder")
     rows = [{"text": f"{text} {number}", "n": number} for number in range(6) for text in TEXTS]
     (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = {"columns": "n", "precision": "float32"}
+    options = {"columns": "n", "dtype": "float32"}
     index_corpus(str(folder / "encoder"), str(folder / "texts.jsonl"), str(folder / "index"), **options)
     return SearchIndex(folder / "index")
 

@@ -248,7 +248,7 @@ def test_a_launcher_that_shards_models_is_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="adapt cannot train sharded models"):
-        parse(["--task", "ner", "--from", "somewhere", "--output_dir", str(tmp_path / "out"), "--train_file", "a.csv"])
+        parse(["--task", "ner", "--model", "somewhere", "--output_dir", str(tmp_path / "out"), "--train_file", "a.csv"])
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "no-such-folder/rows.csv"])

@@ -64,7 +64,7 @@ def tokenizer(folder: Path) -> Any:
 def converted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the command makes of it."""
     target = tmp_path_factory.mktemp("target") / "ours"
-    main(["convert", str(folder), str(target)])
+    main(["convert", str(folder), "--output_dir", str(target)])
     return target
 
 
@@ -301,7 +301,7 @@ def test_converted_back_the_files_are_those_that_flag_embedding_reads(
     folder: Path, converted: Path, tmp_path: Path
 ) -> None:
     assert "roberta" in inspect(converted).back
-    main(["convert", str(converted), str(tmp_path / "back"), "--to", "roberta"])
+    main(["convert", str(converted), "--output_dir", str(tmp_path / "back"), "--to", "roberta"])
     original = XLMRobertaModel.from_pretrained(folder).state_dict()
     back = AutoModel.from_pretrained(tmp_path / "back")
     assert type(back) is RobertaModel

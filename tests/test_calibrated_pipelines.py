@@ -353,7 +353,7 @@ def test_predict_writes_the_results_of_the_pipeline(
     folders: dict[str, Path], pipe: Any, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     corpus = write_rows(tmp_path / "rows.parquet", [{"text": text} for text in [*TEXTS, None]])
-    predict_corpus(folders["calibrated"], corpus, tmp_path / "out", precision="float32", **options)
+    predict_corpus(folders["calibrated"], corpus, tmp_path / "out", dtype="float32", **options)
     *rows, last = table_of(tmp_path / "out").to_pylist()
     for row, result in zip(rows, pipe(TEXTS, **options), strict=True):
         assert row.pop("score") == (None if result["score"] is None else pytest.approx(result.pop("score"), abs=1e-5))
@@ -411,7 +411,7 @@ def test_an_exported_model_keeps_its_scores_sets_and_p_values(
         assert best["score"] == (pytest.approx(expected["score"], abs=1e-5) if expected["score"] else None)
         assert {**best, "score": None} == {**expected, "score": None}
     corpus = write_rows(tmp_path / "rows.parquet", [{"text": text} for text in TEXTS])
-    options["precision"] = "float32"
+    options["dtype"] = "float32"
     predict_corpus(folders["calibrated"], corpus, tmp_path / "before", **options)
     predict_corpus(tmp_path / "exported", corpus, tmp_path / "after", trust_remote_code=True, **options)
     rows = zip(*(table_of(tmp_path / name).to_pylist() for name in ("after", "before")), strict=True)

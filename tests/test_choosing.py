@@ -134,8 +134,8 @@ def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path
     second = choose_texts(encoder, corpus, tmp_path / "second.csv", **options)
     assert {row["text"] for row in second} == set(TEXTS) - {row["text"] for row in first}
     bad = write(tmp_path / "texts.jsonl", [{"text": "a"}])
-    with pytest.raises(UsageError, match=r"--labelled .*texts.jsonl has no column label; it has text"):
-        choose_texts(encoder, corpus, tmp_path / "third.csv", labelled=[str(bad)])
+    with pytest.raises(UsageError, match=r"--train_file .*texts.jsonl has no column label; it has text"):
+        choose_texts(encoder, corpus, tmp_path / "third.csv", train_file=[str(bad)])
     blank = write(tmp_path / "blank.jsonl", [{"text": " "}])
     with pytest.raises(UsageError, match=r"--corpus .*blank.jsonl has no texts\.$"):
         choose_texts(encoder, blank, tmp_path / "third.csv")

@@ -68,7 +68,7 @@ def test_loading_a_model_prints_nothing_of_transformers(
 ) -> None:
     bert("BertForMaskedLM").save_pretrained(tmp_path / "theirs")
     capsys.readouterr()
-    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--base-model"])
+    main(["convert", str(tmp_path / "theirs"), "--output_dir", str(tmp_path / "ours"), "--base_model"])
     assert capsys.readouterr().err == ""
     assert warned == []
     # In Python, transformers shows its bars as before.
@@ -76,7 +76,7 @@ def test_loading_a_model_prints_nothing_of_transformers(
     # What takes long shows how much is left.
     monkeypatch.setattr(progress, "_DELAY", 0.0)
     monkeypatch.setattr(progress, "_INTERVAL", 0.0)
-    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--base-model", "--force"])
+    main(["convert", str(tmp_path / "theirs"), "--output_dir", str(tmp_path / "ours"), "--base_model", "--overwrite"])
     shown = capsys.readouterr().err
     for counted in ("Loading the weights: ", "Converting the weights: ", "Running the model on sample texts: "):
         assert re.search(rf"{counted}1 of \d+ \w+ \(\d+%\), 00:0\d left", shown)

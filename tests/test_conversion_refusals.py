@@ -42,7 +42,7 @@ _GTE = pytest.mark.since("transformers", "5.18", "has GTE")
         (lambda: bert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
         (lambda: bert(hidden_act="mish"), "hidden_act.*mish"),
         (lambda: bert("BertForNextSentencePrediction"), "BertForNextSentencePrediction.*BertForPreTraining"),
-        (lambda: electra("ElectraForPreTraining"), "ElectraForPreTraining.*ElectraForMaskedLM.*--base-model"),
+        (lambda: electra("ElectraForPreTraining"), "ElectraForPreTraining.*ElectraForMaskedLM.*--base_model"),
         (lambda: electra("ElectraForMaskedLM", hidden_act="relu"), "hidden_act='relu'.*'gelu'"),
         (
             lambda: electra("ElectraForMultipleChoice", summary_activation="relu"),
@@ -230,7 +230,7 @@ def test_the_error_of_a_head_that_no_family_has_names_the_option_that_drops_it(
     tiny_config: Callable[..., SequenceEncoderConfig],
 ) -> None:
     model = SequenceEncoderForSequenceClassification(tiny_config("bert", pooling="mean", pooler_act=None))
-    with pytest.raises(ValueError, match=r"pooling='mean' .*--base-model converts its encoder alone\.$"):
+    with pytest.raises(ValueError, match=r"pooling='mean' .*--base_model converts its encoder alone\.$"):
         convert(model, to="bert")
     assert type(convert(model, to="bert", base_model=True)).__name__ == "BertModel"
 

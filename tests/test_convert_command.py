@@ -34,7 +34,7 @@ POOLING = "1_Pooling/config.json"
 
 def test_a_folder_is_converted_with_all_its_files(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = bert_folder.parent / "new" / "ours"
-    main(["convert", str(bert_folder), str(target)])
+    main(["convert", str(bert_folder), "--output_dir", str(target)])
     printed = capsys.readouterr().out
     assert "BertForMaskedLM to SequenceEncoderForMaskedLM" in printed
     assert float(printed.split("at most ")[1].split(".\n")[0]) < 1e-4
@@ -55,7 +55,7 @@ def test_a_folder_is_converted_with_all_its_files(bert_folder: Path, capsys: pyt
     assert [path.name for path in target.parent.iterdir()] == ["ours"]
 
     back = bert_folder.parent / "back"
-    main(["convert", str(target), str(back), "--to", "bert"])
+    main(["convert", str(target), "--output_dir", str(back), "--to", "bert"])
     assert json.loads((back / "config.json").read_text())["model_type"] == "bert"
     assert (back / "README.md").read_text().startswith("by someone\n\n<!-- Written by")
     assert (back / "model.safetensors").read_bytes() != b""
@@ -71,7 +71,7 @@ def test_the_card_keeps_its_text_and_shows_how_to_load_the_new_model(
     (bert_folder / "modules.json").unlink()
     target = bert_folder.parent / "ours"
     for _ in range(2):
-        main(["convert", str(bert_folder), str(target), "--force"])
+        main(["convert", str(bert_folder), "--output_dir", str(target), "--overwrite"])
     card = (target / "README.md").read_text()
     assert card.startswith(metadata)
     assert "# Tiny\n\nWritten by someone, naïvely.\n" in card
@@ -91,19 +91,19 @@ def test_only_saved_models_are_overwritten_and_only_with_force(bert_folder: Path
     target.mkdir()
     (target / "notes.txt").write_text("of long work")
     with pytest.raises(SystemExit, match="does not contain a saved model"):
-        main(["convert", str(bert_folder), str(target), "--force"])
+        main(["convert", str(bert_folder), "--output_dir", str(target), "--overwrite"])
     assert [path.name for path in target.iterdir()] == ["notes.txt"]
     (target / "notes.txt").rename(target / "training_args.bin")
     (target / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(SystemExit, match=r"ours exists; .*--force"):
-        main(["convert", str(bert_folder), str(target)])
+    with pytest.raises(SystemExit, match=r"ours exists; .*--overwrite"):
+        main(["convert", str(bert_folder), "--output_dir", str(target)])
     (bert_folder / "config_sentence_transformers.json").write_text("{}")
     for _ in range(2):
-        main(["convert", str(bert_folder), str(target), "--force"])
+        main(["convert", str(bert_folder), "--output_dir", str(target), "--overwrite"])
     assert not (target / "training_args.bin").exists()
     assert {"model.safetensors", "config_sentence_transformers.json"} <= {path.name for path in target.iterdir()}
     with pytest.raises(SystemExit, match=r"contains .*bert, which this command reads"):
-        main(["convert", str(bert_folder), str(bert_folder), "--force"])
+        main(["convert", str(bert_folder), "--output_dir", str(bert_folder), "--overwrite"])
 
 
 @pytest.mark.parametrize("kept", [["vocab.txt"], ["tokenizer.json"]])
@@ -114,7 +114,7 @@ def test_the_tokenizer_of_an_old_checkpoint_loads_with_the_new_model(bert_folder
     for name in {"vocab.txt", "tokenizer.json", "tokenizer_config.json"} - set(kept):
         (bert_folder / name).unlink()
     target = bert_folder.parent / "ours"
-    main(["convert", str(bert_folder), str(target)])
+    main(["convert", str(bert_folder), "--output_dir", str(target)])
     old, new = (AutoTokenizer.from_pretrained(folder) for folder in (bert_folder, target))
     pair = ("the text is short", "a model of a text")
     assert dict(new(*pair)) == dict(old(*pair))
@@ -132,7 +132,7 @@ def test_sample_texts_fit_short_models_and_avoid_the_padding_id(tmp_path: Path, 
         return_dict=False,
     )
     randomize(RobertaModel(config)).save_pretrained(tmp_path / "short")
-    main(["convert", str(tmp_path / "short"), str(tmp_path / "ours")])
+    main(["convert", str(tmp_path / "short"), "--output_dir", str(tmp_path / "ours")])
     assert (tmp_path / "ours" / "model.safetensors").is_file()
 
 
@@ -144,7 +144,7 @@ def test_an_unsupported_source_ends_with_a_message_and_writes_nothing(bert_folde
         (bert_folder / "model.safetensors", [], "a folder or a Hub id, but .*model.safetensors is a file"),
     ):
         with pytest.raises(SystemExit, match=message):
-            main(["convert", str(source), str(bert_folder.parent / "ours"), *arguments])
+            main(["convert", str(source), "--output_dir", str(bert_folder.parent / "ours"), *arguments])
     assert sorted(path.name for path in bert_folder.parent.iterdir()) == before
 
 
@@ -158,7 +158,7 @@ def test_an_encoder_in_a_subfolder_stays_there(bert_folder: Path) -> None:
     modules.write_text(json.dumps([{"path": "0_Transformer"}, {"path": "1_Pooling"}]))
     (encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
     target = bert_folder.parent / "ours"
-    main(["convert", str(bert_folder), str(target)])
+    main(["convert", str(bert_folder), "--output_dir", str(target)])
     assert sorted(path.name for path in target.iterdir()) == ["0_Transformer", "1_Pooling", "modules.json"]
     assert isinstance(AutoModelForMaskedLM.from_pretrained(target / "0_Transformer"), SequenceEncoderForMaskedLM)
     assert (target / "0_Transformer" / "sentence_bert_config.json").is_file()
@@ -170,7 +170,7 @@ def test_an_encoder_in_a_subfolder_stays_there(bert_folder: Path) -> None:
 def test_a_missing_tokenizer_is_reported(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
-    main(["convert", str(bert_folder), str(bert_folder.parent / "ours")])
+    main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "ours")])
     assert "has no tokenizer" in capsys.readouterr().out
 
 
@@ -180,15 +180,15 @@ def test_broken_files_are_named_and_nothing_is_written(bert_folder: Path) -> Non
     valid = tokenizer.read_text()
     tokenizer.write_text("{")
     with pytest.raises(SystemExit, match=r"The tokenizer in .*bert cannot be read"):
-        main(["convert", str(bert_folder), str(target)])
+        main(["convert", str(bert_folder), "--output_dir", str(target)])
     larger = json.loads(valid)
     larger["model"]["vocab"]["more"] = len(larger["model"]["vocab"]) + 7
     tokenizer.write_text(json.dumps(larger))
     with pytest.raises(SystemExit, match=r"has ids up to \d+, but the model has \d+ embeddings"):
-        main(["convert", str(bert_folder), str(target)])
+        main(["convert", str(bert_folder), "--output_dir", str(target)])
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(SystemExit, match=r"weights of .*bert are damaged"):
-        main(["convert", str(bert_folder), str(target)])
+        main(["convert", str(bert_folder), "--output_dir", str(target)])
     assert not target.exists()
 
 
@@ -199,12 +199,12 @@ def test_modules_json_lists_the_folders_to_copy(bert_folder: Path) -> None:
     modules = bert_folder / "modules.json"
     modules.write_text(json.dumps([{"path": ""}, {"path": "pooling"}, {"path": "2_Normalize"}]))
     target = bert_folder.parent / "ours"
-    main(["convert", str(bert_folder), str(target)])
+    main(["convert", str(bert_folder), "--output_dir", str(target)])
     assert (target / "pooling" / "config.json").is_file()
     assert not (target / "2024_runs").exists()
     modules.write_text(json.dumps([{"path": ""}, {"path": "../secret"}]))
     with pytest.raises(SystemExit, match=r"names \.\./secret, which is not inside"):
-        main(["convert", str(bert_folder), str(bert_folder.parent / "other")])
+        main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "other")])
     assert not (bert_folder.parent / "other").exists()
 
 
@@ -214,7 +214,7 @@ def test_files_that_only_resemble_a_tokenizer_are_not_copied(bert_folder: Path) 
     for name in ("tokenizer_notes.md", "xgb.model", "vocabulary.txt"):
         (bert_folder / name).write_text("of another program")
     target = bert_folder.parent / "ours"
-    main(["convert", str(bert_folder), str(target)])
+    main(["convert", str(bert_folder), "--output_dir", str(target)])
     assert list(target.glob("tokenizer*")) == []
 
 
@@ -228,9 +228,10 @@ def test_a_padding_id_that_differs_from_the_tokenizer_is_rejected(
         config.hidden_dropout = config.embedding_dropout = 0.1
         SequenceEncoderForMaskedLM(config).save_pretrained(bert_folder.parent / folder)
         tokenizer.save_pretrained(bert_folder.parent / folder)
+    back = ["--output_dir", str(bert_folder.parent / "back"), "--to", "roberta"]
     with pytest.raises(SystemExit, match=r"pad_token_id is \d+ in the configuration"):
-        main(["convert", str(bert_folder.parent / "wrong"), str(bert_folder.parent / "back"), "--to", "roberta"])
-    main(["convert", str(bert_folder.parent / "right"), str(bert_folder.parent / "back"), "--to", "roberta"])
+        main(["convert", str(bert_folder.parent / "wrong"), *back])
+    main(["convert", str(bert_folder.parent / "right"), *back])
 
 
 def test_changed_weights_are_detected_by_the_check(bert_folder: Path) -> None:
@@ -282,7 +283,7 @@ def test_a_checkpoint_can_be_a_hub_id(bert_folder: Path, tmp_path: Path) -> None
     (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     target = tmp_path / "ours"
     subprocess.run(
-        [forked_python(), "-m", "sequence_encoder", "convert", "someone/tiny", str(target)],
+        [forked_python(), "-m", "sequence_encoder", "convert", "someone/tiny", "--output_dir", str(target)],
         env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
         check=True,
         capture_output=True,
@@ -298,7 +299,7 @@ def test_weights_that_are_not_finite_do_not_overwrite_a_model(
     bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "ours"
-    main(["convert", str(bert_folder), str(target)])
+    main(["convert", str(bert_folder), "--output_dir", str(target)])
     before = (target / "model.safetensors").read_bytes()
     theirs = BertForMaskedLM.from_pretrained(bert_folder)
     with torch.no_grad():
@@ -308,5 +309,5 @@ def test_weights_that_are_not_finite_do_not_overwrite_a_model(
     with pytest.raises(
         SystemExit, match=rf"NaN or infinite in model.embeddings.types.weight, and would replace those in {target}"
     ):
-        main(["convert", str(tmp_path / "spoiled"), str(target), "--force"])
+        main(["convert", str(tmp_path / "spoiled"), "--output_dir", str(target), "--overwrite"])
     assert (target / "model.safetensors").read_bytes() == before

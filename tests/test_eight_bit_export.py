@@ -39,7 +39,7 @@ def exported(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "_MEASURED", 0.0)
         for to in FORMATS:
-            main(["export", str(folder / "model"), str(folder / to), "--to", to])
+            main(["export", str(folder / "model"), "--output_dir", str(folder / to), "--format", to])
     model = SequenceEncoderModel.from_pretrained(folder / "model", dtype=torch.float32)
     return model, {to: folder / to for to in FORMATS}
 

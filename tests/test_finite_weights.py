@@ -66,11 +66,11 @@ def test_a_task_adapter_is_checked_too(tiny_config: Build, tmp_path: Path, caplo
 
 
 def test_replacing_a_whole_folder_keeps_its_finite_weights(tiny_config: Build, tmp_path: Path) -> None:
-    """`convert --force` and `adapt --overwrite` replace folders in this way."""
+    """`convert --overwrite` and `adapt --overwrite` replace folders in this way."""
     model, folder = SequenceEncoderModel(tiny_config()), tmp_path / "model"
 
     def replace() -> None:
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             model.save_pretrained(written / "adapter")
             SequenceEncoderModel(tiny_config()).save_pretrained(written)
 

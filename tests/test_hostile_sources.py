@@ -39,7 +39,7 @@ def assert_rejected(folder: Path, message: str) -> None:
     """Check that everything that reads a checkpoint rejects it and writes nothing."""
     target = folder.parent / "target"
     with pytest.raises(SystemExit, match=message):
-        main(["convert", str(folder), str(target)])
+        main(["convert", str(folder), "--output_dir", str(target)])
     with pytest.raises(ValueError, match=message):
         convert(folder)
     with pytest.raises(UsageError, match=message):
@@ -74,14 +74,14 @@ def test_a_linked_module_outside_the_folder_is_rejected(bert_folder: Path, secre
 def test_a_link_inside_the_folder_is_followed(bert_folder: Path) -> None:
     (bert_folder / "README.md").rename(bert_folder / "card.md")
     (bert_folder / "README.md").symlink_to("card.md")
-    main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
+    main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "target")])
     assert "by someone" in (bert_folder.parent / "target" / "README.md").read_text()
     assert not (bert_folder.parent / "target" / "README.md").is_symlink()
 
 
 def test_a_link_that_is_not_read_is_ignored(bert_folder: Path, secret: Path) -> None:
     (bert_folder / "data").symlink_to(secret.parent)
-    main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
+    main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "target")])
     assert not (bert_folder.parent / "target" / "data").exists()
 
 
@@ -99,7 +99,7 @@ def as_snapshot(folder: Path, cache: Path) -> Path:
 
 def test_the_hub_cache_with_its_links_is_read(bert_folder: Path, secret: Path, tmp_path: Path) -> None:
     snapshot = as_snapshot(bert_folder, tmp_path / "models--someone--bert")
-    main(["convert", str(snapshot), str(tmp_path / "ours")])
+    main(["convert", str(snapshot), "--output_dir", str(tmp_path / "ours")])
     assert (tmp_path / "ours" / "1_Pooling" / "config.json").read_text() == '{"pooling_mode_mean_tokens": true}'
     assert not any(path.is_symlink() for path in (tmp_path / "ours").rglob("*"))
     card = snapshot / "README.md"
@@ -143,7 +143,7 @@ def test_weights_outside_the_folder_are_rejected(bert_folder: Path) -> None:
     index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "../secret.safetensors"}}
     (bert_folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(SystemExit, match=r"must name \.safetensors files in its own folder, got '\.\./secret"):
-        main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
+        main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "target")])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_an_invalid_configuration_file_is_named(tiny_config: Build, tmp_path: Pa
         with pytest.raises((OSError, ValueError), match=message):
             load(tmp_path / "model")
     with pytest.raises(SystemExit, match=message):
-        main(["convert", str(tmp_path / "model"), str(tmp_path / "target")])
+        main(["convert", str(tmp_path / "model"), "--output_dir", str(tmp_path / "target")])
     with pytest.raises(UsageError, match=message):
         encoder_of(str(tmp_path / "model"), tmp_path / "base", any_family=False, may_write=True)
 
@@ -191,14 +191,14 @@ def test_architectures_of_the_wrong_type_are_named(bert_folder: Path) -> None:
     for value in (3, [3], {"a": "b"}):
         (bert_folder / "config.json").write_text(json.dumps({**fields, "architectures": value}))
         with pytest.raises(SystemExit, match="architectures"):
-            main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
+            main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "target")])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"model": 3}'])
 def test_a_damaged_tokenizer_is_named(bert_folder: Path, text: str) -> None:
     (bert_folder / "tokenizer.json").write_text(text)
     with pytest.raises(SystemExit, match=r"The tokenizer in .*bert cannot be read"):
-        main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
+        main(["convert", str(bert_folder), "--output_dir", str(bert_folder.parent / "target")])
     with pytest.raises(UsageError, match=r"The tokenizer in .*bert cannot be read"):
         save_as_sequence_encoder(str(bert_folder), bert_folder.parent / "target", base_model=True)
     with pytest.raises(OSError, match=r"The tokenizer of .*bert cannot be read"):

@@ -271,7 +271,7 @@ def test_texts_without_room_for_a_gap_are_refused(error_of: Callable[..., str], 
 def test_a_tokenizer_without_a_mask_token_is_refused(error_of: Callable[..., str]) -> None:
     message = error_of(TEXTS, lambda tokenizer: setattr(tokenizer, "mask_token", None))
     assert "needs a tokenizer with a mask token" in message
-    assert "--from lacks a mask token." in message
+    assert "tokenizer lacks a mask token." in message
 
 
 def test_gaps_that_do_not_fit_into_a_text_are_refused(error_of: Callable[..., str]) -> None:

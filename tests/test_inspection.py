@@ -78,7 +78,13 @@ def test_the_printed_command_converts_to_a_model_of_the_stated_size(
     assert re.search(rf"^family +{family}$", printed, re.MULTILINE)
     assert re.search(r"^convertible +yes$", printed, re.MULTILINE)
     (command,) = re.findall(r"^next +(sequence-encoder .*)$", printed, re.MULTILINE)
-    assert shlex.split(command) == ["sequence-encoder", "convert", "a model", "a model-sequence-encoder"]
+    assert shlex.split(command) == [
+        "sequence-encoder",
+        "convert",
+        "a model",
+        "--output_dir",
+        "a model-sequence-encoder",
+    ]
     main(shlex.split(command)[1:])
     (head,) = json.loads(Path("a model-sequence-encoder", "config.json").read_text())["architectures"]
     converted = getattr(sequence_encoder, head).from_pretrained("a model-sequence-encoder")
@@ -91,7 +97,7 @@ def test_the_encoder_can_be_converted_without_its_head(write: Callable[..., Path
     assert found.family == "electra"
     assert "ElectraForPreTraining cannot be converted" in str(found.obstacle)
     assert found.command is not None
-    assert found.command.endswith("model-sequence-encoder --base-model")
+    assert found.command.endswith("model-sequence-encoder --base_model")
     assert "ForPreTraining" not in found.heads
     assert str(found).splitlines()[3].startswith("convertible   only the encoder: ElectraForPreTraining")
 
@@ -148,7 +154,7 @@ def test_a_sequence_encoder_names_the_families_that_it_can_go_back_to(
     main(["inspect", "ours"])
     printed = capsys.readouterr().out
     assert re.search(r"^convertible +back to bert, .*ernie", printed, re.MULTILINE)
-    assert "sequence-encoder convert ours ours-bert --to bert" in printed
+    assert "sequence-encoder convert ours --output_dir ours-bert --to bert" in printed
     found = inspect("ours")
     assert found.parameters == model.num_parameters()
     main(shlex.split(str(found.command))[1:])
@@ -315,7 +321,7 @@ def test_what_stands_in_the_way_of_families_whose_code_is_on_the_hub(write: Call
     fields = MODELS["new"].fields
     found = inspect(write(**{**fields, "architectures": ["NewForRetroMAE"]}))
     assert "NewForRetroMAE cannot be converted" in str(found.obstacle)
-    assert str(found.command).endswith("--base-model")
+    assert str(found.command).endswith("--base_model")
     found = inspect(write(**{**fields, "layer_norm_type": "rms_norm", "logn_attention_scale": True}))
     assert "layer_norm_type='rms_norm'" in str(found.obstacle)
     assert "logn_attention_scale=True" in str(found.obstacle)

@@ -65,7 +65,7 @@ def test_only_training_texts_have_masks_and_the_records_say_so(encoder: Path, tm
 
 def test_masked_tuning_needs_texts_masks_and_a_trained_encoder(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--masked_tuning has no effect with --task ner"):
-        parse(["--task", "ner", "--from", "x", "--train_file", "x.csv", "--masked_tuning"])
+        parse(["--task", "ner", "--model", "x", "--train_file", "x.csv", "--masked_tuning"])
     files = write_examples(tmp_path, "classification", {"train": 20, "validation": 20})
     with pytest.raises(UsageError, match="which --tuning adapter does not"):
         run("classification", encoder, tmp_path / "out", masked_tuning=True, tuning="adapter", **files)

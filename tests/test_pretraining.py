@@ -294,7 +294,7 @@ def test_invalid_settings_files_are_rejected(tmp_path: Path, settings: str, expe
         (["--optim", "adamw_torch", "--muon"], 5e-3),
         (["--muon", "False", "--learning_rate", "3e-3"], 3e-3),
         (["--preset", "bert"], 5e-4),
-        (["--from", "some/model"], 5e-4),
+        (["--model", "some/model"], 5e-4),
     ],
 )
 def test_the_default_learning_rate_depends_on_preset_and_optimizer(given: list[str], rate: float) -> None:

@@ -376,7 +376,7 @@ def test_what_eight_bits_do_not_support_is_refused(build: Build, tokenizer: Any,
     with pytest.raises(ValueError, match="converted to bert: its weights are quantized"):
         convert(tmp_path, to="bert")
     assert "no: its weights are quantized" in str(inspect(tmp_path))
-    with pytest.raises(UsageError, match="the checkpoint is quantized, and cannot be trained"):
+    with pytest.raises(UsageError, match="a quantized model cannot be trained"):
         encoder_of(str(tmp_path), tmp_path / "new", any_family=False, may_write=True)
 
 
@@ -394,7 +394,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(build: Build, tokenizer:
 def test_the_command_writes_a_folder_with_a_card(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, target = bert_folder.parent / "texts.txt", bert_folder.parent / "small"
     texts.write_text("\n".join(["a model of a text", "", "the weights", "return the text", "short text"] * 3))
-    command = ["quantize", str(bert_folder), str(target), "--texts", str(texts), "--cosine", "0.9"]
+    command = ["quantize", str(bert_folder), "--output_dir", str(target), "--text_file", str(texts), "--cosine", "0.9"]
     main(command)
     printed = capsys.readouterr().out
     assert "layers have eight bits" in printed
@@ -403,11 +403,11 @@ def test_the_command_writes_a_folder_with_a_card(bert_folder: Path, capsys: pyte
     assert "## Load this quantized model" in card
     assert 'SentenceTransformer("small", trust_remote_code=True)' in card
     assert any(isinstance(module, EightBitLinear) for module in AutoModel.from_pretrained(target).modules())
-    with pytest.raises(SystemExit, match="--force"):
+    with pytest.raises(SystemExit, match="--overwrite"):
         main(command)
-    with pytest.raises(SystemExit, match=r"--texts texts\.csv must be a text file with a text in each line"):
-        main([*command[:3], "--texts", "texts.csv", "--force"])
-    main([*command, "--force"])
+    with pytest.raises(SystemExit, match=r"--text_file texts\.csv must be a text file with one text per line"):
+        main([*command[:4], "--text_file", "texts.csv", "--overwrite"])
+    main([*command, "--overwrite"])
 
 
 def test_the_card_to_push_describes_the_weights(build: Build, tokenizer: Any) -> None:

@@ -157,7 +157,7 @@ def test_the_card_has_the_metadata_and_the_results(finished: tuple[Results, Path
 
 def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "adapted"
-    arguments = QuickstartArguments(output_dir=str(output), from_checkpoint=str(bert_folder), adaptation_steps=10)
+    arguments = QuickstartArguments(output_dir=str(output), model=str(bert_folder), adaptation_steps=10)
     results, printed = run(arguments, LIBRARIES[1:3])
     assert results.pretraining is None
     assert "masked tokens" not in printed
@@ -185,16 +185,11 @@ def test_the_same_seed_and_steps_give_the_same_table(tmp_path: Path) -> None:
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}) == 1
 
 
-def test_pretraining_steps_are_rejected_with_a_checkpoint() -> None:
-    with pytest.raises(UsageError, match="--pretraining_steps has no effect with --from"):
-        QuickstartArguments(from_checkpoint="bert", pretraining_steps=10)
-
-
 def test_a_checkpoint_that_cannot_be_converted_is_rejected(bert_folder: Path, tmp_path: Path) -> None:
     config = bert_folder / "config.json"
     config.write_text(config.read_text().replace('"is_decoder": false', '"is_decoder": true'))
-    arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
-    with pytest.raises(UsageError, match=r"--from .*bert: is_decoder=True"):
+    arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), model=str(bert_folder))
+    with pytest.raises(UsageError, match=r"bert: is_decoder=True"):
         run(arguments, ())  # Before anything is read.
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
@@ -202,13 +197,13 @@ def test_a_checkpoint_that_cannot_be_converted_is_rejected(bert_folder: Path, tm
 def test_a_checkpoint_without_a_tokenizer_is_rejected(bert_folder: Path, tmp_path: Path) -> None:
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
-    arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
-    with pytest.raises(UsageError, match=r"--from .*bert: the checkpoint has no tokenizer"):
+    arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), model=str(bert_folder))
+    with pytest.raises(UsageError, match=r"bert: the model has no tokenizer"):
         run(arguments, ())
 
 
 def test_the_initial_checkpoint_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    arguments = QuickstartArguments(output_dir=str(tmp_path), from_checkpoint=str(tmp_path), overwrite=True)
+    arguments = QuickstartArguments(output_dir=str(tmp_path), model=str(tmp_path), overwrite=True)
     with pytest.raises(FileExistsError, match="which this command reads"):
         quickstart(arguments)

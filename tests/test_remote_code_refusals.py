@@ -64,7 +64,7 @@ def test_what_has_no_equivalent_is_rejected_by_name(tmp_path: Path, model: Remot
     with pytest.raises(ValueError, match=message):
         convert(folder)
     with pytest.raises(SystemExit, match=message):
-        main(["convert", str(folder), str(tmp_path / "ours")])
+        main(["convert", str(folder), "--output_dir", str(tmp_path / "ours")])
     assert not (tmp_path / "ours").exists()
 
 
@@ -210,7 +210,7 @@ def test_the_command_says_that_outputs_are_not_compared(
     auto_map = {"AutoTokenizer": [None, "modeling_bert.Tokenizer"]}
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "auto_map": auto_map}))
     target = folder.parent / "ours"
-    main(["convert", str(folder), str(target)])
+    main(["convert", str(folder), "--output_dir", str(target)])
     printed = capsys.readouterr().out
     assert "Converted JinaBertForMaskedLM to SequenceEncoderModel. Their outputs could not be compared" in printed
     assert (target / "1_Pooling" / "config.json").is_file()
@@ -229,7 +229,7 @@ def test_code_of_a_tokenizer_is_not_run(bert_folder: Path, monkeypatch: pytest.M
     settings = {"tokenizer_class": "Tokenizer", "auto_map": auto_map}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(SystemExit, match=r"tokenizer in .* cannot be read: it needs code from the Hub, which"):
-        main(["convert", str(folder), str(folder.parent / "ours")])
+        main(["convert", str(folder), "--output_dir", str(folder.parent / "ours")])
 
 
 def test_weights_that_give_nan_are_not_written(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_weights_that_give_nan_are_not_written(tmp_path: Path) -> None:
     weights = {**model.weights(), "encoder.layer.1.mlp_ln.bias": torch.full((24,), torch.nan)}
     folder = save(tmp_path / "model", model.fields, weights)
     with pytest.raises(SystemExit, match="outputs of the converted model are NaN or infinite; nothing was written"):
-        main(["convert", str(folder), str(tmp_path / "ours")])
+        main(["convert", str(folder), "--output_dir", str(tmp_path / "ours")])
     assert not (tmp_path / "ours").exists()
 
 

@@ -46,7 +46,7 @@ def expected(folder: Path) -> dict[str, Any]:
 def test_embed_writes_the_kinds_that_are_asked_for(
     folder: Path, expected: dict[str, Any], tmp_path: Path, kinds: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"precision": "float32", "vectors": ",".join(kinds)}
+    options = {"dtype": "float32", "precision": "float32", "vectors": ",".join(kinds)}
     embed_corpus(folder, folder.parent / "texts.jsonl", tmp_path, **options)
     assert "1 bad row has no result (1 null). " in capsys.readouterr().out
     (file,) = tmp_path.glob("*.parquet")
@@ -70,7 +70,7 @@ def test_dense_vectors_beside_others_are_those_without_them(folder: Path, tmp_pa
     settings, pooling = (tmp_path / "model" / name for name in ("config_sentence_transformers.json", POOLING))
     settings.write_text(json.dumps({"truncate_dim": 4}))
     for name, kinds in (("alone", None), ("both", "dense,sparse")):
-        options = {"precision": "float32", "normalize": True, "vectors": kinds}
+        options = {"dtype": "float32", "normalize": True, "vectors": kinds}
         embed_corpus(tmp_path / "model", folder.parent / "texts.jsonl", tmp_path / name, **options)
     alone, both = (pq.read_table(tmp_path / name / "shard-000000.parquet")["embedding"] for name in ("alone", "both"))
     np.testing.assert_allclose(both.to_pylist()[:4], alone.to_pylist()[:4], atol=1e-6)
@@ -90,7 +90,7 @@ def test_sparse_vectors_are_those_of_lowercase_texts_if_the_folder_says_so(folde
 
 @pytest.mark.parametrize("kind", ["sparse", "token"])
 def test_search_and_serve_find_the_text_itself_in_an_index_of_one_kind(folder: Path, tmp_path: Path, kind: str) -> None:
-    index_corpus(folder, folder.parent / "texts.jsonl", tmp_path, precision="float32", vectors=kind)
+    index_corpus(folder, folder.parent / "texts.jsonl", tmp_path, dtype="float32", vectors=kind)
     index = SearchIndex(tmp_path)
     hits = index.search(TEXTS[1], limit=2, mode="vector")
     assert hits[0].text == TEXTS[1]

@@ -76,7 +76,7 @@ def test_a_new_folder_can_be_read_by_other_users(new: SequenceEncoderModel, tmp_
     before = os.umask(0o022)
     try:
         new.save_pretrained(tmp_path / "model" / "saved")
-        with atomic_folder(tmp_path / "model" / "whole", False, "--force") as written:
+        with atomic_folder(tmp_path / "model" / "whole", False, "--overwrite") as written:
             save_file({"weight": torch.zeros(2)}, written / "adapter.safetensors")
     finally:
         os.umask(before)

@@ -46,7 +46,7 @@ def stage(output: Path) -> AbstractContextManager[Path]:
 
 
 def replace(output: Path) -> AbstractContextManager[Path]:
-    return atomic_folder(output, True, "--force")
+    return atomic_folder(output, True, "--overwrite")
 
 
 def names(folder: Path) -> set[str]:
@@ -70,7 +70,7 @@ def test_the_next_save_removes_the_folders_of_killed_saves(tmp_path: Path, save:
 def test_check_replaceable_removes_the_folders_of_killed_saves_too(tmp_path: Path) -> None:
     with another_process(replace, tmp_path / "model"):
         pass
-    check_replaceable(tmp_path / "model", False, "--force")
+    check_replaceable(tmp_path / "model", False, "--overwrite")
     assert names(tmp_path) == set()
 
 

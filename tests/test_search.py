@@ -167,21 +167,21 @@ def test_threads_share_an_index(folder: Path) -> None:
 
 
 def test_the_command_prints_hits_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["search", str(folder), "river stone", "--limit", "2"])
+    main(["search", "river stone", "--index", str(folder), "--limit", "2"])
     printed = capsys.readouterr().out
     assert printed.startswith(" 1  0.")
     assert "\n 2  0." in printed
-    main(["search", str(folder), "--query", "river", "--limit=1", "--mode=text", "--json"])
+    main(["search", "river", f"--index={folder}", "--limit=1", "--mode=text", "--json"])
     assert "river" in json.loads(capsys.readouterr().out)["text"]
-    main(["search", str(folder), "nowhere", "--mode", "text"])
-    assert capsys.readouterr().out == "No text fits.\n"
+    main(["search", "nowhere", "--index", str(folder), "--mode", "text"])
+    assert capsys.readouterr().out == "No text matches.\n"
 
 
 def test_a_search_for_words_starts_without_torch(folder: Path) -> None:
     program = (
         "import sys; from sequence_encoder_cli import main; main(); print({'torch', 'transformers'} & {*sys.modules})"
     )
-    arguments = ["search", str(folder), "river", "--limit", "1", "--mode", "text"]
+    arguments = ["search", "river", "--index", str(folder), "--limit", "1", "--mode", "text"]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert "river" in done.stdout
     assert done.stdout.endswith("set()\n")
@@ -385,7 +385,7 @@ def test_an_index_of_examples_shows_the_nearest_in_explanations(
     for options, message in (
         ([encoder], r"has no column label \(--label_column\); it has id, text, kind, n"),
         ([str(tmp_path), "--label_column", "kind"], "which are not those of the model that is explained"),
-        ([encoder, "--examples", "none.csv"], "--examples and --index are mutually exclusive"),
+        ([encoder, "--train_file", "none.csv"], "--train_file and --index are mutually exclusive"),
     ):
         with pytest.raises(SystemExit, match=message):
             main(["explain", *options, *given])

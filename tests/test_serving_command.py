@@ -83,15 +83,11 @@ def test_sigterm_finishes_a_request_that_has_begun(server: subprocess.Popen[str]
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--prot", "1"), "did you mean --port?"),
-        (("--port", "-1"), "--port must be from 0 to 65535, got -1"),
-        (("--max_texts", "0"), "--max_texts must be at least 1, got 0"),
         (("--api_key", "k\n"), "--api_key must be printable ASCII text without spaces or newlines at its ends"),
         (("other/nowhere", "nowhere=other"), "different names, got nowhere, other/nowhere, nowhere. Put NAME="),
         (("name=",), "must be a folder, a Hub id or NAME=MODEL, got 'name='"),
-        (("--label_names", "names.txt"), "--label_names needs --label_file"),
         (("--label_file", "nowhere.csv"), "nowhere.csv: there is no such file"),
-        (("--device", "banana"), "The device 'banana' cannot be used: "),
+        (("--device", "banana"), "--device banana: "),
         (("--host", "203.0.113.1"), "Cannot listen on 203.0.113.1, port 8080: "),
     ],
 )
@@ -114,9 +110,3 @@ def test_a_model_that_cannot_be_served_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(command, "load_served_model", refuse)
     with pytest.raises(SystemExit, match="Cannot serve name=folder: A server cannot use it"):
         main(["serve", "name=folder", "--port", "0"])
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fastapi", None)
-    with pytest.raises(SystemExit, match=re.escape("pip install 'sequence-encoder[serve]'")):
-        main(["serve", "nowhere"])

@@ -120,7 +120,7 @@ def test_a_sparse_encoder_of_another_family_has_the_same_vectors(
     first = Transformer(str(tmp_path / "bert"), transformer_task="fill-mask")
     model = SparseEncoder(modules=[first, SpladePooling("max")])
     model.save_pretrained(str(tmp_path / "splade"))
-    main(["convert", str(tmp_path / "splade"), str(tmp_path / "converted")])
+    main(["convert", str(tmp_path / "splade"), "--output_dir", str(tmp_path / "converted")])
     expected = model.encode(TEXTS).to_dense().numpy()
     for name in ("splade", "converted"):
         vectors = load(tmp_path / name)
@@ -140,7 +140,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_embed_writes_the_vectors_of_documents(
     vector_folders: dict[str, Path], reference: Reference, corpus: Path, tmp_path: Path, name: str
 ) -> None:
-    options = {"precision": "float32", "shard_rows": 4}
+    options = {"dtype": "float32", "precision": "float32", "shard_rows": 4}
     counts = embed_corpus(vector_folders[name], corpus, tmp_path / "whole", **options)
     assert (counts.rows, counts.bad.total(), counts.truncated) == (6, 1, int(name == "late"))
     table = table_of(tmp_path / "whole")

@@ -42,7 +42,7 @@ def adapt_from(tmp_path: Path) -> Callable[[str | Path], tuple[Any, ...]]:
 
     def arguments(checkpoint: str | Path) -> tuple[Any, ...]:
         train = ("--train_file", files["train_file"], "--output_dir", tmp_path / "out")
-        return "adapt", "--task", "classification", "--from", checkpoint, *train
+        return "adapt", "--task", "classification", "--model", checkpoint, *train
 
     return arguments
 
@@ -69,13 +69,13 @@ def test_an_unknown_checkpoint_name_is_rejected_at_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     expected = r"some/one is not a local folder and could not be downloaded from the Hub: .+"
     assert re.search(expected, error_of(*adapt_from("some/one")))
-    assert re.search(expected, error_of("convert", "some/one", tmp_path / "ours"))
+    assert re.search(expected, error_of("convert", "some/one", "--output_dir", tmp_path / "ours"))
     assert re.search(expected, error_of("inspect", "some/one"))
     corpus = write_corpus(tmp_path)
     message = error_of("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
     assert re.search(rf"--tokenizer some/one: {expected}", message)
-    arguments = command(corpus, tmp_path / "other", config_overrides=None, **{"from": "some/one"})
-    assert re.search(rf"--from some/one: {expected}", error_of("pretrain", *arguments))
+    arguments = command(corpus, tmp_path / "other", config_overrides=None, model="some/one")
+    assert re.search(rf"some/one: {expected}", error_of("pretrain", *arguments))
 
 
 def test_an_exported_model_is_rejected_with_what_can_run_it(
@@ -84,7 +84,7 @@ def test_an_exported_model_is_rejected_with_what_can_run_it(
     exported = save_encoder(tmp_path / "exported")
     (exported / "model.safetensors").unlink()
     (exported / "export.json").write_text("{}")
-    for arguments in (adapt_from(exported), ("quantize", exported, tmp_path / "out")):
+    for arguments in (adapt_from(exported), ("quantize", exported, "--output_dir", tmp_path / "out")):
         assert "exported is an exported model, which only `embed`," in error_of(*arguments)
     with pytest.raises(ValueError, match=r"For anything else, use the model that it was exported from\.$"):
         AutoModel.from_pretrained(exported)
@@ -103,7 +103,7 @@ def test_pickled_weights_are_rejected_with_a_remedy(error_of: Callable[..., str]
         tmp_path
     )
     torch.save({}, tmp_path / "pytorch_model.bin")
-    message = error_of("convert", tmp_path, tmp_path / "ours")
+    message = error_of("convert", tmp_path, "--output_dir", tmp_path / "ours")
     assert "pytorch_model.bin is a pickled file" in message
     assert "convert it to model.safetensors" in message
 
@@ -155,11 +155,6 @@ def test_adapt_rejects_bad_arguments_before_it_loads_an_encoder(
     assert expected in error_of(*adapt_from("nowhere"), *options.split())
 
 
-def test_an_empty_label_separator_is_rejected(error_of: Callable[..., str]) -> None:
-    message = error_of("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
-    assert "--label_separator must have at least one character" in message
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -175,11 +170,6 @@ def test_json_that_does_not_fit_a_table_is_rejected_by_name(
     assert expected.format(tmp_path / "odd.jsonl") in error_of(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
 
 
-def test_damaged_settings_are_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "settings.yaml").write_text("a: [")
-    assert "settings.yaml cannot be read" in error_of("adapt", tmp_path / "settings.yaml")
-
-
 def test_a_tilde_is_expanded_to_the_home_folder(
     error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
@@ -189,17 +179,6 @@ def test_a_tilde_is_expanded_to_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.csv").write_text("text,label\n")
     assert "mine.csv has no examples" in error_of(*adapt_from("m"), "--train_file=~/mine.csv")
-
-
-@pytest.mark.parametrize(
-    ("option", "other"), [("size", "from"), ("vocab_size", "from"), ("vocab_size", "tokenizer"), ("algorithm", "from")]
-)
-def test_options_that_a_checkpoint_determines_are_rejected(
-    error_of: Callable[..., str], option: str, other: str
-) -> None:
-    value = {"size": "tiny", "vocab_size": "300", "algorithm": "wordpiece"}[option]
-    message = error_of("pretrain", "--corpus", "a.txt", f"--{other}", "m", f"--{option}", value)
-    assert f"--{option} has no effect with --{other}" in message
 
 
 def test_holding_out_a_whole_stream_is_rejected(error_of: Callable[..., str], tmp_path: Path) -> None:
@@ -254,32 +233,11 @@ def test_an_unreachable_hub_is_reported_in_one_line(
         main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub"])
 
 
-def test_a_missing_settings_file_is_named(error_of: Callable[..., str]) -> None:
-    assert "there is no file nowhere.yaml" in error_of("adapt", "nowhere.yaml")
-
-
-def test_a_value_without_its_option_is_named(error_of: Callable[..., str]) -> None:
-    error = error_of("adapt", "minilm", "adapted")
-    assert "minilm is neither an option nor a settings file" in error
-    assert "Did you mean --from minilm? --task and --from must be given. For example: " in error
-    error = error_of("pretrain", "texts.txt", "pretrained")
-    assert "texts.txt is neither an option nor a settings file" in error
-    assert "Did you mean" not in error
-
-
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
 def test_encode_rejects_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
     with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)
-
-
-def test_help_of_a_task_has_an_example_of_that_task(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["adapt", "--task", "ner", "--help"])
-    expected = capsys.readouterr().out
-    assert "sequence-encoder adapt --task ner --from MODEL" in expected
-    assert "classification" not in expected
 
 
 def test_resume_without_an_interrupted_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 NAMES = ["sparse", "late"]
 CLASSES = {"sparse": SparseEncoder, "late": MultiVectorEncoder}
 QUERY = "the dog by the owl"
-OPTIONS: dict[str, Any] = {"precision": "float32", "columns": "n", "shard_rows": 8}
+OPTIONS: dict[str, Any] = {"dtype": "float32", "columns": "n", "shard_rows": 8}
 # Texts that differ, so that no two scores are equal.
 ROWS = [{"text": f"{text} {' '.join(TEXTS[4].split()[: n % 7])}", "n": n} for n, text in enumerate(TEXTS * 6)]
 
@@ -214,7 +214,7 @@ def test_a_server_stops_computing_more_sparse_weights_than_it_can_send(
     computed: list[Any] = []
     compute = served.compute
     monkeypatch.setattr(served, "compute", lambda group, rows: computed.extend(rows) or compute(group, rows))
-    app = create_app([served], Limits(max_batch_tokens=1))
+    app = create_app([served], Limits(max_tokens=1))
     answer = ask(app, "/embed_sparse", {"inputs": ["a dog", "it"] * 3})
     app.state.service.scheduler.close()
     assert (answer.status_code, len(computed)) == (413, 3)

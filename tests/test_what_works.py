@@ -27,7 +27,7 @@ SAMPLE = (
     ("multi-label", "fresh", "pipeline"),
     ("multi-label", "adapt --tuning full", "serve: TEI"),
     ("multi-label", "adapt --tuning lora", "explain"),
-    ("multi-label", "eight bits", "adapt --from"),
+    ("multi-label", "eight bits", "adapt"),
     ("multi-label", "saved by Trainer", "calibrate"),
     ("multi-label", "saved without the package", "Sentence Transformer"),
     ("qa", "fresh", "embed"),

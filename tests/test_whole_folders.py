@@ -24,11 +24,11 @@ def names(folder: Path) -> list[str]:
 
 def test_new_and_empty_folders_and_saved_models_may_be_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    check_replaceable(tmp_path / "new", False, "--force")
-    check_replaceable(tmp_path / "empty", False, "--force")
-    check_replaceable(model_folder(tmp_path / "model"), True, "--force")
-    with pytest.raises(FileExistsError, match=r"model exists; .*--force"):
-        check_replaceable(tmp_path / "model", False, "--force")
+    check_replaceable(tmp_path / "new", False, "--overwrite")
+    check_replaceable(tmp_path / "empty", False, "--overwrite")
+    check_replaceable(model_folder(tmp_path / "model"), True, "--overwrite")
+    with pytest.raises(FileExistsError, match=r"model exists; .*--overwrite"):
+        check_replaceable(tmp_path / "model", False, "--overwrite")
 
 
 def test_other_files_and_folders_are_not_replaced(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_other_files_and_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in ("precious", "precious/notes.txt", "list", "other", "broken", "link", "dangling"):
         with pytest.raises(FileExistsError, match=f"{path} exists and (is a file|does not contain)"):
-            check_replaceable(tmp_path / path, True, "--force")
+            check_replaceable(tmp_path / path, True, "--overwrite")
 
 
 USER_FILES = {
@@ -93,7 +93,7 @@ def test_user_files_are_kept_and_files_of_the_older_model_removed(
     write(folder, {**USER_FILES, **older})
     (folder / "link").symlink_to(tmp_path)
     new = {"config.json": "new", "model.safetensors": "new", "1_Pooling/config.json": "new"}
-    with atomic_folder(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--overwrite") as written:
         write(written, new)
     (folder / "link").unlink()
     assert contents(folder) == {**USER_FILES, **new}
@@ -108,7 +108,7 @@ def test_new_files_do_not_overwrite_user_files(tmp_path: Path) -> None:
     write(folder, USER_FILES)
     new = {"config.json": "new", "README.md": "new", "LICENSE": "mine", "adapter/adapter_config.json": "new"}
     for _ in range(2):
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             write(written, new)
             save_card(written / "README.md", "a new card")
         (folder / "config.json").write_text('{"model_type": "bert"}')
@@ -122,13 +122,13 @@ def test_new_files_do_not_overwrite_user_files(tmp_path: Path) -> None:
 def test_a_card_is_replaced_until_someone_edits_it(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     for edition in ("first", "second"):
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             (written / "config.json").write_text('{"model_type": "bert"}')
             save_card(written / "README.md", edition)
         assert (folder / "README.md").read_text().startswith(edition)
     edited = (folder / "README.md").read_text().replace("second", "second, and mine")
     (folder / "README.md").write_text(edited)
-    with atomic_folder(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--overwrite") as written:
         save_card(written / "README.md", "third")
     assert (folder / "README.md").read_text() == edited
     assert (folder / "README.new.md").read_text().startswith("third")
@@ -142,7 +142,7 @@ def test_the_target_of_a_link_is_neither_removed_nor_written(tmp_path: Path) -> 
     before = contents(folder)
 
     def replace() -> None:
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             write(written, {"config.json": "new", "1_Pooling/config.json": "new"})
 
     with pytest.raises(FileExistsError, match="1_Pooling is a link"):
@@ -157,7 +157,7 @@ def test_a_failure_while_replacing_is_rolled_back(tmp_path: Path) -> None:
     before = contents(folder)
 
     def replace() -> None:
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             write(written, {"config.json": "new", "model.safetensors": "new", "modules.json": '[{"path": "sub"}]'})
             write(written, {"sub/config.json": "new"})
 
@@ -170,7 +170,7 @@ def test_an_adapter_that_would_load_with_the_new_model_is_rejected(tmp_path: Pat
     folder = model_folder(tmp_path / "model")
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="contains a peft adapter"):
-        check_replaceable(folder, True, "--force")
+        check_replaceable(folder, True, "--overwrite")
 
 
 def test_a_path_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_a_path_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in ("file/model", "file/deep/model", "dangling/model"):
         with pytest.raises(NotADirectoryError, match=f"{path} cannot be written: .* is not a folder"):
-            check_replaceable(tmp_path / path, True, "--force")
+            check_replaceable(tmp_path / path, True, "--overwrite")
     if Path("/proc").is_dir():
         with pytest.raises(PermissionError, match="/proc/model cannot be written: /proc is not writable"):
-            check_replaceable(Path("/proc/model"), True, "--force")
+            check_replaceable(Path("/proc/model"), True, "--overwrite")
 
 
 def test_the_current_folder_and_folders_being_read_are_not_replaced(
@@ -191,17 +191,17 @@ def test_the_current_folder_and_folders_being_read_are_not_replaced(
     inner = model_folder(outer / "checkpoint-500")
     for kept in (outer, inner):
         with pytest.raises(FileExistsError, match=f"outer contains .*{kept.name}"):
-            check_replaceable(outer, True, "--force", kept=kept)
-    check_replaceable(inner, True, "--force", kept=outer)
+            check_replaceable(outer, True, "--overwrite", kept=kept)
+    check_replaceable(inner, True, "--overwrite", kept=outer)
     monkeypatch.chdir(inner)
     for path in (outer, inner, Path()):
         with pytest.raises(FileExistsError, match="is the current folder"):
-            check_replaceable(path, True, "--force")
+            check_replaceable(path, True, "--overwrite")
 
 
 def test_a_finished_folder_replaces_the_older_one(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "deep" / "model")
-    with atomic_folder(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--overwrite") as written:
         (written / "new").write_text("new")
         assert names(folder) == ["config.json", "model.safetensors"]
     assert names(folder) == ["new"]
@@ -212,7 +212,7 @@ def test_an_error_changes_nothing(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
     def fail() -> None:
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             (written / "half").write_text("half")
             raise KeyboardInterrupt
 
@@ -226,7 +226,7 @@ def test_the_older_folder_is_restored_if_replacing_fails(tmp_path: Path) -> None
     folder = model_folder(tmp_path / "model")
 
     def lose() -> None:
-        with atomic_folder(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--overwrite") as written:
             written.rmdir()
 
     with pytest.raises(FileNotFoundError):
@@ -240,10 +240,10 @@ def test_a_path_through_a_missing_folder_is_resolved_before_the_check(tmp_path: 
     precious.mkdir()
     (precious / "notes.txt").write_text("of long work")
     with pytest.raises(FileExistsError, match="does not contain a saved model"):
-        check_replaceable(tmp_path / "new" / ".." / "precious", True, "--force")
+        check_replaceable(tmp_path / "new" / ".." / "precious", True, "--overwrite")
 
     def write() -> None:
-        with atomic_folder(tmp_path / "new" / ".." / "precious", False, "--force"):
+        with atomic_folder(tmp_path / "new" / ".." / "precious", False, "--overwrite"):
             pass
 
     with pytest.raises(FileExistsError, match="does not contain a saved model"):
@@ -256,7 +256,7 @@ def test_files_that_appear_during_the_work_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "model"
 
     def write(replace: bool) -> None:
-        with atomic_folder(folder, replace, "--force") as written:
+        with atomic_folder(folder, replace, "--overwrite") as written:
             (written / "config.json").write_text("{}")
             folder.mkdir()
             (folder / "notes.txt").write_text("of another")

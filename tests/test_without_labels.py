@@ -1,4 +1,4 @@
-"""`sequence-encoder adapt --labels`: classifiers from the names of classes and texts without labels."""
+"""`sequence-encoder adapt --label_names_file`: classifiers from the names of classes and texts without labels."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_an_encoder_that_does_not_compare_texts_is_refused(tmp_path: Path, given
         ("\n".join(map(str, range(200))), {}, "at least 400 training texts, got 240"),
         ("red\nblue\n", {"test_file": None}, "the test examples have the labels green, but"),
         ("red\nblue\n", {"tuning": "lora"}, "needs --tuning auto or full, got --tuning lora"),
-        ("red\nblue\n", {"task": "ner"}, "--labels has no effect with --task ner"),
-        ("red\nblue\n", {"validation_file": "other.csv"}, "--validation_file has no effect with --labels"),
+        ("red\nblue\n", {"task": "ner"}, "--label_names_file has no effect with --task ner"),
+        ("red\nblue\n", {"validation_file": "other.csv"}, "--validation_file has no effect with --label_names_file"),
         ("red\nblue\n", {"calibrate": "yes", "test_file": ""}, "needs a --calibration_file"),
     ],
 )
@@ -170,7 +170,9 @@ def test_labels_are_neither_ignored_nor_mixed_with_names(tmp_path: Path, given: 
     given["train_file"] = write_rows(
         tmp_path / "train.jsonl", [*rows[:9], *({**row, "label": None} for row in rows[9:])]
     )
-    with pytest.raises(UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --labels;"):
+    with pytest.raises(
+        UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --label_names_file;"
+    ):
         run("classification", tmp_path / "no-encoder", tmp_path / "out", **given)
 
 

@@ -44,12 +44,12 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
             model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
-            raise ValueError("the checkpoint has no tokenizer.")
+            raise ValueError("the model has no tokenizer.")
         check_trainable(model.config)
         with Progress("Converting the encoder"):
             ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--from {checkpoint}: {error}") from error
+        raise UsageError(f"{checkpoint}: {error}") from error
     ours.float().save_pretrained(folder)
     return tokenizer
 
@@ -73,7 +73,7 @@ def check_trainable(config: PreTrainedConfig) -> None:
         ValueError: If it is.
     """
     if getattr(config, "quantization_config", None) is not None:
-        raise ValueError("the checkpoint is quantized, and cannot be trained; use the one from before quantization.")
+        raise ValueError("a quantized model cannot be trained; pass the model that was quantized.")
 
 
 def card_fields_of(checkpoint: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def columns(client: HubClient) -> dict[str, Column]:
         client: A process of a user of a Hub.
     """
     return {
-        "adapt --from": commands.adapt_from,
+        "adapt": commands.adapt_from,
         "calibrate": commands.calibrate,
         "evaluate": commands.evaluate,
         "explain": commands.explain,

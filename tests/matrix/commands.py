@@ -21,7 +21,7 @@ TEXTS = ["the red cat is here", "a dog", "we saw the green owl by the blue dog"]
 
 
 def adapt_from(model: Model, shop: Workshop, work: Path) -> None:
-    """`adapt --from`: the model is fine-tuned further."""
+    """`adapt`: the model is fine-tuned further."""
     adapt(model.kind, model.folder, shop, work / "adapted")
     assert (work / "adapted" / "results.json").is_file()
     assert (work / "adapted" / "model.safetensors").is_file()
@@ -29,7 +29,8 @@ def adapt_from(model: Model, shop: Workshop, work: Path) -> None:
 
 def calibrate(model: Model, shop: Workshop, work: Path) -> None:
     """`calibrate`: the new folder has a calibration."""
-    run("calibrate", model.folder, "--file", shop.examples(model.kind, 60, 3), "--output_dir", work / "calibrated")
+    examples = shop.examples(model.kind, 60, 3)
+    run("calibrate", model.folder, "--calibration_file", examples, "--output_dir", work / "calibrated")
     assert (work / "calibrated" / "calibration.safetensors").is_file()
 
 
@@ -37,7 +38,7 @@ def evaluate(model: Model, shop: Workshop, work: Path) -> None:
     """`evaluate`: the report has a finite metric."""
     home, away = shop.examples(model.kind, 24, 4), shop.examples(model.kind, 24, 5)
     run(
-        *("evaluate", model.folder, "--file", f"home={home}", f"away={away}", "--bootstrap_samples", 5),
+        *("evaluate", model.folder, "--test_file", f"home={home}", f"away={away}", "--bootstrap_samples", 5),
         *("--output_dir", work / "report"),
     )
     report = json.loads((work / "report" / "evaluation.json").read_text())
@@ -61,7 +62,7 @@ def explain(model: Model, shop: Workshop, work: Path) -> None:
 
 def embed(model: Model, shop: Workshop, work: Path) -> None:
     """`embed`: the vectors are those of the model, or of the one before the export or the quantization."""
-    run("embed", model.folder, "--corpus", _corpus(work), "--output_dir", work / "vectors", "--precision", "float32")
+    run("embed", model.folder, "--corpus", _corpus(work), "--output_dir", work / "vectors", "--dtype", "float32")
     vectors = np.stack(table_of(work / "vectors")[VECTORS].to_pylist())
     assert vectors.shape == (len(TEXTS), HIDDEN)
     assert np.isfinite(vectors).all()
@@ -95,7 +96,7 @@ def index(model: Model, work: Path) -> Path:
 
 def quantize(model: Model, shop: Workshop, work: Path) -> None:
     """`quantize`: the new folder has eight bits."""
-    run("quantize", model.folder, work / "quantized", "--texts", shop.texts, "--cosine", 0.9)
+    run("quantize", model.folder, "--output_dir", work / "quantized", "--text_file", shop.texts, "--cosine", 0.9)
     fields = json.loads((work / "quantized" / "config.json").read_text())
     assert fields["quantization_config"]["modules"]
 
@@ -103,13 +104,13 @@ def quantize(model: Model, shop: Workshop, work: Path) -> None:
 def export(model: Model, shop: Workshop, work: Path) -> None:
     """`export`: the command has compared the outputs."""
     pooled = ["--pooled"] if model.kind.head == "Model" else []
-    assert "differ" in run("export", model.folder, work / "exported", "--to", "onnx", *pooled)
+    assert "differ" in run("export", model.folder, "--output_dir", work / "exported", "--format", "onnx", *pooled)
     assert (work / "exported" / "export.json").is_file()
 
 
 def convert(model: Model, shop: Workshop, work: Path) -> None:
     """`convert --to`: the command has compared the outputs."""
-    assert "differ" in run("convert", model.folder, work / "converted", "--to", model.kind.back)
+    assert "differ" in run("convert", model.folder, "--output_dir", work / "converted", "--to", model.kind.back)
     fields = json.loads((work / "converted" / "config.json").read_text())
     assert fields["model_type"] in (model.kind.back, "xlm-roberta")
 

@@ -146,13 +146,13 @@ class Workshop:
         return None
 
     def _calibrate(self, kind: Kind, source: Path, target: Path) -> None:
-        run("calibrate", source, "--file", self.examples(kind, 60, 3), "--output_dir", target)
+        run("calibrate", source, "--calibration_file", self.examples(kind, 60, 3), "--output_dir", target)
 
     def _quantize(self, kind: Kind, source: Path, target: Path) -> None:
-        run("quantize", source, target, "--texts", self.texts, "--cosine", 0.9)
+        run("quantize", source, "--output_dir", target, "--text_file", self.texts, "--cosine", 0.9)
 
     def _export(self, kind: Kind, source: Path, target: Path, to: str) -> None:
-        run("export", source, target, "--to", to, *(["--pooled"] if kind.head == "Model" else []))
+        run("export", source, "--output_dir", target, "--format", to, *(["--pooled"] if kind.head == "Model" else []))
 
     def _train(self, kind: Kind, source: Path, target: Path) -> None:
         model = getattr(transformers, auto_class(kind)).from_pretrained(source)
@@ -195,7 +195,7 @@ def adapt(kind: Kind, source: Path, shop: Workshop, target: Path, tuning: str = 
     """Fine-tune a model with `sequence-encoder adapt`, for two steps."""
     files = {"train": 16, "validation": 8}
     run(
-        *("adapt", "--task", kind.task, "--tuning", tuning, "--from", source, "--output_dir", target),
+        *("adapt", "--task", kind.task, "--tuning", tuning, "--model", source, "--output_dir", target),
         *(part for name, count in files.items() for part in (f"--{name}_file", shop.examples(kind, count))),
         *("--max_steps", 2, "--per_device_train_batch_size", 8, "--bf16", "False", "--use_cpu", "True"),
         *("--disable_tqdm", "True", "--save_strategy", "no", "--logging_strategy", "no"),

@@ -70,7 +70,7 @@ def apply_tuning(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_
     import peft
 
     if arguments.from_adapter is not None:
-        return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
+        return _from_adapter(model, arguments.from_adapter, str(arguments.model))
     parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}
     heads = [part for part in _HEAD_PARTS if part in parts]
     # For prompt tuning, PEFT itself finds the head of the task.
@@ -84,7 +84,7 @@ def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
     try:
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
     except RuntimeError as error:
-        raise UsageError(f"--from_adapter {folder} does not fit --from {checkpoint}: {error}") from error
+        raise UsageError(f"--from_adapter {folder} does not fit {checkpoint}: {error}") from error
 
 
 def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) -> None:
@@ -143,12 +143,12 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
         raise UsageError(f"{named} is not the folder of a PEFT adapter: {error}") from error
     origin = recorded.get("from", base)
     weights = recorded.get("weights")
-    if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))) and (
-        weights is None or weights != _digest(arguments.from_checkpoint)
+    if not any(_same(arguments.model, each) for each in (base, origin, str(folder.parent / "base"))) and (
+        weights is None or weights != _digest(arguments.model)
     ):
         raise UsageError(
-            f"{named} is an adapter of {origin}, but --from is {arguments.from_checkpoint}. An adapter only works with "
-            "the encoder that it was trained on."
+            f"{named} is an adapter of {origin}, and does not work with {arguments.model}. Pass the encoder "
+            "that it was trained on."
         )
     if kind != _KINDS[arguments.tuning]:
         raise UsageError(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
-from ...command_line.parser import CommandLine, check_used
+from ...command_line.options import MAX_LENGTH, OVERWRITE, REPORT_TO, SEED, TRUE_OR_FALSE, option
+from ...command_line.parser import Command, check_used
 from ...evaluation.calibration_arguments import CALIBRATED_TASKS
 from .examples.arguments import TaskDataArguments
 from .tasks import HEAD_TASKS, TASKS, WRITING_TASKS
@@ -32,7 +33,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "block_length": ("task", ("conversation",)),
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
-    "labels": ("task", ("classification",)),
+    "label_names_file": ("task", ("classification",)),
     "unlabelled_file": ("task", ("classification",)),
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
@@ -51,7 +52,7 @@ _NOT_USED_WITH = {
     "dataset_config_name": "train_file",
     "num_train_epochs": "max_steps",
     "seconds": "max_steps",
-    "text_pair_column": "labels",
+    "text_pair_column": "label_names_file",
 }
 # Without labels, there is nothing to choose by.
 _NOT_USED_WITHOUT_LABELS = ("validation_file", "search_trials", "early_stopping_patience")
@@ -75,38 +76,21 @@ class AdaptedModelArguments:
 
     _argument_group_name = "model"
 
-    task: str = field(metadata={"help": "Task to train the encoder for.", "choices": list(TASKS)})
-    from_checkpoint: str = field(
-        metadata={
-            "aliases": ["--from", "--model_name_or_path"],
-            "help": "Encoder to train: a folder or a Hub id.",
-        }
+    model: str = option("Folder or Hub id of the encoder to train.")
+    task: str = option("Task to train for.", choices=list(TASKS), metavar="TASK")
+    tuning: str = option(
+        "Which weights to train; auto trains all of them if that improves the model.", "auto", choices=list(TUNINGS)
     )
-    tuning: str = field(
-        default="auto",
-        metadata={
-            "help": "Weights to train; auto: all, if that helps.",
-            "choices": list(TUNINGS),
-        },
+    from_adapter: str | None = option("Folder of a PEFT adapter to continue training.", None, metavar="ADAPTER")
+    pooling: str | None = option(
+        "How to pool token vectors into a text vector (default: as the model says).", None, choices=["mean", "cls"]
     )
-    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a PEFT adapter to continue training."})
-    pooling: str | None = field(
-        default=None,
-        metadata={
-            "help": "How token vectors become one text vector.",
-            "choices": ["mean", "cls"],
-        },
-    )
-    max_length: int | None = field(default=None, metadata={"help": "Truncate texts to this many tokens."})
-    rank: int = field(default=8, metadata={"help": "Rank of LoRA and DoRA."})
-    prompt_length: int = field(default=16, metadata={"help": "Number of virtual tokens for --tuning prompt."})
-    matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Sizes that embeddings can be truncated to after training."}
-    )
-    max_gap_tokens: int = field(default=16, metadata={"help": "Largest number of masks in a gap."})
-    block_length: int = field(
-        default=32, metadata={"help": "Largest number of masks that a reply is continued with at a time."}
-    )
+    max_length: int | None = option(default=None, **MAX_LENGTH)
+    rank: int = option("Rank of LoRA and DoRA.", 8)
+    prompt_length: int = option("Number of virtual tokens for --tuning prompt.", 16)
+    matryoshka_dims: list[int] | None = option("Sizes to which the embeddings can be truncated after training.", None)
+    max_gap_tokens: int = option("Maximum number of mask tokens in a gap.", 16)
+    block_length: int = option("Maximum number of mask tokens to append to a reply at a time.", 32)
 
     def __post_init__(self) -> None:
         for name, least, most in _LIMITS:
@@ -133,66 +117,42 @@ class AdaptationOptions:
 
     _argument_group_name = "training"
 
-    output_dir: str | None = field(default="adapted", metadata={"help": "Folder to save the model in."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a saved model or an interrupted run."})
-    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run."})
+    output_dir: str | None = option("Folder to write the model to.", "adapted")
+    overwrite: bool = option(default=False, **OVERWRITE)
+    resume: bool = option("Continue an interrupted run.", False)
     # `plan` sets these, and `warmup_steps` and `save_strategy`, from the number of examples, unless the user does.
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Number of epochs (default: planned)."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Peak learning rate (default: planned)."})
-    per_device_train_batch_size: int | None = field(
-        default=None, metadata={"help": "Batch size per device (default: planned).", "metavar": "N"}
+    num_train_epochs: float | None = option("Number of epochs (default: planned).", None)
+    learning_rate: float | None = option("Peak learning rate (default: planned).", None)
+    per_device_train_batch_size: int | None = option("Training batch size per device (default: planned).", None)
+    seconds: float | None = option("Time budget of the whole run in seconds.", None)
+    class_weights: str = option("Class weights of the loss.", "none", choices=["none", "balanced"])
+    masked_tuning: bool = option(
+        "Mask random tokens in half of the training texts, so that explanations see familiar inputs.", False
     )
-    seconds: float | None = field(
-        default=None, metadata={"help": "Shorten the training to about N seconds in all.", "metavar": "N"}
+    seeds: int = option("Number of training runs; the best one is kept.", 1)
+    average_seeds: bool = option("Average the weights of all training runs instead of keeping the best one.", False)
+    search_trials: int = option("Number of hyperparameter search trials.", 0)
+    early_stopping_patience: int | None = option("Stop after N evaluations without improvement.", None)
+    calibrate: str = option(
+        "Whether to calibrate the scores; auto needs 200 validation examples.",
+        "auto",
+        choices=["auto", "yes", "no"],
     )
-    class_weights: str = field(
-        default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
+    keep_best: bool = option("Keep the weights of the best evaluation.", True)
+    seed: int = option(default=0, **SEED)
+    bf16: bool | None = option("Autocast to bfloat16 (default: if the hardware is fast at it).", None, **TRUE_OR_FALSE)
+    report_to: list[str] = option(default=["none"], **REPORT_TO)
+    warmup_steps: float | None = option("Number of warmup steps, or a share of all steps (default: planned).", None)
+    weight_decay: float = option("Weight decay; norms and biases are exempt.", 0.01)
+    per_device_eval_batch_size: int = option("Evaluation batch size per device.", 64)
+    eval_strategy: str = option("When to evaluate.", "epoch", choices=["no", "steps", "epoch"])
+    save_strategy: str | None = option(
+        "When to save a checkpoint (default: planned).", None, choices=["no", "steps", "epoch"]
     )
-    masked_tuning: bool = field(
-        default=False,
-        metadata={"help": "Mask random tokens of half of the texts in training, as explanations do."},
-    )
-    seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
-    average_seeds: bool = field(
-        default=False,
-        metadata={"help": "Average the weights of all training runs, which start from the same head, into one model."},
-    )
-    search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}
-    )
-    calibrate: str = field(
-        default="auto",
-        metadata={
-            "help": "Calibrate the scores; auto: if there are 200 validation examples.",
-            "choices": ["auto", "yes", "no"],
-        },
-    )
-    keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
-    seed: int = field(default=0, metadata={"help": "Seed of the first training run."})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Autocast to bfloat16; the default depends on the hardware."}
-    )
-    report_to: list[str] = field(  # with another type, `HfArgumentParser` would read only one name
-        default_factory=lambda: ["none"],
-        metadata={"help": "Loggers: tensorboard, trackio, codecarbon, others, or none."},
-    )
-    warmup_steps: float | None = field(
-        default=None, metadata={"help": "Warmup steps, or their share of all steps (default: planned)."}
-    )
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and biases are exempt."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per device."})
-    eval_strategy: str = field(
-        default="epoch", metadata={"help": "When to evaluate.", "choices": ["no", "steps", "epoch"]}
-    )
-    save_strategy: str | None = field(
-        default=None,
-        metadata={"help": "When to save a checkpoint (default: planned).", "choices": ["no", "steps", "epoch"]},
-    )
-    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of all steps."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep while training."})
-    logging_steps: float = field(default=0.05, metadata={"help": "Steps between logs, or their share of all steps."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: a NaN loss ends the run."})
+    save_steps: float = option("Number of steps between checkpoints, or a share of all steps.", 0.1)
+    save_total_limit: int | None = option("Number of checkpoints to keep.", 1)
+    logging_steps: float = option("Number of steps between logs, or a share of all steps.", 0.05)
+    logging_nan_inf_filter: bool = option("Must be False: a NaN loss ends the run.", False)
 
 
 def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) -> None:
@@ -273,15 +233,16 @@ def _check_used(given: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
     check_used(given, _NOT_USED_WITH.items())
     if "unlabelled_file" not in given:
-        check_used(given, [(name, "labels") for name in _NOT_USED_WITHOUT_LABELS])
+        check_used(given, [(name, "label_names_file") for name in _NOT_USED_WITHOUT_LABELS])
 
 
 _KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)
-COMMAND_LINE = CommandLine(
+ADAPT = Command(
     "adapt",
-    "Train an encoder for a task, on examples from files or the Hub.",
-    "--task classification --from MODEL --train_file train.csv --output_dir adapted",
+    "Fine-tune an encoder for a task: classification, entities, question answering, embeddings, ranking and others.",
+    "answerdotai/ModernBERT-base --task classification --train_file train.csv --output_dir adapted",
     _KINDS,
+    check=lambda model, data, options: check_libraries(model, options),
     with_trainer=True,
     defaults=_defaults,
     narrowed_by=("task", "tuning"),

@@ -80,7 +80,7 @@ def check_calibrated_model(run: Adaptation, recipe: Any, split: str | None) -> s
     """
     if split is None or not recipe.is_other_family:
         return split
-    reason = f"{run.model.from_checkpoint} cannot be converted to a model of this package"
+    reason = f"{run.model.model} cannot be converted to a model of this package"
     if run.args.calibrate == "yes" or split == "calibration":
         raise UsageError(f"the model cannot be calibrated on the {split} examples: {reason}.")
     print(f"The model will not be calibrated, because {reason}.")

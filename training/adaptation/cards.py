@@ -103,11 +103,11 @@ def adapter_card(
     """
     origin, adapter = "../base" if inside else "base", "." if inside else "adapter"
     if not with_base:
-        origin = arguments.from_checkpoint
-    of_the_hub = not Path(arguments.from_checkpoint).exists()
+        origin = arguments.model
+    of_the_hub = not Path(arguments.model).exists()
     data = ModelCardData(
         library_name="peft",
-        base_model=arguments.from_checkpoint if of_the_hub else None,
+        base_model=arguments.model if of_the_hub else None,
         tags=["sequence-encoder", arguments.tuning],
         **fields,
     )

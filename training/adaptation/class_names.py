@@ -1,4 +1,4 @@
-"""Reads the names of classes, which `sequence-encoder adapt --labels` takes in place of labelled texts."""
+"""Reads the names of classes, which `sequence-encoder adapt --label_names_file` takes in place of labelled texts."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class ClassNames:
 
 
 def read_class_names(data: TaskDataArguments) -> ClassNames:
-    """Read the file of `--labels`: a name in each line, or a table with the columns `label` and `description`.
+    """Read `--label_names_file`: a name on each line, or a table with the columns `label` and `description`.
 
     Raises:
         UsageError: If the file cannot be read, or has fewer than two names or a name twice.
     """
-    named = f"--labels {data.labels}"
-    found = find_files(str(data.labels), "labels")
+    named = f"--label_names_file {data.label_names_file}"
+    found = find_files(str(data.label_names_file), "label_names_file")
     if found is None:
         raise UsageError(f"{named}: there is no such file.")
     reader, files = found
@@ -63,7 +63,7 @@ def read_class_names(data: TaskDataArguments) -> ClassNames:
     if "" in names:
         raise UsageError(f"{named} must have a name in every row, but row {names.index('') + 1} has none.")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"{named} must name every class once, but {twice[0]} is there {names.count(twice[0])} times.")
+        raise UsageError(f"{named} must name every class once, but it names {twice[0]} {names.count(twice[0])} times.")
     if len(names) < 2:
         raise UsageError(f"{named} must name at least two classes, got {', '.join(names) or 'none'}.")
     descriptions = (str(description or "").strip() for _, description in rows)

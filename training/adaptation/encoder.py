@@ -75,7 +75,7 @@ def encoder_of(
             raise ValueError("its tokenizer has neither a padding token nor an end-of-text token.")
         return named, tokenizer
     except (OSError, ValueError) as error:
-        raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
+        raise error if isinstance(error, UsageError) else UsageError(f"{checkpoint}: {error}") from error
 
 
 def say_new_head(checkpoint: str, config: PreTrainedConfig) -> None:

@@ -77,7 +77,7 @@ class HeadFiles:
     def write_cards(self, results: Results, folder: Path) -> None:
         """Write the cards of the model and of its adapter into their folders."""
         training, tuning = self._training(results), TUNINGS[self.run.model.tuning]
-        fields = card_fields_of(self.run.model.from_checkpoint)
+        fields = card_fields_of(self.run.model.model)
         if tuning.is_peft:
             with_base = (folder / "base").exists()
             # Without a merged model, the adapter's card is also the card of the whole folder.
@@ -95,7 +95,7 @@ class HeadFiles:
             self.run.args.hub_model_id or self.run.output.resolve().name,
             training,
             **fields,
-            base_model=_of_the_hub(self.run.model.from_checkpoint),
+            base_model=_of_the_hub(self.run.model.model),
             datasets=_of_the_hub(self.run.data.dataset_name),
             limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
             usage=self._usage(),
@@ -125,7 +125,7 @@ class HeadFiles:
         files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
         datasets = {split: Path(file).name for split, file in files.items() if file is not None}
         datasets.setdefault("train", _name(str(data.dataset_name)))
-        origin = _name(self.run.model.from_checkpoint)
+        origin = _name(self.run.model.model)
         return complete(Training(**results.best.training), results, origin, datasets, self._listed_as)
 
     @property
@@ -148,7 +148,7 @@ class HeadFiles:
         # When PEFT saves, it looks up the vocabulary size at this path.
         model.peft_config["default"].base_model_name_or_path = self.checkpoint
         model.save_pretrained(adapter)
-        record_adapter(adapter, origin, self.run.model.from_checkpoint, self.task.labels)
+        record_adapter(adapter, origin, self.run.model.model, self.task.labels)
 
 
 def _of_the_hub(name: str | None) -> str | None:

@@ -113,7 +113,7 @@ class HeadRecipe(HeadFiles):
         self.keeps_head = same_head and not self.drops_head and self.run.model.tuning != "adapter"
         self.keeps_head = self.keeps_head and not self.run.data.finds_labels
         if self.drops_head and self.run.args.process_index == 0:
-            say_new_head(self.run.model.from_checkpoint, config)
+            say_new_head(self.run.model.model, config)
         self.inputs, self.cut = {}, {}
         for split, rows in self.rows.items():
             self.task.cut = self.cut[split] = TruncationCounts()
@@ -128,7 +128,7 @@ class HeadRecipe(HeadFiles):
             try:
                 TaskAdapter(self.encoder, 1, self.run.model.pooling)
             except ValueError as error:
-                raise UsageError(f"--from {self.run.model.from_checkpoint}: {error}") from error
+                raise UsageError(f"{self.run.model.model}: {error}") from error
             self.inputs = {split: self._features(inputs) for split, inputs in self.inputs.items()}
             self.collator = default_data_collator
         self.linear: Any = self._linear()

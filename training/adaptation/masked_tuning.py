@@ -30,7 +30,7 @@ class RandomMasks:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.mask_token_id is None:
-            raise UsageError("--masked_tuning needs a tokenizer with a mask token, which the one of --from lacks.")
+            raise UsageError("--masked_tuning needs a tokenizer with a mask token, and the model's tokenizer has none.")
         self.mask_id: Any = tokenizer.mask_token_id
         # A word that the vocabulary lacks is masked like others.
         self.kept = sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id})

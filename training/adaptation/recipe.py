@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+from accelerate import PartialState
 from transformers import set_seed
 
 from ...command_line import UsageError
@@ -37,7 +38,7 @@ from .label_check import facts_of, list_label_errors
 from .plan import PLANNED, in_words, rate_for
 from .reading import read_examples
 from .report import Results, errors_as_warnings
-from .run import Adaptation
+from .run import Adaptation, parse
 from .scratch import (
     average_folder,
     digest_of,
@@ -54,6 +55,12 @@ from .tasks import WRITING_TASKS
 from .training_runs import average, train
 from .unlabelled_texts import learn_from_unlabelled
 from .without_labels import label_by_names
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run `sequence-encoder adapt`."""
+    adapt(parse(arguments))
+    PartialState().destroy_process_group()
 
 
 def adapt(run: Adaptation) -> Results:
@@ -103,7 +110,7 @@ def _adapt(run: Adaptation) -> Results:
             any_family = run.model.tuning == "adapter"
             set_seed(args.seed)
             checkpoint, tokenizer = encoder_of(
-                run.model.from_checkpoint,
+                run.model.model,
                 run.scratch / "base",
                 any_family,
                 args.should_save and not resumed,
@@ -188,7 +195,7 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
         OSError: If the folder cannot be written.
     """
     if run.args.should_save:
-        for kept in (run.model.from_checkpoint, run.model.from_adapter):
+        for kept in (run.model.model, run.model.from_adapter):
             replace = run.args.overwrite or may_be_finished
             check_replaceable(run.output, replace, "--overwrite", Path(kept) if kept else None)
 

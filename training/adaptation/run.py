@@ -14,7 +14,7 @@ from ...command_line import UsageError
 from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from ..tensor_parallel import tensor_parallel_size
-from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments, is_better_if_greater
+from .arguments import ADAPT, AdaptationOptions, AdaptedModelArguments, is_better_if_greater
 from .examples.arguments import TaskDataArguments
 from .plan import FALLBACK
 
@@ -93,12 +93,12 @@ class Adaptation:
 
 
 def parse(arguments: list[str]) -> Adaptation:
-    """Parse the command line with `CommandLine.read`.
+    """Parse the command line with `Command.read`.
 
     Raises:
         UsageError: If a name or a value is not allowed.
     """
-    return Adaptation(*COMMAND_LINE.read(arguments, (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)))
+    return Adaptation(*ADAPT.read(arguments, (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)))
 
 
 def training_arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:

@@ -155,7 +155,7 @@ def settings_of(run: Adaptation, examples: Mapping[str, Any], unlabelled: Any = 
     given |= {f"{split} examples": fingerprint(rows) for split, rows in examples.items()}
     if unlabelled is not None:
         given["unlabelled texts"] = fingerprint(unlabelled)
-    if run.data.labels is not None:
+    if run.data.label_names_file is not None:
         given["class names"] = read_class_names(run.data).descriptions
     given["processes"] = run.args.world_size
     return json.loads(json.dumps(given, default=str))

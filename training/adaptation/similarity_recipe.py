@@ -149,8 +149,8 @@ class SimilarityRecipe:
         card_data = model.model_card_data
         card_data.set_model_id(name)
         # Otherwise, sentence-transformers looks up the name of the folder on the Hub.
-        card_data.local_files_only = Path(self.run.model.from_checkpoint).exists()
-        fields = card_fields_of(self.run.model.from_checkpoint)
+        card_data.local_files_only = Path(self.run.model.model).exists()
+        fields = card_fields_of(self.run.model.model)
         card_data.license = card_data.license or fields.get("license")
         card_data.language = card_data.language or fields.get("language") or []
         model.save_pretrained(str(folder), model_name=name)

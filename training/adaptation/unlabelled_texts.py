@@ -49,10 +49,10 @@ def check_unlabelled(recipe: Any, rows: Any) -> Any:
     named = f"--unlabelled_file {run.data.unlabelled_file}"
     if run.model.tuning not in PLANNED:
         raise UsageError(f"--unlabelled_file needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
-    if run.data.labels is not None and set(names := read_class_names(run.data).names) != set(task.labels):
+    if run.data.label_names_file is not None and set(names := read_class_names(run.data).names) != set(task.labels):
         raise UsageError(
-            f"--labels {run.data.labels} must name the labels of the training examples, {', '.join(task.labels)}, got "
-            f"{', '.join(names)}."
+            f"--label_names_file {run.data.label_names_file} must name the labels of the training examples, "
+            f"{', '.join(task.labels)}, got {', '.join(names)}."
         )
     examples = {"unlabelled": rows}
     for argument, column in zip(("text_column", "text_pair_column"), task.texts, strict=False):
@@ -88,7 +88,7 @@ def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
     labelled = recipe.rows["train"] if recipe.fitted is None else recipe.rows["train"].select(recipe.fitted)
     folds = recipe.folds or folds_of(fit.labels, number_texts(labelled, recipe.task.texts), args.seed)
     names = None
-    if recipe.run.data.labels is not None:
+    if recipe.run.data.label_names_file is not None:
         classes = read_class_names(recipe.run.data)
         described = [classes.texts_of(name) for name in recipe.labels]
         vectors = _vectors_of(recipe, [text for texts in described for text in texts])

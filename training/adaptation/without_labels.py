@@ -1,4 +1,4 @@
-"""Labels the training texts of `sequence-encoder adapt --labels` by the names of their classes.
+"""Labels the training texts of `sequence-encoder adapt --label_names_file` by the names of their classes.
 
 The texts first get the names in turn, so that everything else is checked before the encoder is loaded. The encoder then
 finds their labels, which the scratch folder keeps, and the training goes on as with labels that people gave. What is
@@ -32,26 +32,26 @@ _SPLITS = ("train", "validation")
 
 
 def with_names_in_turn(run: Adaptation, examples: dict[str, Any]) -> dict[str, Any]:
-    """Give the training texts the names of `--labels` in turn, and check both.
+    """Give the training texts the names of `--label_names_file` in turn, and check both.
 
     Raises:
         UsageError: If the names are not valid, the examples already have labels, or there are too few.
     """
     names, rows, column = read_class_names(run.data).names, examples["train"], run.data.label_column or "label"
     if run.model.tuning not in PLANNED:
-        raise UsageError(f"--labels needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
+        raise UsageError(f"--label_names_file needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
     if column in rows.column_names:
         if given := sum(not is_missing(label) for label in rows[column]):
             raise UsageError(
-                f"--labels is for training examples without labels, but {given:,} of {len(rows):,} have a {column}. To "
-                "learn from these alone, leave out --labels; to learn from both, give the other texts as "
-                "--unlabelled_file; to ignore the labels, remove the column."
+                f"--label_names_file is for training examples without labels, but {given:,} of {len(rows):,} examples "
+                f"have a {column}. To train on these alone, leave out --label_names_file; to train on all texts, pass "
+                "those without a label as --unlabelled_file; to ignore the labels, remove the column."
             )
         rows = rows.remove_columns(column)
     if len(rows) < 2 * len(names):
         raise UsageError(
-            f"--labels {run.data.labels} has {len(names)} names, which need at least {2 * len(names)} training texts, "
-            f"got {len(rows)}."
+            f"--label_names_file {run.data.label_names_file} has {len(names)} names, which need at least "
+            f"{2 * len(names)} training texts, got {len(rows)}."
         )
     return {**examples, "train": rows.add_column(column, list(islice(cycle(names), len(rows))))}
 
@@ -92,9 +92,9 @@ def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> 
     model = SequenceEncoderModel.from_pretrained(checkpoint, dtype=torch.float32)
     if model.embedding_recipe is None:
         raise UsageError(
-            f"--labels needs a sentence encoder, which was trained to compare texts, such as all-MiniLM-L6-v2, but "
-            f"{run.model.from_checkpoint} has no modules.json. Its vectors of names say little about texts. Train it "
-            "with --task embedding first, or label some texts."
+            "--label_names_file needs a sentence encoder such as all-MiniLM-L6-v2, whose vectors of names and texts "
+            f"can be compared, but {run.model.model} has no modules.json. Train it with --task embedding first, or "
+            "label some texts."
         )
     model.to(run.args.device)
     texts = [text for split in _SPLITS for text in recipe.rows[split][recipe.task.text]]
@@ -104,7 +104,7 @@ def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> 
             vectors = model.encode(texts, tokenizer, max_length=run.model.max_length)
             names = np.stack([model.encode(classes.texts_of(name), tokenizer).mean(0) for name in recipe.labels])
         except ValueError as error:
-            raise UsageError(f"--from {run.model.from_checkpoint}: {error}") from error
+            raise UsageError(f"{run.model.model}: {error}") from error
         # All of a text, since its vector may leave out the end.
         ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         found = find_classes(vectors, ids, names, run.args.seed)

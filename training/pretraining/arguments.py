@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ...command_line import UsageError
-from ...command_line.extras import require
-from ...command_line.parser import CommandLine, check_used
+from ...command_line.extras import require, require_reporters
+from ...command_line.options import OVERWRITE, REPORT_TO, SEED, TRUE_OR_FALSE, option
+from ...command_line.parser import Command, check_used
 from ...data.corpus import CorpusArguments
 from .objective_arguments import OBJECTIVES, Objectives
 
@@ -33,7 +34,7 @@ SIZES = {
 # Pairs of an argument and another one beside which it has no effect.
 _NEW_TOKENIZER_OPTIONS = ("vocab_size", "algorithm", "lowercase")
 _NOT_USED_WITH = (
-    *((name, "from_checkpoint") for name in ("preset", "size", *_NEW_TOKENIZER_OPTIONS)),
+    *((name, "model") for name in ("preset", "size", *_NEW_TOKENIZER_OPTIONS)),
     *((name, "tokenizer") for name in _NEW_TOKENIZER_OPTIONS),
 )
 
@@ -63,31 +64,24 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    preset: str = field(default="modernbert", metadata={"help": "Architecture.", "choices": list(TRAINING_DEFAULTS)})
-    size: str = field(default="mini", metadata={"help": "Number of layers and hidden size.", "choices": list(SIZES)})
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "Configuration fields, such as 'num_hidden_layers=6,norm=rms_norm'."}
+    model: str | None = option(
+        "Folder or Hub id of the model to continue pretraining, with its tokenizer, instead of a new one of "
+        "--preset and --size.",
+        None,
     )
-    from_checkpoint: str | None = field(
-        default=None,
-        metadata={
-            "aliases": ["--from"],
-            "help": "Encoder to continue pretraining, with its tokenizer: a folder or a Hub id. Replaces --preset, "
-            "--size and --vocab_size.",
-        },
+    preset: str = option("Architecture.", "modernbert", choices=list(TRAINING_DEFAULTS))
+    size: str = option("Number of layers and hidden size.", "mini", choices=list(SIZES))
+    config_overrides: str | None = option(
+        "Fields of the configuration, such as num_hidden_layers=6,norm=rms_norm.", None
     )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Tokenizer: a folder or a Hub id. By default, a new one is trained on the corpus."},
+    tokenizer: str | None = option(
+        "Folder or Hub id of the tokenizer (default: a new one, trained on the corpus).", None
     )
-    vocab_size: int = field(default=30522, metadata={"help": "Vocabulary size of the new tokenizer."})
-    algorithm: str = field(
-        default="wordpiece",
-        metadata={"help": "Algorithm of the new tokenizer.", "choices": ["wordpiece", "byte_level_bpe"]},
-    )
-    lowercase: bool = field(default=False, metadata={"help": "Make the new tokenizer lowercase texts."})
-    max_length: int = field(default=512, metadata={"help": "Maximum number of tokens in a window."})
-    max_tokens: int = field(default=8192, metadata={"help": "Maximum number of tokens in a pack of windows."})
+    vocab_size: int = option("Vocabulary size of the new tokenizer.", 30522)
+    algorithm: str = option("Algorithm of the new tokenizer.", "wordpiece", choices=["wordpiece", "byte_level_bpe"])
+    lowercase: bool = option("Let the new tokenizer lowercase texts.", False)
+    max_length: int = option("Maximum number of tokens of a text; longer texts are split into windows.", 512)
+    max_tokens: int = option("Maximum number of tokens in a batch: a pack of windows.", 8192)
 
     def __post_init__(self) -> None:
         if self.max_length < 5:
@@ -98,12 +92,12 @@ class ModelArguments:
                 raise UsageError(f"--{name} must be at most {most:,}, got {value}.")
         if self.max_tokens < self.max_length:
             raise UsageError(f"--max_tokens must be at least --max_length {self.max_length}, got {self.max_tokens}.")
-        if self.from_checkpoint is not None and (self.tokenizer or self.config_overrides):
+        if self.model is not None and (self.tokenizer or self.config_overrides):
             raise UsageError(
-                "--from comes with its own tokenizer and configuration; omit --tokenizer and --config_overrides."
+                "MODEL has its own tokenizer and configuration; leave out --tokenizer and --config_overrides."
             )
         least = _SMALLEST_VOCABULARIES.get(self.algorithm, 0)
-        if self.tokenizer is None and self.from_checkpoint is None and self.vocab_size < least:
+        if self.tokenizer is None and self.model is None and self.vocab_size < least:
             raise UsageError(
                 f"--vocab_size must be at least {least} for --algorithm {self.algorithm}, got {self.vocab_size}."
             )
@@ -170,50 +164,35 @@ class PretrainingOptions:
 
     _argument_group_name = "training"
 
-    output_dir: str | None = field(
-        default="pretrained", metadata={"help": "Folder to save the model and its checkpoints in."}
+    output_dir: str | None = option("Folder to write the model and its checkpoints to.", "pretrained")
+    resume: bool = option("Continue an interrupted run.", False)
+    overwrite: bool = option(default=False, **OVERWRITE)
+    muon: bool = option("Train matrices with Muon and all other weights with AdamW, instead of --optim.", True)
+    lr_decay_share: float = option(
+        "Share of the steps over which the learning rate decays at the end of training.", 0.3
     )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in the output folder."})
-    overwrite: bool = field(default=False, metadata={"help": "Start over and delete what an earlier run wrote."})
-    muon: bool = field(
-        default=True, metadata={"help": "Train matrices with Muon and other weights with AdamW instead of --optim."}
+    ema_decay: float | None = option("Save an exponential moving average of the weights with this decay.", None)
+    per_device_train_batch_size: int = option("Training batch size per device, in packs.", 1)
+    per_device_eval_batch_size: int = option("Evaluation batch size per device.", 32)
+    num_train_epochs: float = option("Number of epochs.", 10.0)
+    learning_rate: float = option("Peak learning rate.", 5e-3)
+    weight_decay: float = option("Weight decay; norms and biases are exempt.", 0.01)
+    adam_beta2: float = option("Second beta of AdamW.", 0.98)
+    lr_scheduler_type: str = option(
+        "Learning rate schedule: warmup_stable_decay (a trapezoid), cosine, linear and others.",
+        "warmup_stable_decay",
+        metavar="SCHEDULE",
     )
-    lr_decay_share: float = field(
-        default=0.3, metadata={"help": "Share of the steps, at the end, over which the learning rate decays."}
-    )
-    ema_decay: float | None = field(
-        default=None,
-        metadata={"help": "Save an exponential moving average of the weights with this decay."},
-    )
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "Training batch size per device, in packs."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluation batch size per device."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Number of epochs."})
-    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and biases are exempt."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of AdamW."})
-    lr_scheduler_type: str = field(
-        default="warmup_stable_decay",
-        metadata={"help": "Schedule: warmup_stable_decay (a trapezoid), cosine, linear and others."},
-    )
-    warmup_steps: float = field(default=0.02, metadata={"help": "Warmup steps, or their share of all steps."})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Autocast to bfloat16; the default depends on the hardware."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between logs, or their share of all steps."})
-    eval_steps: float | None = field(
-        default=0.1, metadata={"help": "Steps between evaluations, or their share of all steps."}
-    )
-    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of all steps."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
-    train_sampling_strategy: str = field(
-        default="sequential", metadata={"help": "Must be 'sequential': the packs are already shuffled."}
-    )
-    report_to: list[str] = field(  # with another type, `HfArgumentParser` would read only one name
-        default_factory=lambda: ["tensorboard"],
-        metadata={"help": "Loggers: tensorboard, trackio, codecarbon (energy), others, or none."},
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the weights, the data order and the masks."})
+    warmup_steps: float = option("Number of warmup steps, or a share of all steps.", 0.02)
+    bf16: bool | None = option("Autocast to bfloat16 (default: if the hardware is fast at it).", None, **TRUE_OR_FALSE)
+    logging_steps: float = option("Number of steps between logs, or a share of all steps.", 10)
+    eval_steps: float | None = option("Number of steps between evaluations, or a share of all steps.", 0.1)
+    save_steps: float = option("Number of steps between checkpoints, or a share of all steps.", 0.1)
+    save_total_limit: int | None = option("Number of checkpoints to keep.", 2)
+    remove_unused_columns: bool = option("Must be False.", False)
+    train_sampling_strategy: str = option("Must be 'sequential': the packs are already shuffled.", "sequential")
+    report_to: list[str] = option(default=["none"], **REPORT_TO)
+    seed: int = option(default=0, **SEED)
 
 
 def check_libraries(options: PretrainingOptions) -> None:
@@ -222,9 +201,8 @@ def check_libraries(options: PretrainingOptions) -> None:
     Raises:
         MissingLibraryError: If one of them is missing.
     """
-    # Tensorboard is the default, so a message about `--report_to` would name an option that the user has not typed.
-    reporters = ["tensorboard"] if "tensorboard" in options.report_to else []
-    require("pretrain", "datasets", "matplotlib", *reporters, extra="train")
+    require("pretrain", "datasets", "matplotlib", extra="train")
+    require_reporters(options.report_to)
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +213,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in given and not (name == "sop_weight" and given[name] == 0):
             raise UsageError(f"--{name} has no effect with --objective {objective}; leave one of them out.")
     preset = given.get("preset", ModelArguments.preset)
-    continued = given.get("from_checkpoint") is not None
+    continued = given.get("model") is not None
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
     if "optim" in given:
         # An explicit --optim takes precedence.
@@ -247,11 +225,19 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-COMMAND_LINE = CommandLine(
+def _with_saved_arguments(arguments: list[str]) -> list[str]:
+    from .resumed_arguments import with_saved_arguments
+
+    return with_saved_arguments(arguments)
+
+
+PRETRAIN = Command(
     "pretrain",
-    "Pretrain an encoder to predict masked tokens and sentence order, or to write.",
+    "Pretrain an encoder on any corpus, with masked language modelling and sentence order or with masked diffusion.",
     '--corpus "texts/*.txt" --size mini --output_dir pretrained',
     (ModelArguments, CorpusArguments, Objectives, PretrainingOptions),
+    completed=_with_saved_arguments,
+    check=lambda model, corpus, objectives, options: check_libraries(options),
     with_trainer=True,
     defaults=_defaults,
     left_out=lambda given: ("remove_unused_columns", "train_sampling_strategy"),

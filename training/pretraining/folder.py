@@ -99,9 +99,9 @@ def check_folder(run: Pretraining) -> None:
         )
     if checkpoints and not file.exists():
         raise UsageError(f"pretrain did not write {checkpoints[0]}; move it away, or choose another --output_dir.")
-    for name, source in (("from", run.model.from_checkpoint), ("tokenizer", run.model.tokenizer)):
+    for source in (run.model.model, run.model.tokenizer):
         if source and any(Path(source).resolve().is_relative_to(path.resolve()) for path in (*checkpoints, scratch)):
-            raise UsageError(f"--{name} {source} would be deleted; choose another --output_dir.")
+            raise UsageError(f"{source} would be deleted; choose another --output_dir.")
 
 
 def _check_unchanged(run: Pretraining, file: Path) -> None:

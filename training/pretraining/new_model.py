@@ -107,7 +107,7 @@ def load_converted_model(
     model = model_class(objectives).from_pretrained(folder)
     tokens: Any = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "mask")}
     set_special_tokens(model.config, **tokens)
-    check_max_length(model.config, arguments, "--from")
+    check_max_length(model.config, arguments, str(arguments.model))
     return model
 
 

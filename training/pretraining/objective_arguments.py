@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+from ...command_line.options import option
 
 # The progress of the masking probability from its initial to its final value, by the progress of the training.
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -51,26 +53,22 @@ class Objectives:
 
     _argument_group_name = "objectives"
 
-    mlm_weight: float = field(default=1.0, metadata={"help": "Weight of the masked token loss; 0 disables masking."})
-    sop_weight: float = field(default=1.0, metadata={"help": "Weight of the sentence order loss; 0 disables it."})
-    mlm_probability: float = field(default=0.3, metadata={"help": "Share of tokens to predict."})
-    final_mlm_probability: float = field(
-        default=0.15,
-        metadata={"help": "Share of tokens to predict at the end of training, unless --mlm_schedule is constant."},
+    mlm_weight: float = option("Weight of the masked language modelling loss; 0 disables it.", 1.0)
+    sop_weight: float = option("Weight of the sentence order loss; 0 disables it.", 1.0)
+    mlm_probability: float = option("Share of tokens to predict.", 0.3)
+    final_mlm_probability: float = option(
+        "Share of tokens to predict at the end of training, unless --mlm_schedule is constant.", 0.15
     )
-    mlm_schedule: str = field(
-        default="constant",
-        metadata={"help": "How that share changes during training.", "choices": list(MASK_SCHEDULES)},
+    mlm_schedule: str = option(
+        "How the share of tokens to predict changes during training.", "constant", choices=list(MASK_SCHEDULES)
     )
-    whole_word_mask: bool = field(default=False, metadata={"help": "Predict either all tokens of a word or none."})
+    whole_word_mask: bool = option("Predict either all tokens of a word or none.", False)
 
-    objective: str = field(
-        default="mlm",
-        metadata={
-            "help": "What to learn: masked tokens and sentence order (mlm), or masked tokens at every masking rate, so "
-            "that the model can also write (diffusion).",
-            "choices": list(OBJECTIVES),
-        },
+    objective: str = option(
+        "Objective: masked language modelling and sentence order (mlm), or masked diffusion, with which the model "
+        "can also generate text (diffusion).",
+        "mlm",
+        choices=list(OBJECTIVES),
     )
 
     def __post_init__(self) -> None:

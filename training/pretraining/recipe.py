@@ -32,8 +32,14 @@ from .new_model import load_converted_model, make_tokenizer, new_model
 from .objective_kinds import KINDS
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
-from .run import Pretraining
+from .run import Pretraining, parse
 from .trainer import make_trainer, packs_per_step
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run `sequence-encoder pretrain`."""
+    # If the process group is not destroyed, the processes can exit with an error.
+    pretrain(parse(arguments)).accelerator.end_training()
 
 
 def pretrain(run: Pretraining) -> HubTrainer:
@@ -99,7 +105,7 @@ def prepare(run: Pretraining) -> HubTrainer:
         tokenizer = prepare_tokenizer(run, train_texts)
         encoder = (
             new_model(model, run.objectives, tokenizer)
-            if model.from_checkpoint is None
+            if model.model is None
             else load_converted_model(run.scratch / "encoder", model, run.objectives, tokenizer)
         )
         try:
@@ -123,7 +129,7 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the run, which the first process creates."""
     folder = run.scratch / "tokenizer"
     if not folder.exists():
-        checkpoint = run.model.from_checkpoint
+        checkpoint = run.model.model
         if checkpoint is None:
             # Reading would advance the position of the stream.
             texts = copy.deepcopy(texts) if run.corpus.streaming else texts

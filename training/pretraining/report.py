@@ -93,7 +93,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         **kind.hyperparameters(run.objectives),
         "average of weights": run.args.ema_decay or "none",
     }
-    origin = run.model.from_checkpoint
+    origin = run.model.model
     of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None
     card = model_card(
         model,

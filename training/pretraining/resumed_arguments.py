@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ...command_line import UsageError
-from .arguments import COMMAND_LINE, SCRATCH, PretrainingOptions
+from .arguments import PRETRAIN, SCRATCH, PretrainingOptions
 
 # In the folder `SCRATCH`.
 FILE = "arguments.json"
@@ -47,7 +47,7 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
 
 def by_name(arguments: list[str]) -> dict[str, list[str]]:
     """Group a command line by argument. The last occurrence of an argument wins."""
-    arguments = COMMAND_LINE.as_options(arguments)
+    arguments = PRETRAIN.as_options(arguments)
     found: dict[str, list[str]] = {}
     name = ""
     for part in arguments:

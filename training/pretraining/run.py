@@ -10,7 +10,7 @@ from transformers import SchedulerType, TrainingArguments
 from ...command_line import UsageError
 from ...data.corpus import CorpusArguments
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
-from .arguments import COMMAND_LINE, SCRATCH, ModelArguments, PretrainingOptions
+from .arguments import PRETRAIN, SCRATCH, ModelArguments, PretrainingOptions
 from .objective_arguments import Objectives
 from .resumed_arguments import with_saved_arguments
 
@@ -78,12 +78,12 @@ class Pretraining:
 
 
 def parse(arguments: list[str]) -> Pretraining:
-    """Parse the command line with `CommandLine.read`. With `--resume`, the interrupted run completes it.
+    """Parse the command line with `Command.read`. With `--resume`, the interrupted run completes it.
 
     Raises:
         UsageError: If a name or a value is not allowed.
     """
     arguments = with_saved_arguments(arguments)
     kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
-    model, corpus, objectives, args = COMMAND_LINE.read(arguments, kinds)
+    model, corpus, objectives, args = PRETRAIN.read(arguments, kinds)
     return Pretraining(model, corpus, objectives, args, arguments)

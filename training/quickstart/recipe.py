@@ -83,7 +83,7 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     started = time.perf_counter()
     output = Path(arguments.output_dir)
     may_replace = (arguments.overwrite, "--overwrite")
-    source = arguments.from_checkpoint
+    source = arguments.model
     check_replaceable(output, *may_replace, kept=Path(source) if source else None)
     try:
         with atomic_folder(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
@@ -99,7 +99,7 @@ def quickstart(arguments: QuickstartArguments) -> Results:
 
 def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Results:
     """Train, and save the encoder in the folder `pretrained` and the classifier in `finished`."""
-    seed, checkpoint = arguments.seed, arguments.from_checkpoint
+    seed, checkpoint = arguments.seed, arguments.model
     # Load the checkpoint first, so that an unusable one is reported at once.
     source_tokenizer = None if checkpoint is None else save_as_sequence_encoder(checkpoint, pretrained, base_model=True)
     if source_tokenizer is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ....command_line import UsageError
+from ....command_line.options import DATASET_CONFIG_NAME, LABEL_NAMES_FILE, option
+from ....evaluation.calibration_arguments import CALIBRATION_FILE
 from ....tasks.arguments import ExampleArguments
 
 
@@ -19,29 +21,20 @@ class TaskDataArguments(ExampleArguments):
     otherwise = "Use --dataset_name for a dataset on the Hub."
     may_lack_labels = True
 
-    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON (Lines), Parquet or Arrow."})
-    validation_file: str | None = field(default=None, metadata={"help": "Examples that select the best weights."})
-    test_file: str | None = field(default=None, metadata={"help": "Examples that evaluate the selected weights."})
-    calibration_file: str | None = field(
-        default=None, metadata={"help": "Examples to calibrate on; the default is the validation examples."}
+    train_file: str | None = option("Training examples: CSV, TSV, JSON (Lines), Parquet or Arrow.", None)
+    validation_file: str | None = option("Validation examples, to select the best weights.", None)
+    test_file: str | None = option("Test examples, to evaluate the selected weights.", None)
+    calibration_file: str | None = option(f"{CALIBRATION_FILE['help']} (default: the validation examples)", None)
+    label_names_file: str | None = option(
+        f"{LABEL_NAMES_FILE['help'].rstrip('.')}, for training texts without labels.",
+        None,
     )
-    labels: str | None = field(
-        default=None,
-        metadata={
-            "help": "Names of the classes, if no training text has a label, or for --unlabelled_file: one in a line, "
-            "or the columns label and description."
-        },
-    )
-    unlabelled_file: str | None = field(
-        default=None, metadata={"help": "More texts, without labels, to learn from; they are used if they help."}
-    )
-    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub to use instead of files."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
-    validation_split: str = field(default="validation", metadata={"help": "Validation split of that dataset."})
-    test_split: str = field(default="test", metadata={"help": "Test split of that dataset."})
-    validation_share: float | None = field(
-        default=None, metadata={"help": "Share of the examples to hold out for validation."}
-    )
+    unlabelled_file: str | None = option("Texts without labels, used if they improve the model.", None)
+    dataset_name: str | None = option("Dataset on the Hub, to use instead of files.", None, metavar="DATASET")
+    dataset_config_name: str | None = option(default=None, **DATASET_CONFIG_NAME)
+    validation_split: str = option("Validation split of the dataset on the Hub.", "validation")
+    test_split: str = option("Test split of the dataset on the Hub.", "test")
+    validation_share: float | None = option("Share of the training examples to hold out for validation.", None)
 
     def __post_init__(self) -> None:
         if (self.train_file is None) == (self.dataset_name is None):
@@ -54,12 +47,12 @@ class TaskDataArguments(ExampleArguments):
     @property
     def lacks_labels(self) -> bool:
         """Whether no training text has a label."""
-        return self.labels is not None and self.unlabelled_file is None
+        return self.label_names_file is not None and self.unlabelled_file is None
 
     @property
     def finds_labels(self) -> bool:
         """Whether some or all training texts have no label."""
-        return self.labels is not None or self.unlabelled_file is not None
+        return self.label_names_file is not None or self.unlabelled_file is not None
 
     def file_of(self, split: str) -> tuple[str, str] | None:
         """See `ExampleArguments`."""

@@ -207,17 +207,17 @@ class Conversation(WritingTask):
             before = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
             both = tokenizer.apply_chat_template(messages, return_dict=False)
         except Exception as error:  # templates raise what they like
-            raise UsageError(f"the chat template of --from refuses {_shown(messages)}: {error}") from error
+            raise UsageError(f"the model's chat template refuses {_shown(messages)}: {error}") from error
         if both[: len(before)] != before:
             raise UsageError(
-                "the chat template of --from must render a conversation as its beginning with add_generation_prompt, "
-                f"followed by the reply, but it does not for {_shown(messages)}."
+                "the model's chat template must render a conversation as its beginning with add_generation_prompt, "
+                f"followed by the reply, but does not for {_shown(messages)}."
             )
         if before[-1:] == [self.end_id]:
             raise UsageError(
-                f"the chat template of --from must not end the prompt of a reply with {tokenizer.decode(self.end_id)}, "
-                "which generate removes; end it with a text such as 'assistant:' where add_generation_prompt is true. "
-                f"It does so for {_shown(messages[:-1])}."
+                f"the model's chat template ends the prompt of a reply with {tokenizer.decode(self.end_id)}, which "
+                f"generate removes, for {_shown(messages[:-1])}. Let it end with a text such as 'assistant:' where "
+                "add_generation_prompt is true."
             )
         reply = both[len(before) :]
         return before, reply if reply[-1:] == [self.end_id] else [*reply, self.end_id]

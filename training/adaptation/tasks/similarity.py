@@ -133,7 +133,7 @@ class Embedding(SimilarityTask):
         try:
             recipe.check()
         except ValueError as error:
-            raise UsageError(f"--from: {error}") from error
+            raise UsageError(error) from error
         transformer: Any = Transformer(checkpoint, max_seq_length=max_length, do_lower_case=recipe.lowercase)
         channels = transformer.auto_model.config.hidden_size
         modes = recipe.pooling if len(recipe.pooling) > 1 else recipe.pooling[0]

@@ -77,7 +77,7 @@ class WritingTask(HeadTask):
         if lacks or len(set(named.values())) < len(named):
             problem = f"lacks {' and '.join(lacks)}" if lacks else "uses one token for two of these"
             raise UsageError(
-                f"this task needs a tokenizer with {', '.join(named)}, all different; the one of --from {problem}."
+                f"this task needs a tokenizer with {', '.join(named)}, all different; the model's tokenizer {problem}."
             )
         self.mask_id, self.pad_id, self.end_id = (int(token) for token in named.values())
         room = (self.max_length - tokenizer.num_special_tokens_to_add()) // 2

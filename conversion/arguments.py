@@ -1,0 +1,52 @@
+"""The options of `sequence-encoder convert` and `sequence-encoder inspect`. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..command_line.options import OVERWRITE, option
+from ..command_line.parser import Command
+
+# Listed here, because importing the families imports torch.
+FAMILY_NAMES = (
+    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet", "deberta-v2"),
+    *("nomic_bert", "gte", "jina_embeddings_v3", "eurobert", "ultrabert"),
+    *("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
+    *("roformer", "rembert", "modernbert"),
+)
+
+
+@dataclass
+class ConvertArguments:
+    """What to convert, and where to write it."""
+
+    model: str = option("Folder or Hub id of the model.")
+    output_dir: str = option("Folder to write the converted model to.")
+    to: str | None = option(
+        "Family to convert a SequenceEncoder back to.", None, choices=list(FAMILY_NAMES), metavar="FAMILY"
+    )
+    base_model: bool = option("Convert only the encoder, without its head.", False)
+    overwrite: bool = option(default=False, **OVERWRITE)
+
+
+@dataclass
+class InspectArguments:
+    """What to inspect."""
+
+    model: str = option("Folder or Hub id of the model.")
+    json: bool = option("Print JSON, for scripts.", False)
+
+
+CONVERT = Command(
+    "convert",
+    "Convert a model of another family to a SequenceEncoder, or convert one back with --to.",
+    "google-bert/bert-base-uncased --output_dir converted",
+    (ConvertArguments,),
+)
+INSPECT = Command(
+    "inspect",
+    "Show whether a model can be converted, and how large it is, from its config.json alone.",
+    "google-bert/bert-base-uncased",
+    (InspectArguments,),
+    needs_models=lambda options: False,
+)

@@ -1,0 +1,31 @@
+"""The options of `sequence-encoder export`. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..command_line.options import MODEL, OVERWRITE, option
+from ..command_line.parser import Command
+from .requirements import FORMATS, check_format
+
+
+@dataclass
+class ExportArguments:
+    """What to export, and where to write it."""
+
+    model: str = option(**MODEL)
+    output_dir: str = option("Folder to write the exported model to.")
+    format: str = option("Format to write.", "onnx", choices=list(FORMATS))
+    pooled: bool = option(
+        "Export the encoder without its head, and include pooling and normalization in the graph.", False
+    )
+    overwrite: bool = option(default=False, **OVERWRITE)
+
+
+EXPORT = Command(
+    "export",
+    "Export a model to ONNX, OpenVINO or a torch program, and check that its outputs stay the same.",
+    "sentence-transformers/all-MiniLM-L6-v2 --output_dir exported --format onnx --pooled",
+    (ExportArguments,),
+    check=lambda options: check_format(options.format),
+)
