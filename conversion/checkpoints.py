@@ -188,7 +188,7 @@ def _load_all(
         left_over = set()
     faults = {
         "lacks": missing,
-        "has weights that this model does not use (base_model=True or --base-model drops heads)": left_over,
+        "has weights that this model does not use (base_model=True or --base_model drops heads)": left_over,
         "has weights of other shapes": info["mismatched_keys"],
     }
     for fault, keys in faults.items():

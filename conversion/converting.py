@@ -260,7 +260,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
         fitting = [name for name, other in FAMILIES.items() if not obstacles_to(other, head, model.config, has_pooler)]
         way_out = f" It can be converted to {' or '.join(fitting)}." if fitting else ""
         if not (fitting or base_model or obstacles_to(family, "Model", model.config, False)):
-            way_out = " base_model=True or --base-model converts its encoder alone."
+            way_out = " base_model=True or --base_model converts its encoder alone."
         raise ValueError(f"The model cannot be converted to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)

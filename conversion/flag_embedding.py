@@ -53,7 +53,7 @@ def read_heads(checkpoint: str | os.PathLike[str], hidden_size: int) -> Tensors 
     if missing:
         raise ValueError(
             f"{place} lacks {missing[0]}, which belongs to {' and '.join(HEAD_FILES.values())} of FlagEmbedding. "
-            "Pass base_model=True or --base-model to convert only the encoder."
+            "Pass base_model=True or --base_model to convert only the encoder."
         )
     layers = {layer: _read_linear(Path(path), hidden_size) for layer, path in found.items() if path is not None}
     if (rows := len(layers["sparse_linear"]["bias"])) != 1:

@@ -114,7 +114,7 @@ class RemoteCodeCheckpoint:
         if self.head is None:
             raise ValueError(
                 f"{self.architecture} cannot be converted. The supported models of its family are "
-                f"{', '.join(self.family.classes)}. Pass base_model=True or --base-model to convert only its encoder."
+                f"{', '.join(self.family.classes)}. Pass base_model=True or --base_model to convert only its encoder."
             )
         return self.head
 

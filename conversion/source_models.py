@@ -67,7 +67,7 @@ def find_family(class_name: str) -> tuple[Family, str]:
                 names = ", ".join(prefix + name for name in family.heads)
                 raise ValueError(
                     f"{class_name} cannot be converted. The supported models of its family are {names}. "
-                    "Pass base_model=True or --base-model to convert only its encoder."
+                    "Pass base_model=True or --base_model to convert only its encoder."
                 )
             return family, head
     if class_name.startswith("SequenceEncoder"):

@@ -125,7 +125,7 @@ def arguments(task: str, encoder: Path, output: Path, **options: Any) -> list[st
     """Return the command line after `sequence-encoder adapt`."""
     given = {
         "task": task,
-        "from": encoder,
+        "model": encoder,
         "output_dir": output,
         "bf16": False,
         "disable_tqdm": True,

@@ -233,7 +233,7 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
     ],
 )
 def test_contradictory_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
-    given = {"task": "classification", "from": "somewhere", **options}
+    given = {"task": "classification", "model": "somewhere", **options}
     with pytest.raises(UsageError) as caught:
         parse([part for name, value in given.items() for part in (f"--{name}", str(value))])
     assert message in str(caught.value)

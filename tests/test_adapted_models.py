@@ -194,7 +194,7 @@ def test_commands_write_an_ordinary_model(
         folder = tmp_path / "peft" / "adapter"
     (tmp_path / "texts").write_text("\n".join(TEXTS * 3))
     options = ["--cosine", "0.5", "--text_file", str(tmp_path / "texts")] if command == "quantize" else []
-    main([command, str(folder), str(tmp_path / "out"), *options])
+    main([command, str(folder), "--output_dir", str(tmp_path / "out"), *options])
     expected: Any = load_or_convert(str(folder))
     classify = pipeline("text-classification", model=tmp_path / "out")
     assert type(classify.model) is SequenceEncoderForSequenceClassification

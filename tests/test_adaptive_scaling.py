@@ -193,7 +193,7 @@ def test_an_adapter_for_a_calibrated_model_is_trained_without_it(
     rows = examples_with(calibrated, tokenizer, 40)
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl", "tuning": "lora"}
-    options |= {"from": tmp_path / "calibrated", "num_train_epochs": 1, "output_dir": tmp_path / "new"}
+    options |= {"model": tmp_path / "calibrated", "num_train_epochs": 1, "output_dir": tmp_path / "new"}
     main(["adapt", "--task", "classification", *(f"--{name}={value}" for name, value in options.items())])
     for place in ("new", "new/base"):
         assert AutoConfig.from_pretrained(tmp_path / place).logit_calibration is None

@@ -130,7 +130,7 @@ def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path
     first = choose_texts(encoder, corpus, tmp_path / "first.csv", count=20, vectors_dir=vectors)
     labelled = [{"text": row["text"].upper(), "label": "red" if place < 9 else ""} for place, row in enumerate(first)]
     files = [write(tmp_path / "labelled.jsonl", labelled), write(tmp_path / "other.jsonl", [{"text": "?", "label": 1}])]
-    options = {"vectors_dir": vectors, "labelled": list(map(str, files)), "count": 100}
+    options = {"vectors_dir": vectors, "train_file": list(map(str, files)), "count": 100}
     second = choose_texts(encoder, corpus, tmp_path / "second.csv", **options)
     assert {row["text"] for row in second} == set(TEXTS) - {row["text"] for row in first}
     bad = write(tmp_path / "texts.jsonl", [{"text": "a"}])
@@ -139,7 +139,7 @@ def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path
     blank = write(tmp_path / "blank.jsonl", [{"text": " "}])
     with pytest.raises(UsageError, match=r"--corpus .*blank.jsonl has no texts\.$"):
         choose_texts(encoder, blank, tmp_path / "third.csv")
-    texts, options = write(tmp_path / "corpus.jsonl", labelled), {"labelled": [str(tmp_path / "*.csv")]}
+    texts, options = write(tmp_path / "corpus.jsonl", labelled), {"train_file": [str(tmp_path / "*.csv")]}
     with pytest.raises(UsageError, match="would replace labels"):
         choose_texts(encoder, texts, tmp_path / "first.csv", overwrite=True, **options)
 

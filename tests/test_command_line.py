@@ -94,7 +94,7 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{CALIBRATE} absent.csv --coverages 2", "--coverages must be numbers between 0 and 1, such as 0.9, got 2.0."),
     (f"{CALIBRATE} absent.csv", "--calibration_file absent.csv: there is no such file"),
     (f"{CALIBRATE} header.csv", "--calibration_file header.csv has no examples"),
-    (f"{CALIBRATE} absent.csv --output_dir notes", "notes exists, but does not contain a saved model"),
+    (f"{CALIBRATE} absent.csv --output_dir notes", "notes exists and does not contain a saved model"),
     ("serve a --port -1", "--port must be from 0 to 65535, got -1."),
     ("serve a --max_texts 0", "--max_texts must be at least 1, got 0."),
     ("serve a --label_names_file names.txt", "--label_names_file needs --label_file."),
@@ -161,7 +161,8 @@ def shown_default(each: dataclasses.Field[Any]) -> str:
 
 @pytest.mark.parametrize(("mistake", "expected"), MISTAKES, ids=[each[:60] for each, _ in MISTAKES])
 def test_a_mistake_ends_in_one_line_that_names_it(folder: Path, mistake: str, expected: str) -> None:
-    for name, content in (("empty.csv", ""), ("a=b.csv", ""), ("header.csv", "text,label\n")):
+    (folder / "notes").mkdir()
+    for name, content in (("notes/a.txt", ""), ("empty.csv", ""), ("a=b.csv", ""), ("header.csv", "text,label\n")):
         (folder / name).write_text(content)
     arguments = mistake.split()
     if re.match(r"\w+: |- ", mistake):

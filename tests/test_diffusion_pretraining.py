@@ -248,7 +248,7 @@ def test_a_resumed_run_has_the_same_losses(corpus: Path, finished: Path, tmp_pat
 
 
 def test_a_checkpoint_of_another_family_continues(corpus: Path, tmp_path: Path, bert_folder: Path) -> None:
-    options = {"from": bert_folder, "config_overrides": None, "max_length": 16, "max_steps": 2}
+    options = {"model": bert_folder, "config_overrides": None, "max_length": 16, "max_steps": 2}
     trainer = run_here(corpus, tmp_path / "out", objective="diffusion", **options)
     model: Any = trainer.model
     assert type(model) is SequenceEncoderForMaskedLM

@@ -78,13 +78,7 @@ def test_the_printed_command_converts_to_a_model_of_the_stated_size(
     assert re.search(rf"^family +{family}$", printed, re.MULTILINE)
     assert re.search(r"^convertible +yes$", printed, re.MULTILINE)
     (command,) = re.findall(r"^next +(sequence-encoder .*)$", printed, re.MULTILINE)
-    assert shlex.split(command) == [
-        "sequence-encoder",
-        "convert",
-        "a model",
-        "--output_dir",
-        "a model-sequence-encoder",
-    ]
+    assert command == "sequence-encoder convert 'a model' --output_dir 'a model-sequence-encoder'"
     main(shlex.split(command)[1:])
     (head,) = json.loads(Path("a model-sequence-encoder", "config.json").read_text())["architectures"]
     converted = getattr(sequence_encoder, head).from_pretrained("a model-sequence-encoder")
@@ -185,7 +179,7 @@ def test_the_target_of_the_command_has_a_name(
 ) -> None:
     folder = write(**bert())
     monkeypatch.chdir(folder)
-    assert shlex.split(str(inspect(spelling.format(folder)).command))[3] == "model-sequence-encoder"
+    assert shlex.split(str(inspect(spelling.format(folder)).command))[4] == "model-sequence-encoder"
 
 
 @pytest.mark.parametrize(
@@ -221,8 +215,6 @@ def test_a_missing_folder_or_configuration_ends_with_a_message(tmp_path: Path) -
         main(["inspect", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"is not a saved model: it has no config\.json"):
         main(["inspect", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"there is no option --jsn"):
-        main(["inspect", str(tmp_path), "--jsn"])
 
 
 @pytest.mark.parametrize(
@@ -368,7 +360,7 @@ def test_a_hub_id_is_inspected_without_its_weights(hub: Hub, reader: HubClient, 
     for name in ("user/whole", "user/nested"):
         found = reader.call("inspect", name)
         assert (found["family"], found["checkpoint"], found["obstacle"]) == ("bert", name, None)
-        assert found["command"] == f"sequence-encoder convert {name} {os.path.basename(name)}-sequence-encoder"
+        assert found["command"] == f"sequence-encoder convert {name} --output_dir {os.path.basename(name)}-sequence-encoder"
     assert not any(path.endswith("model.safetensors") for _, path in hub.requests)
     with pytest.raises(ClientError, match="user/nothing"):
         reader.call("inspect", "user/nothing")

@@ -148,7 +148,7 @@ def test_a_checkpoint_of_another_family_continues_with_its_tokenizer(
     corpus: Path, tmp_path: Path, bert_folder: Path
 ) -> None:
     trainer = run_here(
-        corpus, tmp_path / "out", config_overrides=None, **{"from": bert_folder, "max_length": 16, "max_steps": 2}
+        corpus, tmp_path / "out", config_overrides=None, **{"model": bert_folder, "max_length": 16, "max_steps": 2}
     )
     before, after = AutoTokenizer.from_pretrained(bert_folder), AutoTokenizer.from_pretrained(tmp_path / "out")
     assert after.get_vocab() == before.get_vocab()
@@ -303,7 +303,7 @@ def test_the_default_learning_rate_depends_on_preset_and_optimizer(given: list[s
 
 def test_overwrite_does_not_delete_the_checkpoint_to_start_from(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, max_steps=4)
-    options = {"config_overrides": None, "from": tmp_path / "checkpoint-4"}
+    options = {"config_overrides": None, "model": tmp_path / "checkpoint-4"}
     with pytest.raises(UsageError, match="would be deleted"):
         run_here(corpus, tmp_path, overwrite=True, **options)
     assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
