@@ -49,7 +49,8 @@ _MEANINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("test", "test_data"), ("test_file",)),
     "dataset": ("dataset_name", "corpus"),
     **dict.fromkeys(("text", "text_field"), ("text_column",)),
-    **dict.fromkeys(("label", "labels"), ("label_column",)),
+    "label": ("label_column",),
+    **dict.fromkeys(("labels", "label_names"), ("label_names_file", "label_column")),
     **dict.fromkeys(("output", "out", "save", "save_dir"), ("output_dir",)),
     **dict.fromkeys(("force", "overwrite_output_dir"), ("overwrite",)),
     **dict.fromkeys(("length", "max_len", "max_seq_length", "seq_length"), ("max_length",)),
@@ -145,7 +146,8 @@ class Command:
         self._check_names(arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
         if missing := [self.shown(each.name) for each in _required(kinds) if each.name not in typed]:
-            raise UsageError(f"{' and '.join(missing)} must be given. {self.with_example}")
+            place = ", before the options" if arguments and any(map(str.isupper, missing)) else ""
+            raise UsageError(f"{' and '.join(missing)} must be given{place}. {self.with_example}")
         parser = _hf_argument_parser()(kinds, allow_abbrev=False, add_help=False)
         parser.error = _refuse
         # `argparse` fills in defaults only for what the namespace lacks, so what is still unset was not given.
@@ -336,7 +338,6 @@ def _stray(left_over: list[str], arguments: list[str]) -> str:
 
 # What argparse and `HfArgumentParser` say about a value, and what we say.
 _REFUSALS = (
-    (r"invalid choice: (.*) \(choose from (.*)\)", r"must be one of \2, got \1."),
     (r"invalid int value: (.*)", r"must be an integer, got \1."),
     (r"invalid float value: (.*)", r"must be a number, got \1."),
     (r"Truthy value expected: got (.*) but.*", r"must be True or False, got '\1'."),
@@ -347,6 +348,9 @@ _REFUSALS = (
 def _refuse(message: str) -> None:
     # Show only the first name of the option.
     option, reason = re.sub(r"^argument (--[^/:]+)[^:]*: ", "\\1\n", message).split("\n", 1)
+    if choice := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", reason):
+        # Whether the allowed values are in quotes depends on the version of Python.
+        reason = f"must be one of {choice[2].replace(chr(39), '')}, got {choice[1]}."
     for pattern, ours in _REFUSALS:
         reason = re.sub(f"^{pattern}$", ours, reason)
     raise UsageError(f"{option} {reason}")

@@ -188,7 +188,10 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"train_file": "a.csv", "average_seeds": True}, "--average_seeds needs --seeds of at least 2, got 1"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
-        ({"train_file": "a.csv", "save_strategy": "best"}, "--save_strategy: invalid choice: 'best' (choose from"),
+        (
+            {"train_file": "a.csv", "save_strategy": "best"},
+            "--save_strategy must be one of no, steps, ",
+        ),
         ({"train_file": "a.csv", "num_train_epochs": 0}, "--num_train_epochs must be above 0, got 0"),
         ({"train_file": "a.csv", "num_train_epochs": -1}, "--num_train_epochs must be above 0, got -1"),
         ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
@@ -311,25 +314,18 @@ def test_an_output_folder_with_other_files_is_left_alone(tmp_path: Path) -> None
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
-def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["adapt", "--help"])
-    help_text = " ".join(capsys.readouterr().out.split())
-    assert "Seed of the first training run. (default: 0)" in help_text
-
-
 def test_settings_are_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tmp_path / "settings.yaml"
-    settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nlearning_rate: 0.5\n")
+    settings.write_text("task: ner\nmodel: somewhere\ntrain_file: a.jsonl\nlearning_rate: 0.5\n")
     found = parse([str(settings), "--num_train_epochs", "7", "--metric_for_best_model", "f1"])
     assert (found.model.task, found.args.learning_rate, found.args.num_train_epochs) == ("ner", 0.5, 7.0)
     assert (found.args.metric_for_best_model, found.args.greater_is_better) == ("f1", True)
-    settings.write_text("task: embedding\nfrom: somewhere\ntrain_file: a.jsonl\nmatryoshka_dims: 8\n")
+    settings.write_text("task: embedding\nmodel: somewhere\ntrain_file: a.jsonl\nmatryoshka_dims: 8\n")
     assert parse([str(settings)]).model.matryoshka_dims == [8]
-    settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nseeds: 2.7\n")
-    with pytest.raises(UsageError, match=r"--seeds: invalid int value: '2\.7'"):
+    settings.write_text("task: ner\nmodel: somewhere\ntrain_file: a.jsonl\nseeds: 2.7\n")
+    with pytest.raises(UsageError, match=r"--seeds must be an integer, got '2\.7'"):
         parse([str(settings)])
-    settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\n")
+    settings.write_text("task: ner\nmodel: somewhere\ntrain_file: a.jsonl\n")
     with pytest.raises(SystemExit, match=r"sequence-encoder adapt: .*there is no such file"):
         main(["adapt", str(settings), "--train_file", str(tmp_path / "none.jsonl")])
 

@@ -66,7 +66,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("inspect a --jsn", "--jsn (did you mean --json?)"),
     # Places
     ("adapt", "MODEL and --task must be given. For example: sequence-encoder adapt "),
-    ("embed --corpus a.csv --output_dir b", "MODEL must be given. For example: sequence-encoder embed "),
+    ("embed --corpus a.csv --output_dir b", "MODEL must be given, before the options. For example: sequence-encoder "),
+    ("inspect --json a", "MODEL must be given, before the options. "),
     ("quantize a", "--output_dir must be given. For example: sequence-encoder quantize "),
     ("predict a --output_dir b", "--corpus must be given. "),
     ("search", "QUERY and --index must be given. "),
@@ -79,7 +80,7 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{ADAPT} --seeds many", "--seeds must be an integer, got 'many'."),
     (f"{ADAPT} --seconds many", "--seconds must be a number, got 'many'."),
     (f"{ADAPT} --tuning", "--tuning needs a value."),
-    ("pretrain --size huge", "--size must be one of "),
+    ("pretrain --size huge", "--size must be one of tiny, mini, small, medium, base, large, got 'huge'."),
     ("embed a --output_dir b --corpus c --format csv", "--format must be one of "),
     (f"{ADAPT} --tuning lora --task embedding", "--tuning lora does not support --task embedding; choose one of "),
     ("quickstart --pretraining_steps 0", "--pretraining_steps must be at least 1, got 0."),

@@ -112,7 +112,10 @@ def test_the_chat_template_of_a_tokenizer_is_used(tokenizer: Any) -> None:
     ("template", "message"),
     [
         ("{{ raise_exception('never') }}", "refuses .*: never"),
-        ("{% for each in messages %}{{ each['content'] }}[SEP]{% endfor %}", r"ends the prompt of a reply with \[SEP\], which"),
+        (
+            "{% for each in messages %}{{ each['content'] }}[SEP]{% endfor %}",
+            r"prompt of a reply with \[SEP\], which",
+        ),
         ("{{ messages | length }}{% if add_generation_prompt %} we{% endif %}", "must render a conversation as"),
     ],
 )

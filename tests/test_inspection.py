@@ -239,7 +239,7 @@ def test_fields_with_which_transformers_fails_are_named(
 
 def test_json_has_the_same_facts(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(**bert())
-    main(["inspect", "--json", str(folder)])
+    main(["inspect", str(folder), "--json"])
     printed = json.loads(capsys.readouterr().out)
     found = inspect(folder)
     assert printed == found.as_dict()
@@ -250,7 +250,7 @@ def test_json_has_the_same_facts(write: Callable[..., Path], capsys: pytest.Capt
         ("bfloat16", "float16"), 2 * printed["parameters"]
     )
     assert set(printed["heads"].values()) == {None}
-    main(["inspect", "--json", str(write(**bert(is_decoder=True)))])
+    main(["inspect", str(write(**bert(is_decoder=True))), "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert not printed["convertible"]
     assert not printed["encoder_convertible"]
@@ -360,7 +360,10 @@ def test_a_hub_id_is_inspected_without_its_weights(hub: Hub, reader: HubClient, 
     for name in ("user/whole", "user/nested"):
         found = reader.call("inspect", name)
         assert (found["family"], found["checkpoint"], found["obstacle"]) == ("bert", name, None)
-        assert found["command"] == f"sequence-encoder convert {name} --output_dir {os.path.basename(name)}-sequence-encoder"
+        assert (
+            found["command"]
+            == f"sequence-encoder convert {name} --output_dir {os.path.basename(name)}-sequence-encoder"
+        )
     assert not any(path.endswith("model.safetensors") for _, path in hub.requests)
     with pytest.raises(ClientError, match="user/nothing"):
         reader.call("inspect", "user/nothing")

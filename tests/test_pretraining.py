@@ -272,7 +272,7 @@ def test_a_missing_library_is_reported_with_its_pip_command_before_reading(
     ("settings", "expected_text"),
     [
         ("prest: bert", "prest"),
-        ("preset: gpt", "--preset: invalid choice: 'gpt'"),
+        ("preset: gpt", "--preset must be one of vanilla, bert, modernbert, got 'gpt'"),
         ("- corpus", "names and values"),
         ("corpus: [", "cannot be read"),
     ],

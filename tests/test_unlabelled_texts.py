@@ -98,7 +98,7 @@ def test_metrics_are_about_labelled_examples_only(encoder: Path, tmp_path: Path,
     del given["test_file"]
     names = tmp_path / "names.txt"
     names.write_text("red\ngreen\nblue\n")
-    run("classification", encoder, tmp_path / "out", **given, labels=names)
+    run("classification", encoder, tmp_path / "out", **given, label_names_file=names)
     report = report_of(tmp_path / "out")
     assert report["confusion_matrix"]["split"] == "validation"
     assert sum(map(sum, report["confusion_matrix"]["counts"])) == 12
@@ -111,7 +111,10 @@ def test_metrics_are_about_labelled_examples_only(encoder: Path, tmp_path: Path,
     [
         ({"task": "ner"}, "--unlabelled_file has no effect with --task ner"),
         ({"tuning": "lora"}, "--unlabelled_file needs --tuning auto or full, got --tuning lora"),
-        ({"labels": "red\nblue\n"}, "must name the labels of the training examples, blue, green, red, got red, blue."),
+        (
+            {"label_names_file": "red\nblue\n"},
+            "must name the labels of the training examples, blue, green, red, got red, blue.",
+        ),
         ({"unlabelled_file": None}, "has no other texts than the training examples"),
         ({"rows": [{"texts": "red"}]}, "--text_column text is not in the unlabelled examples; choose one of texts"),
         ({"rows": [{"text": "red"}, {"text": None}]}, "texts.jsonl"),
@@ -123,9 +126,9 @@ def test_mistakes_are_found_before_the_encoder_is_loaded(
     if rows := options.pop("rows", None):
         write_rows(tmp_path / "texts.jsonl", rows)
     options = {**given, **options}
-    if names := options.pop("labels", None):
-        options["labels"] = tmp_path / "names.txt"
-        options["labels"].write_text(names)
+    if names := options.pop("label_names_file", None):
+        options["label_names_file"] = tmp_path / "names.txt"
+        options["label_names_file"].write_text(names)
     options["unlabelled_file"] = options["unlabelled_file"] or given["train_file"]
     if options.get("task"):
         del options["test_file"]

@@ -40,7 +40,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
     return {
         "train_file": write_rows(tmp_path / "train.jsonl", texts),
         "test_file": write_rows(tmp_path / "test.jsonl", examples_of("classification", 40, 1)),
-        "labels": names,
+        "label_names_file": names,
     }
 
 
@@ -92,7 +92,7 @@ def test_descriptions_say_what_names_leave_out(encoder: Path, tmp_path: Path, gi
         {**row, "label": {"red": 1, "blue": 2, "green": 3}[row["label"]]}
         for row in examples_of("classification", 40, 1)
     ]
-    given |= {"labels": table, "test_file": write_rows(tmp_path / "test.jsonl", rows)}
+    given |= {"label_names_file": table, "test_file": write_rows(tmp_path / "test.jsonl", rows)}
     run("classification", encoder, tmp_path / "out", **given)
     report = report_of(tmp_path / "out")
     assert report["confusion_matrix"]["labels"] == ["1", "2", "3"]
@@ -102,8 +102,14 @@ def test_descriptions_say_what_names_leave_out(encoder: Path, tmp_path: Path, gi
 def test_a_resumed_run_goes_on_with_the_labels_that_it_found(
     encoder: Path, tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given |= {**FAST, "tuning": "full", "save_strategy": "steps", "save_steps": 5, "labels": tmp_path / "names.csv"}
-    given["labels"].write_text("label,description\nred,\ngreen,\nblue,the sea\n")
+    given |= {
+        **FAST,
+        "tuning": "full",
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "label_names_file": tmp_path / "names.csv",
+    }
+    given["label_names_file"].write_text("label,description\nred,\ngreen,\nblue,the sea\n")
     run("classification", encoder, tmp_path / "whole", **given)
     step = Trainer.training_step
 
@@ -117,11 +123,11 @@ def test_a_resumed_run_goes_on_with_the_labels_that_it_found(
         with pytest.raises(KeyboardInterrupt, match="up to step 5"):
             run("classification", encoder, tmp_path / "parts", **given)
     monkeypatch.setattr(SequenceEncoderModel, "encode", None)
-    described = given["labels"].read_text()
-    given["labels"].write_text(described.replace("sea", "sky"))
+    described = given["label_names_file"].read_text()
+    given["label_names_file"].write_text(described.replace("sea", "sky"))
     with pytest.raises(UsageError, match=r"these differ: class names \(was .*'the sea'.*, is .*'the sky'.*\)\.$"):
         run("classification", encoder, tmp_path / "parts", **given, resume=True)
-    given["labels"].write_text(described)
+    given["label_names_file"].write_text(described)
     run("classification", encoder, tmp_path / "parts", **given, resume=True)
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     torch.testing.assert_close(found, expected)
@@ -153,8 +159,8 @@ def test_mistakes_are_found_before_the_encoder_is_loaded(
     names: str, options: dict[str, Any], error: str, tmp_path: Path, given: dict[str, Any]
 ) -> None:
     options = {**given, **options}
-    options["labels"] = tmp_path / f"classes{options.pop('suffix', '.txt')}"
-    options["labels"].write_text(names)
+    options["label_names_file"] = tmp_path / f"classes{options.pop('suffix', '.txt')}"
+    options["label_names_file"].write_text(names)
     if options["test_file"] is None:
         options["test_file"] = given["test_file"]
     elif error != "":

@@ -84,7 +84,7 @@ def predict(model: Model, shop: Workshop, work: Path) -> None:
 def index_and_search(model: Model, shop: Workshop, work: Path) -> None:
     """`index` and `search`: a text finds itself."""
     index(model, work)
-    found = run("search", work / "index", "--query", TEXTS[1], "--limit", 1, "--mode", "vector")
+    found = run("search", TEXTS[1], "--index", work / "index", "--limit", 1, "--mode", "vector")
     assert TEXTS[1] in found, found
 
 
