@@ -113,7 +113,7 @@ def test_metrics_are_about_labelled_examples_only(encoder: Path, tmp_path: Path,
         ({"tuning": "lora"}, "--unlabelled_file needs --tuning auto or full, got --tuning lora"),
         (
             {"label_names_file": "red\nblue\n"},
-            "must name the labels of the training examples, blue, green, red, got red, blue.",
+            "the labels of the training examples, blue, green, red, got red, blue.",
         ),
         ({"unlabelled_file": None}, "has no other texts than the training examples"),
         ({"rows": [{"texts": "red"}]}, "--text_column text is not in the unlabelled examples; choose one of texts"),

@@ -143,7 +143,7 @@ def test_an_encoder_that_does_not_compare_texts_is_refused(tmp_path: Path, given
     ("names", "options", "error"),
     [
         ("red\n", {}, "at least two classes, got red"),
-        ("red\nblue\nred\n", {}, "every class once, but red is there 2 times"),
+        ("red\nblue\nred\n", {}, "every class once, but it names red 2 times"),
         ("\n\n", {}, "at least two classes, got none"),
         ("text,description\nred,warm\n", {"suffix": ".csv"}, "must have a column label"),
         ("label,description\nred,warm\n,cold\n", {"suffix": ".csv"}, "row 2 has none"),
@@ -177,7 +177,7 @@ def test_labels_are_neither_ignored_nor_mixed_with_names(tmp_path: Path, given: 
         tmp_path / "train.jsonl", [*rows[:9], *({**row, "label": None} for row in rows[9:])]
     )
     with pytest.raises(
-        UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --label_names_file;"
+        UsageError, match=r"9 of 60 examples have a label\. To train on these alone, leave out --label_names_file;"
     ):
         run("classification", tmp_path / "no-encoder", tmp_path / "out", **given)
 
