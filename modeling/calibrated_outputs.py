@@ -129,5 +129,5 @@ def refuse_uncalibrated(coverage: float | None = None, abstain_below: float | No
         if value is not None:
             raise ValueError(
                 f"{name}={value!r} needs a calibrated model, and this one has no calibration. Calibrate it with "
-                "`sequence-encoder calibrate MODEL --file … --output_dir …`, or leave the argument out."
+                "`sequence-encoder calibrate MODEL --calibration_file … --output_dir …`, or leave the argument out."
             )
