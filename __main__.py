@@ -13,6 +13,7 @@ from typing import Any
 
 from .command_line import UsageError
 from .command_line.full_disk import is_disk_full
+from .command_line.help import help_of
 from .command_line.parser import Command
 from .command_line.progress import lines_in_logs
 from .command_line.quiet import quiet_libraries
@@ -79,6 +80,9 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
 
 def _run(name: str, arguments: list[str], before_run: Callable[[], object]) -> None:
     command = find_command(name)
+    if {"-h", "--help"}.intersection(arguments):
+        print(help_of(command, arguments), end="")
+        sys.exit(0)
     parsed = command.parse(arguments)
     if not command.needs_models(*parsed):
         _call(name, *parsed)

@@ -7,10 +7,9 @@ import functools
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .parser import Command, Values
+from .parser import Command, Values
 
 _METAVARS = {"_file": "FILE", "_dir": "FOLDER", "_column": "COLUMN", "_columns": "COLUMN"}
 # More choices than this are listed after the description, where they wrap.

@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -82,7 +81,7 @@ class Command:
         kinds: The dataclasses whose fields are the options. `_argument_group_name` is their heading in the help.
         positional: The fields that the first arguments set, unless the first one is a settings file. If the last one
             is a list, it takes all of the remaining arguments before the first option.
-        completed: Returns a command line that is completed with what an earlier run has saved.
+        completed: Returns the options, completed with those that an earlier run has saved.
         check: Checks the parsed dataclasses before torch is imported, such as for missing libraries.
         needs_models: Returns whether the parsed command loads models, and so needs torch.
         with_trainer: Whether the command also accepts the options of `Trainer`.
@@ -105,7 +104,7 @@ class Command:
     left_out: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
     def parse(self, arguments: list[str]) -> tuple[Any, ...]:
-        """Show the help and exit, or report every mistake that can be found without importing torch.
+        """Report every mistake that can be found without importing torch.
 
         Args:
             arguments: The command line after the name of the command.
@@ -116,11 +115,6 @@ class Command:
         Raises:
             UsageError: If the name or the value of an option is not allowed.
         """
-        if {"-h", "--help"}.intersection(arguments):
-            from .help import help_of
-
-            print(help_of(self, arguments), end="")
-            sys.exit(0)
         parsed = self.read(arguments, self.kinds, _trainer_options() if self.with_trainer else {})
         self.check(*parsed)
         return parsed
@@ -141,7 +135,7 @@ class Command:
         Raises:
             UsageError: If the name or the value of an option is not allowed.
         """
-        arguments = self.as_options(self.completed(arguments))
+        arguments = self.completed(self.as_options(arguments))
         options = _options(kinds)
         self._check_names(arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}

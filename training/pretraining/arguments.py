@@ -16,9 +16,7 @@ from ...command_line.options import OVERWRITE, REPORT_TO, SEED, TRUE_OR_FALSE, o
 from ...command_line.parser import Command, check_used
 from ...data.corpus import CorpusArguments
 from .objective_arguments import OBJECTIVES, Objectives
-
-# The folder in the output folder for what an interrupted run needs to resume.
-SCRATCH = "_pretraining"
+from .resumed_arguments import OUTPUT, with_saved_arguments
 
 # Layers and hidden sizes of Turc et al. (2019). Heads have 64 channels. The intermediate size is four times the hidden
 # size, and for gated networks two thirds of that, which gives the same number of parameters.
@@ -164,7 +162,7 @@ class PretrainingOptions:
 
     _argument_group_name = "training"
 
-    output_dir: str | None = option("Folder to write the model and its checkpoints to.", "pretrained")
+    output_dir: str | None = option("Folder to write the model and its checkpoints to.", OUTPUT)
     resume: bool = option("Continue an interrupted run.", False)
     overwrite: bool = option(default=False, **OVERWRITE)
     muon: bool = option("Train matrices with Muon and all other weights with AdamW, instead of --optim.", True)
@@ -225,18 +223,12 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-def _with_saved_arguments(arguments: list[str]) -> list[str]:
-    from .resumed_arguments import with_saved_arguments
-
-    return with_saved_arguments(arguments)
-
-
 PRETRAIN = Command(
     "pretrain",
     "Pretrain an encoder on any corpus, with masked language modelling and sentence order or with masked diffusion.",
     '--corpus "texts/*.txt" --size mini --output_dir pretrained',
     (ModelArguments, CorpusArguments, Objectives, PretrainingOptions),
-    completed=_with_saved_arguments,
+    completed=with_saved_arguments,
     check=lambda model, corpus, objectives, options: check_libraries(options),
     with_trainer=True,
     defaults=_defaults,

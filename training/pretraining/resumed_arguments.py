@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 from ...command_line import UsageError
-from .arguments import PRETRAIN, SCRATCH, PretrainingOptions
 
-# In the folder `SCRATCH`.
+OUTPUT = "pretrained"
+# The folder in the output folder for what an interrupted run needs to resume.
+SCRATCH = "_pretraining"
+# In that folder.
 FILE = "arguments.json"
 _NOT_SAVED = ("output_dir", "resume", "overwrite")
 _YES: tuple[list[str], ...] = ([], ["true"], ["t"], ["yes"], ["y"], ["1"])
@@ -18,7 +20,7 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
     """Complete a command line that has `--resume` with the arguments of the interrupted run.
 
     Args:
-        arguments: The command line.
+        arguments: The command line, all of it options.
 
     Returns:
         The completed command line, or `arguments` if they do not have `--resume`.
@@ -29,7 +31,7 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
     given = by_name(arguments)
     if [value.lower() for value in given.get("resume", ["no"])] not in _YES:
         return arguments
-    output = Path(*given.get("output_dir", [PretrainingOptions.output_dir]))
+    output = Path(*given.get("output_dir", [OUTPUT]))
     file = output / SCRATCH / FILE
     if file.exists():
         try:
@@ -47,7 +49,6 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
 
 def by_name(arguments: list[str]) -> dict[str, list[str]]:
     """Group a command line by argument. The last occurrence of an argument wins."""
-    arguments = PRETRAIN.as_options(arguments)
     found: dict[str, list[str]] = {}
     name = ""
     for part in arguments:

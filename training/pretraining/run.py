@@ -10,9 +10,9 @@ from transformers import SchedulerType, TrainingArguments
 from ...command_line import UsageError
 from ...data.corpus import CorpusArguments
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
-from .arguments import PRETRAIN, SCRATCH, ModelArguments, PretrainingOptions
+from .arguments import PRETRAIN, ModelArguments, PretrainingOptions
 from .objective_arguments import Objectives
-from .resumed_arguments import with_saved_arguments
+from .resumed_arguments import SCRATCH, with_saved_arguments
 
 
 @dataclass
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> Pretraining:
     Raises:
         UsageError: If a name or a value is not allowed.
     """
-    arguments = with_saved_arguments(arguments)
+    arguments = with_saved_arguments(PRETRAIN.as_options(arguments))
     kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
     model, corpus, objectives, args = PRETRAIN.read(arguments, kinds)
     return Pretraining(model, corpus, objectives, args, arguments)
