@@ -17,6 +17,7 @@ from transformers.masking_utils import flash_attention_mask
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.modeling.attention.banded import BandedAttention
 from sequence_encoder.modeling.attention.dispatch import (
     BlockMaskAttention,
     FlashAttention,
@@ -80,8 +81,8 @@ AttentionInterface.register("reference_flash", reference_flash)
 AttentionMaskInterface.register("reference_flash", flash_attention_mask)
 
 BACKENDS = {
-    "by_length-eager": (EqualLengthAttention, "eager"),
-    "by_length-sdpa": (EqualLengthAttention, "sdpa"),
+    "by_length-eager": (BandedAttention, "eager"),
+    "by_length-sdpa": (BandedAttention, "sdpa"),
     "in_groups-sdpa": (GroupedAttention, "sdpa"),
     "in_rows-eager": (PaddedRowsAttention, "eager"),
     "in_rows-sdpa": (PaddedRowsAttention, "sdpa"),
@@ -420,7 +421,7 @@ def test_the_varlen_kernel_agrees_with_the_cpu(
     q = torch.randn(1, sum(lengths), heads[0], 16).bfloat16()
     k, v = torch.randn(2, 1, sum(lengths), heads[1], 16).bfloat16().unbind()
     mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-    attend = EqualLengthAttention(packed_batch(lengths))
+    attend = BandedAttention(packed_batch(lengths))
     on_cpu = attend(module, attention, (q.float(), k.float(), v.float()), window, scaling=0.7)
     packed = PackedBatch.from_padded(tuple(mask.shape), cuda, mask.cuda())
     found = VarlenKernelAttention(packed)(module, attention, (q.cuda(), k.cuda(), v.cuda()), window, scaling=0.7)

@@ -15,8 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention.banded import BandedAttention
 from sequence_encoder.modeling.attention.grouped import GroupedAttention
-from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.self_attention import SelfAttention
 from sequence_encoder.modeling.packing import PackedBatch
 from sequence_encoder.tests.comparisons import assert_same
@@ -154,9 +154,7 @@ def test_training_in_groups_has_the_gradients_of_its_outputs(
 
     assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
     if not (biased and window):  # A model has not both.
-        found, expected = (
-            attention(*inputs, kind=kind, dropout=0.0) for kind in (GroupedAttention, EqualLengthAttention)
-        )
+        found, expected = (attention(*inputs, kind=kind, dropout=0.0) for kind in (GroupedAttention, BandedAttention))
         torch.testing.assert_close(found, expected)
 
 

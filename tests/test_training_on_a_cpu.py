@@ -15,8 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention.banded import BandedAttention
 from sequence_encoder.modeling.attention.grouped import GroupedAttention, GroupPlan, group_runs
-from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
 from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
@@ -285,12 +285,12 @@ def test_long_texts_and_other_masks_use_the_attention_function(monkeypatch: pyte
         seen.append(q.shape[2])
         return sdpa_attention_forward(module, q, *args, **kwargs)
 
-    def run(attend: type[EqualLengthAttention], **kwargs: Any) -> torch.Tensor:
+    def run(attend: type[BandedAttention], **kwargs: Any) -> torch.Tensor:
         module = nn.Module()
         module.is_causal = False
         return attend(packed)(module, function, qkv, None, dropout=0.0, scaling=0.5, **kwargs)
 
-    expected = run(EqualLengthAttention)
+    expected = run(BandedAttention)
     assert seen == [3, 4, 5, 7]
     torch.testing.assert_close(run(GroupedAttention), expected)
     assert seen == [3, 4, 5, 7]
@@ -298,7 +298,7 @@ def test_long_texts_and_other_masks_use_the_attention_function(monkeypatch: pyte
     torch.testing.assert_close(run(GroupedAttention), expected)
     assert seen == [3, 4, 5, 7, 5, 7]
     monkeypatch.setattr(attention_in_groups, "LONGEST_TRAINED", 7)
-    torch.testing.assert_close(run(GroupedAttention, is_causal=True), run(EqualLengthAttention, is_causal=True))
+    torch.testing.assert_close(run(GroupedAttention, is_causal=True), run(BandedAttention, is_causal=True))
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])

@@ -17,6 +17,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.written_for import INSTALLED
 from ..packing import PackedBatch
+from .banded import BandedAttention
 from .disentangled import DisentangledBias
 from .grouped import GroupedAttention, needs_groups
 from .masks import within_window
@@ -54,6 +55,8 @@ def choose_varlen_attention(
     if device.type == "cpu":
         if (INSTALLED or config.position_bias == "disentangled") and needs_groups(config, dtype, dropout, training):
             return GroupedAttention
+        if config.sliding_window is not None and config.position_bias is None:
+            return BandedAttention
         return EqualLengthAttention
     if config.position_bias is not None:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.

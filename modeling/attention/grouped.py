@@ -20,9 +20,9 @@ from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
 from ..cpu.shapes import parts_of_batch, round_up_length
 from ..packing import PackedBatch
+from .banded import BandedAttention
 from .masks import additive_mask, within_window
 from .packed import QKV, Attention, split
-from .per_length import EqualLengthAttention
 
 # The longest sequences to group in training and in inference without dropout. For longer ones, the fused kernel is
 # faster and does not keep the attention weights. It has no dropout, so there is no limit with dropout.
@@ -49,8 +49,8 @@ def needs_groups(config: SequenceEncoderConfig, dtype: torch.dtype, dropout: flo
     return needed and config._attn_implementation == "sdpa"
 
 
-class GroupedAttention(EqualLengthAttention):
-    """Like `EqualLengthAttention`, but with dense attention over groups of sequences of similar lengths."""
+class GroupedAttention(BandedAttention):
+    """Like `BandedAttention`, but with dense attention over groups of sequences of similar lengths."""
 
     def __init__(self, packed: PackedBatch) -> None:
         super().__init__(packed)
@@ -66,7 +66,7 @@ class GroupedAttention(EqualLengthAttention):
         bias: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """See `EqualLengthAttention`."""
+        """See `EqualLengthAttention.dense`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         longest = LONGEST_TRAINED if module.training else LONGEST
         short = [run for run in runs if dropout or run[1] <= longest]
