@@ -15,14 +15,7 @@ _MAX_WEIGHTS = 10**12
 
 
 def check_number_of_weights(config: Any) -> None:
-    """Check that a model is small enough to build, before anything else reads its sizes.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ValueError: If there are too many layers or weights.
-    """
+    """Check that a model is small enough to build, before anything else reads its sizes."""
     if config.num_hidden_layers > _MAX_LAYERS:
         raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {config.num_hidden_layers}.")
     weights = encoder_parameters(config)
@@ -39,14 +32,7 @@ def check_number_of_weights(config: Any) -> None:
 
 
 def check_architecture(config: Any) -> None:
-    """Check sizes, probabilities and the fields that depend on them.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ValueError: If a field is out of its range or contradicts another one.
-    """
+    """Check sizes, probabilities and the fields that depend on them."""
     check_number_of_weights(config)
     for name in (
         "vocab_size",
@@ -116,14 +102,7 @@ def check_architecture(config: Any) -> None:
 
 
 def check_position_fields(config: Any) -> None:
-    """Check the fields that concern positions.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ValueError: If a field is out of its range or needs another kind of positions.
-    """
+    """Check the fields that concern positions."""
     if config.position_embedding == "sinusoidal" and config.embedding_dim % 2:
         name = "hidden_size" if config.embedding_size is None else "embedding_size"
         raise ValueError(f"position_embedding='sinusoidal' needs an even {name}, got {config.embedding_dim}.")
@@ -164,14 +143,7 @@ def _check_position_bias(config: Any) -> None:
 
 
 def check_layer_types(config: Any) -> None:
-    """Check that each layer has a type, and that windows have a size.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ValueError: If layers have no type, if shared layers have several types, or if a window has no valid size.
-    """
+    """Check that each layer has a type, and that windows have a size."""
     layer_types = config.layer_types or []
     if len(layer_types) != config.num_hidden_layers:
         raise ValueError(

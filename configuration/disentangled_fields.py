@@ -4,14 +4,7 @@ from typing import Any
 
 
 def check_disentangled(config: Any) -> None:
-    """Check the fields of a `disentangled` position bias.
-
-    Args:
-        config: A SequenceEncoderConfig.
-
-    Raises:
-        ValueError: If a field has an invalid value, or belongs to another `position_bias`.
-    """
+    """Check the fields of a `disentangled` position bias."""
     bias = config.position_bias
     for name, least in (("position_buckets", 2), ("max_relative_positions", 1)):
         value = getattr(config, name)
@@ -32,15 +25,7 @@ def check_disentangled(config: Any) -> None:
 
 
 def check_convolution(config: Any) -> None:
-    """Check the fields of the convolution.
-
-    Args:
-        config: A SequenceEncoderConfig.
-
-    Raises:
-        ValueError: If the number of tokens is negative or even, norms come before the branches of a layer, or layers
-            share their weights.
-    """
+    """Check the fields of the convolution."""
     size = config.conv_kernel_size
     if size < 0 or (size and size % 2 == 0):
         raise ValueError(f"conv_kernel_size must be 0 or an odd number, got {size}.")

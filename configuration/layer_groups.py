@@ -5,12 +5,7 @@ from typing import Any
 
 
 def group_of_each_layer(num_hidden_layers: int, num_hidden_groups: int | None) -> list[int]:
-    """Return the index of the group of each layer.
-
-    Args:
-        num_hidden_layers: The number of layers.
-        num_hidden_groups: The number of groups; None if each layer is its own group.
-    """
+    """Return the index of the group of each layer. Without groups, each layer is its own."""
     if num_hidden_groups is None:
         return list(range(num_hidden_layers))
     # The expression of transformers' ALBERT. If the groups have different sizes, its rounding decides where they end.
@@ -18,11 +13,7 @@ def group_of_each_layer(num_hidden_layers: int, num_hidden_groups: int | None) -
 
 
 def check_number_of_groups(num_hidden_layers: int, num_hidden_groups: int | None) -> None:
-    """Check that each group has a layer.
-
-    Raises:
-        ValueError: If there are fewer groups than 1 or more than layers.
-    """
+    """Check that each group has a layer."""
     if num_hidden_groups is not None and not 1 <= num_hidden_groups <= num_hidden_layers:
         raise ValueError(
             f"num_hidden_groups must be from 1 to num_hidden_layers={num_hidden_layers}, or None, got "
@@ -31,15 +22,7 @@ def check_number_of_groups(num_hidden_layers: int, num_hidden_groups: int | None
 
 
 def check_types_in_groups(layer_types: Sequence[str], groups: Sequence[int]) -> None:
-    """Check that layers with the same weights have the same type.
-
-    Args:
-        layer_types: The type of each layer.
-        groups: The group of each layer.
-
-    Raises:
-        ValueError: If a group has layers of several types.
-    """
+    """Check that layers with the same weights have the same type."""
     for index in range(1, len(groups)):
         before, here = layer_types[index - 1 : index + 1]
         if groups[index] == groups[index - 1] and before != here:

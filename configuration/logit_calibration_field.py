@@ -14,14 +14,7 @@ _LINEAR = {"scale", "offset"}
 
 
 def check_logit_calibration(config: Any) -> None:
-    """Check the steps of `logit_calibration`.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ValueError: If a step is not one of the two kinds, or its numbers do not fit the model.
-    """
+    """Check the steps of `logit_calibration`."""
     for step in config.logit_calibration or []:
         if set(step) == _ADAPTIVE:
             values = [step["temperature_weight"], step["temperature_bias"], *_numbers(step["log_entropy_range"], 2)]
@@ -60,12 +53,7 @@ def _are_temperatures(weight: float, bias: float, lowest: float, highest: float)
 
 
 def keeps_calibration(saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
-    """Return whether the calibration in a saved configuration is still valid after overrides.
-
-    Args:
-        saved: The fields of the configuration.
-        overrides: The fields that replace them, or `num_labels`.
-    """
+    """Return whether the calibration in a saved configuration is still valid after overrides."""
     kinds = [each.get("problem_type") or _SINGLE for each in (saved, {**saved, **overrides})]
     labels = [len(saved.get("id2label") or _DEFAULT_LABELS)]
     labels.append(len(overrides.get("id2label") or ()) or overrides.get("num_labels", labels[0]))

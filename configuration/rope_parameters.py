@@ -39,15 +39,7 @@ def nest_by_layer_type(given: dict[str, Any], layer_types: Sequence[str], defaul
 
 
 def check_rope_parameters(rope_parameters: dict[str, Any] | None, layer_types: Sequence[str]) -> None:
-    """Check that each layer type has parameters of a supported type, with all required numbers.
-
-    Args:
-        rope_parameters: The parameters, nested by layer type.
-        layer_types: The layer types that the model has.
-
-    Raises:
-        ValueError: If the parameters of a layer type or a number are missing or invalid.
-    """
+    """Check that each layer type has parameters of a supported type, with all required numbers."""
     given = rope_parameters or {}
     if missing := sorted(set(layer_types) - set(given)):
         raise ValueError(

@@ -38,15 +38,7 @@ class CheckedConfig(PreTrainedConfig):
 
 
 def check_number_of_labels(name: str, number: Any) -> None:
-    """Check that a number of labels is an integer from 0 to `MAX_LABELS`.
-
-    Args:
-        name: The name of the number, for the error.
-        number: The number of labels.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Check that a number of labels is an integer from 0 to `MAX_LABELS`."""
     if not isinstance(number, int) or not 0 <= number <= MAX_LABELS:
         raise ValueError(f"{name} must be an integer from 0 to {MAX_LABELS:,}, got {number!r}.")
 

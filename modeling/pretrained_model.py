@@ -13,7 +13,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.atomic_saving import ModelSavingMixin
 from ..saving.loading import SafeModelLoadingMixin
-from ..saving.model_code import complete_code
+from ..saving.saved_code import complete_code
 from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, check_written_for
 from .attention.self_attention import SelfAttention
 from .calibration import calibration_of, read_calibration
@@ -115,10 +115,10 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, Mod
             write_without_quantization(self, folder)
         if CALIBRATED and (calibration := calibration_of(self)) is not None:
             calibration.write(folder)
-        if INSTALLED:
-            complete_code(folder, self.config)
         if ENCODES:
             write_recipe_of(self, folder, there)
+        if INSTALLED:
+            complete_code(folder, self.config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

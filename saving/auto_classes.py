@@ -36,6 +36,7 @@ TASK_MODELS = frozenset(
 _PRETRAINED = frozenset({"SequenceEncoderModel", "SequenceEncoderForMaskedLM", "SequenceEncoderForRetrieval"})
 # The classes in the folder of each class, besides itself. Others fine-tune pretrained models for any task.
 _OFFERED = dict.fromkeys(_PRETRAINED, TASK_MODELS | {"SequenceEncoderModel"})
+_OFFERED["SequenceEncoderForPreTraining"] = _OFFERED["SequenceEncoderForMaskedLM"] | {"SequenceEncoderForMaskedLM"}
 _OFFERED |= dict.fromkeys(TASK_MODELS, frozenset({"SequenceEncoderModel"}))
 _ALL = frozenset(AUTO_MODELS.values())
 

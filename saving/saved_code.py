@@ -15,8 +15,9 @@ from .auto_classes import LEFT_OUT, TASK_MODELS, classes_in_folder, saved_class
 from .calibration_files import CALIBRATION
 from .code_bundle import BUNDLE_FILES, MARK
 from .merged_code import Selection, merged_code
+from .module_list import MODULE_LIST
 from .partial_evaluation import Facts, table_text
-from .registered_pipelines import pipelines_in_folder
+from .registered_pipelines import name_pipelines, pipelines_in_folder
 from .written_for import EIGHT_BITS
 
 _DIGEST = re.compile(r"^Digest: ([0-9a-f]+)$", re.MULTILINE)
@@ -40,6 +41,8 @@ _MODULES = {
     "SequenceEncoderConfig": "configuration/configuration_sequence_encoder.py",
     "TaskAdapterConfig": "configuration/configuration_task_adapter.py",
 }
+# Those whose folders need `encode` even without a recipe; None is a configuration without a model.
+_ENCODERS = {"SequenceEncoderModel", "SequenceEncoderForRetrieval", None}
 _TASK_HEADS = "modeling/heads/task_heads.py"
 # What only the package does: classes in these modules are replaced by their base classes.
 _PACKAGE_ONLY = frozenset(
@@ -70,34 +73,45 @@ _TABLES_OF_HEADS = {"POOLINGS": "pooling", "SELECTED_TOKENS": "pooling", "HEADS"
 _FIELDS = ("conv_kernel_size",)
 
 
-def write_code(folder: Path, config: Any, calibrated: bool = False) -> None:
+def write_code(folder: Path, config: Any) -> None:
     """Write the code files for a model into a folder.
 
     Args:
-        folder: The folder.
+        folder: The folder, which has the other files of the model if they are needed to choose the code.
         config: The configuration of the model.
-        calibrated: Whether the folder has a calibration.
     """
-    for name, text in saved_code(config, calibrated).items():
+    for name, text in saved_code(folder, config).items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def saved_code(config: Any, calibrated: bool = False) -> dict[str, str]:
+def complete_code(folder: Path, config: Any) -> None:
+    """Write the code files again when the folder is complete, and the names of pipelines into its `config.json`.
+
+    Args:
+        folder: The folder of a saved model.
+        config: Its configuration, which wrote the code before.
+    """
+    write_code(folder, config)
+    name_pipelines(folder, config, calibrated=(folder / CALIBRATION).is_file())
+
+
+def saved_code(folder: Path, config: Any) -> dict[str, str]:
     """Return the text of each file of code for the folder of a model.
 
     Args:
+        folder: The folder, which may have a calibration, or a recipe by which texts become vectors.
         config: The configuration of the model.
-        calibrated: Whether the model has a calibration.
     """
-    adapts = config.model_type == _ADAPTER
+    adapts, name = config.model_type == _ADAPTER, saved_class(config)
     encoder = config.encoder_config if adapts else config
-    trained = saved_class(config) in TASK_MODELS
+    trained = name in TASK_MODELS
     fields = _fixed_fields(encoder, trained)
     bits = _method_of(getattr(encoder, "quantization_config", None)) == EIGHT_BITS
-    calibrated = calibrated or bool(getattr(config, "logit_calibration", None))
+    encodes = name in _ENCODERS or (folder / MODULE_LIST).is_file()
+    calibrated = (folder / CALIBRATION).is_file() or bool(getattr(config, "logit_calibration", None))
     entries = {*classes_in_folder(config), *(name for name, _ in pipelines_in_folder(config, calibrated).values())}
     entries |= {"TaskAdapterConfig" if adapts else "SequenceEncoderConfig", LEFT_OUT}
-    return _written(tuple(sorted(entries)), fields, calibrated, bits, not (trained or adapts))
+    return _written(tuple(sorted(entries)), fields, calibrated, bits, encodes and not (trained or adapts))
 
 
 def _fixed_fields(config: Any, trained: bool) -> tuple[tuple[str, Any], ...]:
@@ -203,6 +217,6 @@ def describe_code(folder: Path, config: Any) -> str | None:
     if stated != {code_digest(texts)}:
         return "changed since the package wrote it; read it before you trust it"
     written = _VERSION.search(texts[BUNDLE_FILES[1]])
-    if texts == saved_code(config, (folder / CALIBRATION).is_file()):
+    if texts == saved_code(folder, config):
         return f"as version {package_version()} of the package, which is installed, writes it"
     return f"unchanged since version {written[1] if written else 'unknown'} of the package wrote it"
