@@ -35,6 +35,22 @@ _DELIMITERS = {",": ",", ";": ";", "\t": r"\t", "|": "|"}
 _DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
+class TextFormatError(UsageError):
+    """A text file does not have the expected encoding or delimiter.
+
+    Args:
+        problem: The problem.
+        advice: The option that solves it, if the command has such options.
+
+    Attributes:
+        problem: The problem.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem} {advice}")
+        self.problem = problem
+
+
 @dataclass(frozen=True)
 class TextFormat:
     """The user's options for text files.
@@ -99,7 +115,7 @@ def open_text(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
         with fsspec.open(str(file), "rt", compression=_compression(file), encoding=encoding, newline="") as text:
             yield cast(TextIO, text)
     except UnicodeError as error:
-        raise UsageError(describe_decoding_error(file, encoding) or f"{file} is not {encoding}: {error}.") from error
+        raise decoding_error(file, encoding) or UsageError(f"{file} is not {encoding}: {error}.") from error
     except _DAMAGE as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
 
@@ -153,10 +169,11 @@ def csv_header(file: Path, records: Iterator[tuple[int, list[str]]], delimiter: 
     if not any(cell.strip() for cell in cells):
         raise UsageError(f"{file} has no header: its first line must name the columns.")
     if len(cells) == 1 and (others := [each for each in _DELIMITERS if each != delimiter and each in cells[0]]):
-        raise UsageError(
-            f"{file} has the single column {cells[0]!r}, which looks like several columns: pass --delimiter "
-            f"'{_DELIMITERS[others[0]]}'."
+        shown = _DELIMITERS[others[0]]
+        problem = (
+            f"{file} has the single column {cells[0]!r}, which looks like several columns with '{shown}' between them."
         )
+        raise TextFormatError(problem, f"Pass --delimiter '{shown}'.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{file} has several columns named {', '.join(twice)}; rename or remove all but one.")
     return names
@@ -172,8 +189,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
     return "".join(f"{line[:-2]}\n" for line in lines)
 
 
-def describe_decoding_error(file: Path, encoding: str) -> str | None:
-    """Describe where a file cannot be decoded and how to fix that, or return None if no such place is found."""
+def decoding_error(file: Path, encoding: str) -> TextFormatError | None:
+    """Return the error that says where a file cannot be decoded, or None if no such place is found."""
     # Lines are decoded one by one, because an error of an incremental decoder counts from its last chunk.
     if not "a\n".encode(encoding).endswith(b"a\n"):
         return None
@@ -185,7 +202,9 @@ def describe_decoding_error(file: Path, encoding: str) -> str | None:
             except UnicodeDecodeError as error:
                 place = f"byte {offset + error.start} (line {number}) is 0x{line[error.start]:02x}"
                 other = "latin-1" if name.startswith("utf") else "utf-8"
-                return f"{file} is not {name}: {place}. Pass its encoding, such as --encoding {other}."
+                return TextFormatError(
+                    f"{file} is not {name}: {place}.", f"Pass its encoding, such as --encoding {other}."
+                )
             offset += len(line)
     return None
 

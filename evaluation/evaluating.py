@@ -139,7 +139,8 @@ def _evaluate_file(
         # On texts that have shifted, what looks like a wrong label is more often a mistake of the model.
         if not index and judged.probabilities is not None:
             logits = np.log(np.maximum(judged.probabilities, _TINY))
-            found["label_errors"] = find_label_errors([logits], judged.known, examples.task.labels, examples.texts)
+            errors = find_label_errors([logits], judged.known, examples.task.labels, examples.texts)
+            found["label_errors"] = errors.at(examples.places([each.index for each in errors.found]))
     if index:
         home = mine[0]
         found |= _away_from_home(model, read[0], examples, home, mine[index], samples, seed)

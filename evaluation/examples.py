@@ -17,6 +17,7 @@ from ..modeling import (
 from ..tasks import HEAD_TASKS
 from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import check_values
+from ..tasks.example_files import places_of
 
 # The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
 _LENGTH = 512
@@ -47,6 +48,12 @@ class Examples:
     def size(self) -> int:
         """The number of texts."""
         return len(self.texts)
+
+    def places(self, indices: list[int]) -> dict[int, str]:
+        """Return where rows are: in a file of the user, or in what was passed in Python."""
+        if self.task.data.file_of(self.name) is None:
+            return {index: f"row {index + 1} of {self.name}" for index in indices}
+        return places_of(self.task.data, self.name, indices)
 
     def encode(self, model: Any, tokenizer: Any, max_length: int | None) -> Any:
         """Return a `datasets.Dataset` of inputs. Without a length, the model limits it.

@@ -13,7 +13,7 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class LabelError:
         wrong: The probability that the label is wrong.
         label_score: The probability of the label by the models.
         suggested_score: The probability of the suggested label.
+        place: Where the example is, such as "line 3 of train.csv".
     """
 
     index: int
@@ -63,6 +64,7 @@ class LabelError:
     wrong: float
     label_score: float
     suggested_score: float
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ class LabelErrors:
             f"{len(self.found):,} of {counted(self.examples, 'label')} {verb} wrong, first of all {first.label} "
             f"instead of {first.suggested} for {text!r}."
         )
+
+    def at(self, places: Mapping[int, str]) -> LabelErrors:
+        """Return the same with the place of each example, by its number."""
+        return replace(self, found=[replace(each, place=places[each.index]) for each in self.found])
 
 
 def find_label_errors(
@@ -134,17 +140,12 @@ def find_label_errors(
     return LabelErrors(len(known), share, found)
 
 
-def as_csv(found: LabelErrors, places: Mapping[int, str]) -> str:
-    """Return a table of the examples, the most suspicious first.
-
-    Args:
-        found: The examples.
-        places: Where each of them is, such as "line 3 of train.csv".
-    """
+def as_csv(found: LabelErrors) -> str:
+    """Return a table of the examples, the most suspicious first."""
     rows = []
     for each in found.found:
         scores = (f"{score:.3f}" for score in (each.wrong, each.label_score, each.suggested_score))
-        rows.append((places[each.index], each.text, each.label, each.suggested, *scores))
+        rows.append((each.place, each.text, each.label, each.suggested, *scores))
     return csv_text(_COLUMNS, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
 
 

@@ -185,9 +185,8 @@ def save_report(evaluation: Findings, folder: Any, overwrite: bool = False) -> N
     texts = {JSON: as_json(evaluation), PAGE: as_page(evaluation)}
     home = evaluation.files[0]
     if home.label_errors is not None and home.label_errors.found:
-        places = {each.index: f"row {each.index + 1} of {home.name}" for each in home.label_errors.found}
         # A spreadsheet only takes it for UTF-8 with a byte order mark.
-        texts[FILE] = "\ufeff" + as_csv(home.label_errors, places)
+        texts[FILE] = "\ufeff" + as_csv(home.label_errors)
     with staged(folder, lambda name, new: name == FILE and name not in new) as written:
         for name, text in texts.items():
             (written / name).write_text(text, encoding="utf-8")

@@ -31,7 +31,7 @@ from ..saving.whole_folders import check_writable, write_atomically
 from ..tasks.example_files import ExampleFiles
 from .arguments import CHOOSE, ChoiceArguments, check_output
 from .design import choose_by_design
-from .label_file import LABEL, REASON, TEXT
+from .label_file import LABEL, REASON, TEXT, without_options
 from .scored_vectors import SCORES, load_for_choosing
 
 # More texts need more memory, and hardly make a better choice: then these are random ones.
@@ -202,7 +202,9 @@ def _read_labelled(options: ChoiceArguments, corpus: TextArguments) -> dict[str,
             raise UsageError(f"--train_file {name} must be a CSV, TSV, JSON, Parquet or Arrow file.")
         if Path(options.output_file).resolve() in (file.resolve() for file in source[1]):
             raise UsageError(f"--output_file {options.output_file} would replace labels; choose another file.")
-        rows = ExampleFiles(f"--train_file {name}", *source, TextFormat(corpus.encoding, corpus.delimiter)).load()
+        # `choose` wrote these files, or people who label do; --encoding and --delimiter are those of the corpus.
+        with without_options():
+            rows = ExampleFiles(f"--train_file {name}", *source, TextFormat()).load()
         texts = corpus.text_column if corpus.text_column in rows.column_names else "text"
         for column in (texts, "label"):
             if column not in rows.column_names:

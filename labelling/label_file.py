@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..command_line import UsageError
 from ..data.row_files import RowFiles
-from ..data.text_files import TextFormat, csv_text, encoding_of, text_lines
+from ..data.text_files import TextFormat, TextFormatError, csv_text, encoding_of, text_lines
 from ..saving.whole_folders import check_writable, write_atomically
 
 TEXT, LABEL, REASON = "text", "label", "reason"
 _LONGEST_NAME = 200
 # Controls, line ends, and halves of characters. Some languages need invisible characters, such as joiners.
 _NOT_IN_NAMES = frozenset(("Cc", "Zl", "Zp", "Cs"))
+
+
+@contextmanager
+def without_options() -> Iterator[None]:
+    """Let errors about a text format say how to save the file, because no option describes it."""
+    try:
+        yield
+    except TextFormatError as error:
+        raise UsageError(f"{error.problem} Save it as UTF-8, and CSV with commas.") from error
 
 
 class ConflictError(ValueError):
@@ -118,7 +129,8 @@ class LabelFile:
 
     def _read(self) -> list[dict[str, str]]:
         self._mark = "\ufeff" if encoding_of([self._file]) == "utf-8-sig" else ""
-        rows = list(RowFiles("csv", [self._file], TextFormat()).rows())
+        with without_options():
+            rows = list(RowFiles("csv", [self._file], TextFormat()).rows())
         if not rows:
             raise UsageError(f"--label_file {self._file} has no rows.")
         for column in (TEXT, LABEL):
@@ -133,7 +145,8 @@ class LabelFile:
 
 def _read_names(file: Path) -> list[str]:
     try:
-        names = text_lines(file)
+        with without_options():
+            names = text_lines(file)
     except OSError as error:
         raise UsageError(f"--label_names_file {file} cannot be read: {error}") from error
     if not names:

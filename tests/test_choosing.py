@@ -136,6 +136,14 @@ def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path
     bad = write(tmp_path / "texts.jsonl", [{"text": "a"}])
     with pytest.raises(UsageError, match=r"--train_file .*texts.jsonl has no column label; it has text"):
         choose_texts(encoder, corpus, tmp_path / "third.csv", train_file=[str(bad)])
+    # The delimiter is that of the corpus.
+    (tmp_path / "corpus.csv").write_text("key;text\n" + "".join(f"{key};{text}\n" for key, text in enumerate(TEXTS)))
+    options |= {"delimiter": ";", "train_file": [str(tmp_path / "first.csv")], "vectors_dir": tmp_path / "again"}
+    third = choose_texts(encoder, tmp_path / "corpus.csv", tmp_path / "next.csv", **options)
+    assert {row["text"] for row in third} == set(TEXTS) - {row["text"] for row in first}
+    (tmp_path / "other.csv").write_text("text;label\na;b\n")
+    with pytest.raises(UsageError, match=r"with ';' between them\. Save it as UTF-8, and CSV with commas\.$"):
+        choose_texts(encoder, corpus, tmp_path / "fourth.csv", train_file=[str(tmp_path / "other.csv")])
     blank = write(tmp_path / "blank.jsonl", [{"text": " "}])
     with pytest.raises(UsageError, match=r"--corpus .*blank.jsonl has no texts\.$"):
         choose_texts(encoder, blank, tmp_path / "third.csv")

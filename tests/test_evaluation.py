@@ -274,7 +274,7 @@ def test_wrong_labels_at_home_are_listed(
     assert "away: 5 of" not in shown
     with Path("report/suspicious_labels.csv").open(encoding="utf-8-sig", newline="") as file:
         listed = list(csv.DictReader(file))
-    assert {row["place"] for row in listed} == {f"row {index + 1} of home" for index in wrong}
+    assert {row["place"] for row in listed} == {f"line {index + 1} of home.jsonl" for index in wrong}
     assert all(row["suggested_label"] in row["text"] and row["label"] not in row["text"] for row in listed)
     page = Path("report/report.html").read_text()
     assert all(html.escape(row["text"]) in page for row in listed)

@@ -158,8 +158,8 @@ def test_parquet_rows_are_counted_from_one(read: Read, tmp_path: Path) -> None:
             "a.csv",
             "a.csv has the single column 'text;label', which looks like several",
         ),
-        (GERMAN.replace(",", "\t"), "a.csv", r"pass --delimiter '\t'"),
-        (GERMAN, "a.tsv", "pass --delimiter ','"),
+        (GERMAN.replace(",", "\t"), "a.csv", r"Pass --delimiter '\t'"),
+        (GERMAN, "a.tsv", "Pass --delimiter ','"),
         (
             GERMAN.encode("latin-1"),
             "a.csv",
@@ -316,7 +316,7 @@ def test_a_corpus_supports_the_same_formats(
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (GERMAN.replace(",", ";"), "a.csv", "pass --delimiter ';'"),
+        (GERMAN.replace(",", ";"), "a.csv", "Pass --delimiter ';'"),
         ("text,text\na,b\n", "a.csv", "several columns named text"),
         ("schön\n".encode("latin-1"), "a.txt", r"is not utf-8: byte 3 \(line 1\) is 0xf6\. .*--encoding latin-1"),
         ('{"text": "ö"}\n'.encode("latin-1"), "a.jsonl", r"is not utf-8: byte 10 \(line 1\) is 0xf6"),

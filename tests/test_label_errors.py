@@ -73,7 +73,7 @@ def test_two_models_find_more_than_one() -> None:
 def test_the_table_names_the_place_of_each_label() -> None:
     logits, known, wrong = planted(0.1, spread=0.5)
     found = found_in(logits, known)
-    rows = list(csv.DictReader(as_csv(found, {index: f"line {index + 2}" for index in range(800)}).splitlines()))
+    rows = list(csv.DictReader(as_csv(found.at({index: f"line {index + 2}" for index in range(800)})).splitlines()))
     assert {row["place"] for row in rows} == {f"line {index + 2}" for index in np.flatnonzero(wrong)}
     assert rows[0]["label"] != rows[0]["suggested_label"]
     assert float(rows[0]["wrong"]) > 0.9 > float(rows[0]["label_score"])

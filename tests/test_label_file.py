@@ -90,6 +90,7 @@ def test_labels_that_arrive_together_are_all_kept(tmp_path: Path) -> None:
         ("text,label\n", "has no rows"),
         ("id,label\n1,\n", "has no column text; it has id, label"),
         ("text,other\na,b\n", "has no column label"),
+        ("text;label\na;b\n", r"with .;. between them\. Save it as UTF-8, and CSV with commas\.$"),
     ],
 )
 def test_a_file_that_cannot_be_labelled_is_refused(file: Path, content: str, message: str) -> None:

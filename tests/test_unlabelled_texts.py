@@ -69,6 +69,7 @@ def test_more_texts_make_a_classifier_better(
     accuracies = [found["metrics"]["test"]["accuracy"]["mean"] for found in (report, report_of(alone))]
     assert accuracies[0] > accuracies[1] + 0.1
     assert report["tuning"] == "linear"
+    assert "Plan for" not in printed
     assert report["unlabelled"]["used"]
     assert report["unlabelled"]["loss_with_them"] < report["unlabelled"]["loss_without_them"]
     for text in (printed, (tmp_path / "out" / "README.md").read_text()):

@@ -26,6 +26,7 @@ from ...saving.whole_folders import write_atomically
 from ..checkpoints import train_with_cleanup
 from .linear_head import loss_of
 from .plan import MANY_EXAMPLES
+from .report import Results
 from .run import Adaptation
 from .scratch import fold_folder
 
@@ -130,6 +131,12 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFo
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, [json.dumps(tuned[-1].tolist())])
     return OutOfFold(np.concatenate(tuned) if tuned else None, np.concatenate(linear), np.concatenate(shift))
+
+
+def fits_only_head(recipe: Any, results: Results) -> bool:
+    """Return whether no weights of the encoder are trained, not even to compare them with a linear head."""
+    few = bool(recipe.folds) and len(recipe.rows["train"]) < LEAST_TO_CHOOSE
+    return results.tuning == "linear" or (few and bool(results.unlabelled.get("used")))
 
 
 def without_evaluation(args: Any) -> Any:

@@ -54,7 +54,7 @@ def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
         positions = recipe.positions[chosen]
         named = [each.index for each in found.found]
         places = places_of(recipe.run.data, "train", positions[named].tolist())
-        table = as_csv(found, {index: places[int(positions[index])] for index in named})
+        table = as_csv(found.at({index: places[int(positions[index])] for index in named}))
         # A spreadsheet only takes it for UTF-8 with a byte order mark.
         (folder / FILE).write_text(table, encoding="utf-8-sig")
     return found

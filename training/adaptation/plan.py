@@ -87,7 +87,7 @@ def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False) -
 
 
 def in_words(args: Any, planned: Iterable[str], examples: int) -> str:
-    """Describe planned options for the console.
+    """Describe planned options for the console, in a line; empty if none was planned.
 
     Args:
         args: The arguments of the training.
@@ -100,4 +100,4 @@ def in_words(args: Any, planned: Iterable[str], examples: int) -> str:
         "learning_rate": "a learning rate of {:.2g}",
     }
     parts = [form.format(getattr(args, name)) for name, form in said.items() if name in planned]
-    return f"Plan for {examples:,} examples: {', '.join(parts)}." if parts else ""
+    return f"Plan for {examples:,} examples: {', '.join(parts)}.\n" if parts else ""

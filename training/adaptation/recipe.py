@@ -32,6 +32,7 @@ from .arguments import check_libraries
 from .budget import keep_to_budget
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
 from .confusion_plot import plot_confusion
+from .cross_validation import fits_only_head
 from .encoder import encoder_of
 from .hyperparameter_search import search
 from .label_check import facts_of, list_label_errors
@@ -127,8 +128,6 @@ def _adapt(run: Adaptation) -> Results:
                 args.learning_rate = rate_for(cast(float, args.learning_rate), recipe.hidden_size, knows)
             calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
         if args.process_index == 0:
-            if run.model.tuning in PLANNED and (plan := in_words(args, args.planned, len(recipe.rows["train"]))):
-                print(plan)
             for split, cut in recipe.cut.items():
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
@@ -142,6 +141,8 @@ def _adapt(run: Adaptation) -> Results:
             record(run, results)
         if args.seconds and results.tuning != "linear" and not results.trainings:
             keep_to_budget(run, recipe, results, started)
+        if args.process_index == 0 and run.model.tuning in PLANNED and not fits_only_head(recipe, results):
+            print(in_words(args, args.planned, len(recipe.rows["train"])), end="")
         trained = {result.seed for result in results.trainings}
         for seed in range(args.seed, args.seed + args.seeds):
             if seed not in trained:
