@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.atomic_saving import AtomicSavingMixin
+from ..saving.code_bundle import BUNDLE_FILES
 from ..saving.loading import SafeTokenizerLoadingMixin
+from ..saving.saved_code import write_code
 from .wordpiece_training import train_wordpiece
 
 SPECIAL_TOKENS = {
@@ -61,6 +66,15 @@ class SequenceEncoderTokenizer(SafeTokenizerLoadingMixin, AtomicSavingMixin, Tok
     Create one with `train_from_iterator`. `AutoTokenizer` loads a saved one with or without this package, and without
     remote code.
     """
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        """Write the code of a model whose configuration is there without it.
+
+        `Trainer` copies such a part of a checkpoint to push it during training, and then saves the tokenizer.
+        """
+        if (there / "config.json").is_file() and not (there / BUNDLE_FILES[-1]).is_file():
+            with suppress(OSError, ValueError):  # The configuration of another model.
+                write_code(folder, SequenceEncoderConfig.from_pretrained(there))
 
     @classmethod
     def train_from_iterator(
