@@ -99,15 +99,8 @@ def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
     # All of a text, since its vector may leave out the end.
     ids = recipe.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     with_texts = SelfTrainedFit(fit, _vectors_of(recipe, *(rows[column] for column in recipe.task.texts)), ids, names)
-    outputs: tuple[list[Array], list[Array]] = ([], [])
     with Progress("Labelling the texts", show=args.process_index == 0 and not args.disable_tqdm):
-        for held_out in folds:
-            rest = np.setdiff1d(np.arange(len(fit.labels)), held_out)
-            for kind, found in zip((with_texts, fit), outputs, strict=True):
-                head = kind.head(rest)
-                found.append(head(fit.vectors[held_out]) + head.shift)
-    known = fit.labels[np.concatenate(folds)]
-    each = [tempered_losses(fit.kind, np.concatenate(found), known) for found in outputs]
+        known, each = held_out_losses(folds, with_texts, fit)
     used, losses = clearly_lower(*each), [float(found.mean()) for found in each]
     if used:
         recipe.linear = with_texts
@@ -124,6 +117,29 @@ def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
         "loss_without_them": round(losses[1], 4),
         "summary": summary,
     }
+
+
+def held_out_losses(folds: Sequence[Array], *fits: Any) -> tuple[Array, list[Array]]:
+    """Compare fits to the same labelled examples by examples that their heads have not learned from.
+
+    Args:
+        folds: The held-out labelled examples of each fold.
+        *fits: A `SelfTrainedFit` or a `LinearFit` each.
+
+    Returns:
+        The labels of the held-out examples (N,), and the losses (N,) of each fit.
+    """
+    labels = fits[0].labels
+    outputs: list[list[Array]] = [[] for _ in fits]
+    for held_out in folds:
+        rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        for fit, found in zip(fits, outputs, strict=True):
+            head = fit.head(rest)
+            found.append(head(fit.vectors[held_out]) + head.shift)
+    known = labels[np.concatenate(folds)]
+    return known, [
+        tempered_losses(fit.kind, np.concatenate(found), known) for fit, found in zip(fits, outputs, strict=True)
+    ]
 
 
 def clearly_lower(losses: Array, others: Array) -> bool:
@@ -146,10 +162,13 @@ class SelfTrainedFit:
 
     Attributes:
         vectors: (N, D) those of the labelled examples.
+        labels: (N,) their classes.
+        kind: See `LinearFit`.
     """
 
     def __init__(self, labelled: LinearFit, others: Array, ids: Sequence[Any], names: Array | None = None) -> None:
-        self.labelled, self.vectors, self.others, self.ids, self.names = labelled, labelled.vectors, others, ids, names
+        self.labelled, self.others, self.ids, self.names = labelled, others, ids, names
+        self.kind, self.vectors, self.labels = labelled.kind, labelled.vectors, labelled.labels
         # The folds are asked for several times.
         self._fits: dict[bytes, LinearFit] = {}
 
