@@ -42,7 +42,7 @@ from transformers import AutoTokenizer
 from search import NEIGHBOURS, QUERIES, SHORTEST, gain, write
 from sequence_encoder import SequenceEncoderForMaskedLM
 from sequence_encoder.bulk.formats import connect
-from sequence_encoder.conversion.loading import load_or_convert
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.data.documentation import read_documentation
 from sequence_encoder.data.windows import sentences
 from sequence_encoder.inference import unpad_inputs
@@ -62,7 +62,7 @@ def save_first_module(folder: Path, texts: list[str]) -> None:
     state of each token to its embedding, so each text starts with weights for the tokens it contains. The bias keeps
     about a hundred weights per text.
     """
-    encoder: Any = load_or_convert(str(MINILM), base_model=True)
+    encoder: Any = Source(str(MINILM)).load(base_model=True)
     tokenizer = AutoTokenizer.from_pretrained(MINILM)
     model: Any = SequenceEncoderForMaskedLM(encoder.config).eval()
     model.model.load_state_dict(encoder.state_dict(), strict=False)

@@ -24,7 +24,7 @@ from minilm import MINILM
 from peers import print_machine
 from transformers import AutoTokenizer
 
-from sequence_encoder.conversion.loading import load_or_convert
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.evaluation.label_errors import find_label_errors
 from sequence_encoder.training.adaptation.cross_validation import folds_of
 from sequence_encoder.training.adaptation.label_check import FOLDS, logits_of_vectors, logits_of_words
@@ -117,7 +117,7 @@ def main() -> None:
     heads = ["set", "texts per class", "rule", "recall, %", "precision, %", "estimate, %"]
     heads += ["named without errors, %", "estimate without errors, %"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    tokenizer, model = AutoTokenizer.from_pretrained(MINILM), load_or_convert(str(MINILM))
+    tokenizer, model = AutoTokenizer.from_pretrained(MINILM), Source(str(MINILM)).load()
     how = {"pooling": "mean", "normalize_embeddings": False, "max_length": 128, "show_progress_bar": False}
     for name in options.data:
         data = DATA[name]()

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..conversion.source import Source
 from ..data.corpus import TextArguments
+from ..inference.device import choose_device
 from .arguments import (
     EMBED,
     PREDICT,
@@ -19,9 +21,9 @@ from .arguments import (
     arguments_of,
     check_libraries,
 )
-from .engine import Load, local_engine
+from .engine import local_engine
 from .listed_vectors import ListedVectors, check_options
-from .models import choose_device, kind_of, load_classifier, load_encoder, load_text_vectors
+from .models import kind_of, load_classifier, load_encoder, load_text_vectors
 from .predictions import Predictions, stated_activation
 from .ray_engine import ray_engine
 from .ray_workers import with_absolute_paths
@@ -84,21 +86,22 @@ def embed(
     check_libraries("embed", options.format, engine.engine)
     if engine.engine == "ray":
         model, corpus = with_absolute_paths(model), with_absolute_paths(corpus)
-    kind = kind_of(model.model, options.vectors or ())
+    source = Source(model.model)
+    kind = kind_of(source, options.vectors or ())
     if kind is not None:
         check_options(kind, model.model, options)
 
     def load() -> tuple[Computation, str]:
         if kind is not None:
-            vectors, sentence = load_text_vectors(kind, model.model, choose_device(model.device), options.dtype)
+            vectors, sentence = load_text_vectors(kind, source, choose_device(model.device), options.dtype)
             return ListedVectors(vectors, model, options), sentence
-        encoder, tokenizer, sentence = load_encoder(model.model, model.device, options.dtype, options.trust_remote_code)
+        encoder, tokenizer, sentence = load_encoder(source, model.device, options.dtype, options.trust_remote_code)
         return Vectors(encoder, tokenizer, model, options), sentence
 
     parts = (model, corpus, options, rows)
     # The vector of an empty text is near to all queries.
     read = CorpusRows(corpus, rows, empty_is_bad=command == "index")
-    return _run(command, parts, read, options.format, load, engine)
+    return Run(command, parts, source, Path(rows.output_dir), read, options.format, load, _engine(model, engine))()
 
 
 def predict(
@@ -113,10 +116,11 @@ def predict(
     check_libraries("predict", engine=engine.engine)
     if engine.engine == "ray":
         model, corpus = with_absolute_paths(model), with_absolute_paths(corpus)
+    source = Source(model.model)
 
     def load() -> tuple[Predictions, str]:
         classifier, tokenizer, sentence = load_classifier(
-            model.model, model.device, options.dtype, options.trust_remote_code
+            source, model.device, options.dtype, options.trust_remote_code
         )
         if options.text_pair_column is None and stated_activation(classifier.config) is not None:
             sentence += (
@@ -126,14 +130,11 @@ def predict(
         return Predictions(classifier, tokenizer, model, options), sentence
 
     parts = (model, corpus, options, rows)
-    return _run("predict", parts, CorpusRows(corpus, rows, options.text_pair_column), "parquet", load, engine)
+    read = CorpusRows(corpus, rows, options.text_pair_column)
+    return Run("predict", parts, source, Path(rows.output_dir), read, "parquet", load, _engine(model, engine))()
 
 
-def _run(
-    command: str, parts: tuple[Any, ...], rows: CorpusRows, file_format: str, load: Load, engine: EngineArguments
-) -> Counts:
-    model: ModelArguments = parts[0]
-    place = local_engine
+def _engine(model: ModelArguments, engine: EngineArguments) -> Any:
     if engine.engine == "ray":
-        place = partial(ray_engine, workers=engine.workers, device=model.device)
-    return Run(command, parts, model.model, Path(rows.rows.output_dir), rows, file_format, load, place)()
+        return partial(ray_engine, workers=engine.workers, device=model.device)
+    return local_engine

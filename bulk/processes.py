@@ -14,11 +14,6 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def local_rank() -> int:
-    """Return the number of this process on this machine."""
-    return int(os.environ.get("LOCAL_RANK", rank()))
-
-
 def process_count() -> int:
     """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1))

@@ -21,12 +21,12 @@ from ..command_line import UsageError
 from ..command_line.counts import counted
 from ..command_line.full_disk import is_disk_full
 from ..command_line.progress import Progress
+from ..conversion.source import Source
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
 from .engine import Engine, Load, Result, Work, local_engine
 from .folder import OutputFolder, settings_of
 from .formats import FORMATS, Shards, ShardWriter, schema_with
-from .models import identify
 from .processes import is_mine, process_count, rank, wait_until
 from .results import Counts
 from .rows import CorpusRows
@@ -40,7 +40,7 @@ class Run:
     Attributes:
         command: The name of the command.
         parts: The dataclasses with its options.
-        model: The name of the model.
+        model: The model.
         output: The folder to write.
         rows: The rows of the corpus.
         file_format: The format of the results, one of `FORMATS`.
@@ -51,7 +51,7 @@ class Run:
 
     command: str
     parts: tuple[Any, ...]
-    model: str
+    model: Source
     output: Path
     rows: CorpusRows
     file_format: str
@@ -73,7 +73,7 @@ class Run:
             raise ValueError(f"--format {self.file_format} is written by one process, got {process_count()}.")
         folder = OutputFolder(self.output, self.command, self.option)
         folder.check(self.rows.corpus.corpus)
-        settings = settings_of(self.command, self.parts, identify(self.model))
+        settings = settings_of(self.command, self.parts, self.model.identity)
         folder.check_settings(settings)
         # Someone may have deleted a shard, to compute it again.
         if (counts := folder.finished()) and self._numbers(counts.rows) <= self._existing():
@@ -124,7 +124,7 @@ class Run:
                     kept = counted(done, "complete shard is", "complete shards are")
                     print(f"The run continues: {kept} in {self.output} already.", flush=True)
                 folder.keep_settings(settings)
-            facts = {"model": self.model, **description.facts}
+            facts = {"model": self.model.name, **description.facts}
             ranges = self._ranges(folder, engine) if description.needs_ranges else None
             if ranges is not None:
                 facts["ranges"] = ranges.tolist()

@@ -19,13 +19,12 @@ from ..modeling import (
 )
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import ConvertArguments
-from .checkpoints import load_checkpoint
 from .conversion_card import adjust_card
-from .converting import convert_and_release, convert_remote_code, our_config
+from .converting import convert_and_release, our_config
 from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
-from .remote_code_checkpoints import find_remote_code
-from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
-from .source_models import is_adapted, transformer_folder
+from .sidecar_files import load_tokenizer, save_tokenizer
+from .source import Source
+from .source_models import is_adapted
 
 SAMPLES = (
     "A short text.",
@@ -77,14 +76,12 @@ def _convert(
     source: str, output: Path, to: str | None, base_model: bool, overwrite: bool, steps: Steps
 ) -> float | None:
     steps.begin("loading the model")
-    source_folder = folder_of(source)
-    encoder = Path(transformer_folder(source_folder))
-    place = source if encoder == source_folder else encoder
-    found = find_remote_code(place)
-    model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
-    tokenizer = load_tokenizer(encoder, model)
+    checkpoint = Source(source)
+    found, place = checkpoint.remote_code, checkpoint.place
+    model = checkpoint.load_original(base_model)
+    tokenizer = load_tokenizer(checkpoint.encoder, model)
     if tokenizer is None:
-        say(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
+        say(f"{checkpoint.encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
     config = our_config(model)
     if tokenizer is not None and config.position_offset and tokenizer.pad_token_id != config.pad_token_id:
         raise ValueError(
@@ -124,13 +121,13 @@ def _convert(
         say(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
     steps.begin("writing the model")
     with atomic_folder(output, overwrite, "--overwrite") as written:
-        place = written / encoder.relative_to(source_folder)
-        converted.save_pretrained(place)
+        folder = checkpoint.encoder_in(written)
+        converted.save_pretrained(folder)
         if heads is not None and not isinstance(converted, SequenceEncoderForRetrieval):
-            write_heads(place, heads)
+            write_heads(folder, heads)
         if tokenizer is not None:
-            save_tokenizer(tokenizer, place, list(SAMPLES))
-        copy_sidecar_files(source_folder, encoder, written)
+            save_tokenizer(tokenizer, folder, list(SAMPLES))
+        checkpoint.copy_sidecar_files(written)
         adjust_card(written, output.resolve().name, converted)
     return difference
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from ..saving.exported_models import EXPORT_MANIFEST
 from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
 from .peft_adapters import ADAPTER_CONFIG, find_adapter
@@ -32,7 +33,7 @@ def folder_of(source: str) -> Path:
     """
     if os.path.exists(transformer_folder(source)):
         return Path(source)
-    folder = download(source, [*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", ADAPTER_CONFIG])
+    folder = download(source, [*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", ADAPTER_CONFIG, EXPORT_MANIFEST])
     if modules := module_folders(folder):
         download(source, [f"{module}/*" for module in modules])
     return folder

@@ -8,9 +8,8 @@ from typing import Any
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.command import SAMPLES
-from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
-from ..conversion.source_models import transformer_folder
+from ..conversion.sidecar_files import save_tokenizer
+from ..conversion.source import Source
 from ..data.corpus_files import find_files
 from ..data.text_files import TextFormat, text_lines
 from ..hub.calibration_section import card_section
@@ -42,13 +41,10 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
     assert files is not None
     examples = files.load()
     away = None if data.unfamiliar_file is None else texts_of(data)
-    model: Any = load_or_convert(options.model)
+    source = Source(options.model)
+    model: Any = source.load()
     task_of(model, "calibrated")
-    source = folder_of(options.model)
-    encoder = Path(transformer_folder(source))
-    tokenizer = load_tokenizer(encoder, model)
-    if tokenizer is None:
-        raise UsageError(f"{options.model} has no tokenizer, which the calibration needs.")
+    tokenizer = source.tokenizer_for(model)
     report = calibrate(
         model,
         tokenizer,
@@ -63,7 +59,7 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
     with Progress("Writing the model"), atomic_folder(output, options.overwrite, "--overwrite") as written:
         model.save_pretrained(written)
         save_tokenizer(tokenizer, written, list(SAMPLES))
-        copy_sidecar_files(source, encoder, written)
+        source.copy_sidecar_files(written)
         if not (card := written / "README.md").exists():
             save_card(card, model_card(model, output.resolve().name).content)
         add_to_card(written, report)

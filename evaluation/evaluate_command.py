@@ -12,9 +12,9 @@ import torch
 from ..command_line import UsageError
 from ..command_line.parser import as_words
 from ..conversion.command import SAMPLES
-from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import folder_of, load_tokenizer, save_tokenizer
-from ..conversion.source_models import transformer_folder
+from ..conversion.sidecar_files import save_tokenizer
+from ..conversion.source import Source
+from ..inference.device import choose_device
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from ..tasks.example_files import files_of
 from .arguments import EvaluationArguments, EvaluationFiles
@@ -42,7 +42,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
         raise UsageError(f"--match must be one of {', '.join(data.paths)}, got {options.match}.")
     if options.matched_dir is not None:
         check_replaceable(Path(options.matched_dir), options.overwrite, "--overwrite", kept=Path(options.model))
-    device, home = _device(options.device), next(iter(data.paths))
+    device, home = choose_device(options.device), next(iter(data.paths))
     examples: dict[str, Any] = {}
     for name in data.paths:
         files = files_of(data, name)
@@ -97,19 +97,7 @@ def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, opt
 
 
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:
-    source = folder_of(name)  # Its error names the model.
-    model: Any = load_or_convert(name)
+    source = Source(name)
+    model: Any = source.load()
     task_of(model)
-    tokenizer = load_tokenizer(transformer_folder(source), model)
-    if tokenizer is None:
-        raise UsageError(f"{name} has no tokenizer.")
-    return model.to(device), tokenizer
-
-
-def _device(asked: str | None) -> torch.device:
-    try:
-        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"--device {asked}: {str(error).partition(chr(10))[0]}") from error
-    return device
+    return model.to(device), source.tokenizer_for(model)

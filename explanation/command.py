@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..command_line.counts import counted
 from ..command_line.progress import Progress, counted_by, say
-from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import folder_of, load_tokenizer
-from ..conversion.source_models import transformer_folder
+from ..conversion.source import Source
+from ..inference.device import choose_device
 from ..saving.whole_folders import check_writable
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
@@ -122,17 +121,9 @@ def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
 
 
 def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
-    try:
-        device = torch.device(texts.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
-    folder = folder_of(texts.model)  # Its error names the model.
-    place = str(transformer_folder(folder))
-    model: Any = load_or_convert(texts.model)
-    tokenizer = load_tokenizer(place, model)
-    if tokenizer is None:
-        raise UsageError(f"{texts.model} has no tokenizer.")
+    device, source = choose_device(texts.device), Source(texts.model)
+    model: Any = source.load()
+    tokenizer = source.tokenizer_for(model)
     model.to(device)
     if texts.dtype != "auto":
         model.to(getattr(torch, texts.dtype))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import folder_of, load_tokenizer
-from ..conversion.source_models import transformer_folder
+from ..conversion.source import Source
 from ..hub.passed_on import inherited_card_fields
 from ..saving.whole_folders import check_replaceable
 from .arguments import ExportArguments
@@ -24,12 +22,10 @@ def export(options: ExportArguments) -> ExportCheck:
     """
     source, may_replace = options.model, (options.overwrite, "--overwrite")
     check_replaceable(Path(options.output_dir), *may_replace, kept=Path(source))
-    model = load_or_convert(source, base_model=options.pooled)
-    source_folder = folder_of(source)
-    tokenizer = load_tokenizer(transformer_folder(source_folder), model)
-    if tokenizer is None:
-        raise ValueError(f"{source} has no tokenizer, which the exported model needs.")
-    inherited = inherited_card_fields(source_folder)
+    checkpoint = Source(source)
+    model = checkpoint.load(base_model=options.pooled)
+    tokenizer = checkpoint.tokenizer_for(model)
+    inherited = inherited_card_fields(checkpoint.folder)
     written = (options.output_dir, options.format, options.pooled)
     with checked_export(model, tokenizer, *written, inherited, may_replace) as check:
         print(f"Exported {type(model).__name__} to {FORMATS[options.format].title}. {check}")

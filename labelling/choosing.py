@@ -24,6 +24,7 @@ from ..bulk.run import Run
 from ..command_line import UsageError
 from ..command_line.counts import counted
 from ..command_line.progress import Progress
+from ..conversion.source import Source
 from ..data.corpus import TextArguments
 from ..data.corpus_files import find_files
 from ..data.text_files import TextFormat, csv_text
@@ -68,10 +69,9 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     labelled = _read_labelled(options, corpus)
     rows = RowArguments(str(options.vectors), id_column=options.id_column, columns=[corpus.text_column])
     read = CorpusRows(corpus, rows, empty_is_bad=True)
-    load = partial(load_for_choosing, model)
-    run = Run(
-        "choose", (model, corpus, rows), model.model, options.vectors, read, "parquet", load, option="vectors_dir"
-    )
+    source = Source(model.model)
+    load = partial(load_for_choosing, model, source)
+    run = Run("choose", (model, corpus, rows), source, options.vectors, read, "parquet", load, option="vectors_dir")
     outside = " outside the training files" if options.train_file else ""
     pool = _Pool.read(options.vectors, run().rows, corpus.text_column, set(map(_key, labelled)))
     if not len(pool.rows):

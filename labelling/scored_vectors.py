@@ -12,16 +12,16 @@ import torch
 
 from ..bulk.arguments import EmbeddingArguments, ModelArguments, PredictionArguments
 from ..bulk.formats import VECTORS
-from ..bulk.models import choose_device, kind_of, load_encoder, prepare, tokenizer_of
+from ..bulk.models import kind_of, load_encoder
 from ..bulk.predictions import Predictions
 from ..bulk.results import Computation, Tokens
 from ..bulk.rows import Chunk
 from ..bulk.vectors import Vectors
 from ..command_line import UsageError
-from ..conversion.loading import load_or_convert
+from ..conversion.source import Source
 from ..data.batching import token_batches
 from ..export.exported_graph import is_classifier
-from ..saving.exported_models import is_exported
+from ..inference.device import choose_device, prepare
 
 SCORES = "scores"
 # The kinds of problems in which the scores of labels compete.
@@ -56,8 +56,12 @@ class ScoredVectors(Predictions):
         return [*columns, pa.FixedSizeListArray.from_arrays(flat, self._channels, mask=pa.array(~chunk.good))]
 
 
-def load_for_choosing(model: ModelArguments) -> tuple[Computation, str]:
+def load_for_choosing(model: ModelArguments, source: Source) -> tuple[Computation, str]:
     """Load a model for the vectors of texts and, if it is a classifier, its scores.
+
+    Args:
+        model: How it reads texts.
+        source: The model.
 
     Returns:
         The model, and a sentence that says how it computes.
@@ -66,12 +70,12 @@ def load_for_choosing(model: ModelArguments) -> tuple[Computation, str]:
         UsageError: If its vectors cannot be compared, or it has no tokenizer.
         ValueError: If it cannot be converted.
     """
-    if (kind := kind_of(model.model)) is not None:
+    if (kind := kind_of(source)) is not None:
         raise UsageError(f"{model.model} gives {' and '.join(kind.kinds)} vectors, and choose needs dense ones.")
-    if not is_exported(model.model):
-        found: Any = load_or_convert(model.model)
+    if not source.is_exported:
+        found: Any = source.load()
         if is_classifier(found) and found.config.num_labels > 1 and found.config.problem_type in _ONE_LABEL:
-            tokenizer, sentence = tokenizer_of(model.model, found), prepare(found, choose_device(model.device), "auto")
+            tokenizer, sentence = source.tokenizer_for(found), prepare(found, choose_device(model.device), "auto")
             return ScoredVectors(found, tokenizer, model), sentence
-    encoder, tokenizer, sentence = load_encoder(model.model, model.device, "auto")
+    encoder, tokenizer, sentence = load_encoder(source, model.device, "auto")
     return Vectors(encoder, tokenizer, model, EmbeddingArguments()), sentence

@@ -7,9 +7,8 @@ from pathlib import Path
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.command import SAMPLES
-from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
-from ..conversion.source_models import transformer_folder
+from ..conversion.sidecar_files import save_tokenizer
+from ..conversion.source import Source
 from ..data.corpus_files import reader_of
 from ..data.text_files import text_lines
 from ..saving.whole_folders import atomic_folder, check_replaceable
@@ -29,19 +28,16 @@ def quantize_checkpoint(options: QuantizeArguments) -> QuantizationReport:
     may_replace = (options.overwrite, "--overwrite")
     check_replaceable(output, *may_replace, kept=Path(source))
     lines = None if options.text_file is None else _lines_of(Path(options.text_file))
-    model = load_or_convert(source)
-    source_folder = folder_of(source)
-    encoder = Path(transformer_folder(source_folder))
-    tokenizer = load_tokenizer(encoder, model)
-    if tokenizer is None:
-        raise ValueError(f"{source} has no tokenizer, which calibration needs.")
+    checkpoint = Source(source)
+    model = checkpoint.load()
+    tokenizer = checkpoint.tokenizer_for(model)
     report = quantize(model, tokenizer, lines, target=options.cosine)
     print(f"Quantized {type(model).__name__}. {report}")
     with Progress("Writing the model"), atomic_folder(output, *may_replace) as written:
-        place = written / encoder.relative_to(source_folder)
-        model.save_pretrained(place)
-        save_tokenizer(tokenizer, place, list(SAMPLES))
-        copy_sidecar_files(source_folder, encoder, written)
+        folder = checkpoint.encoder_in(written)
+        model.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder, list(SAMPLES))
+        checkpoint.copy_sidecar_files(written)
         adjust_card(written, output.resolve().name, model, report)
     print(f"Saved in {output}.")
     return report

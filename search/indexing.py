@@ -13,7 +13,7 @@ from ..bulk.listed_vectors import COLUMNS
 from ..bulk.models import kind_of
 from ..command_line import UsageError
 from ..command_line.progress import Progress
-from ..conversion.sidecar_files import folder_of
+from ..conversion.source import Source
 from ..data.corpus import TextArguments
 from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, check_libraries
 from .layout import Layout, open_table
@@ -51,13 +51,14 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
     asked = options.vectors or []
     if len(asked) > 1:
         raise UsageError(f"--vectors {','.join(asked)}: an index has vectors of one kind; name one of them.")
-    kind = kind_of(model.model, asked)
+    source = Source(model.model)
+    kind = kind_of(source, asked)
     columns = [VECTORS] if kind is None else [COLUMNS[each].name for each in kind.kinds]
     if corpus.text_column in ("id", *columns):
         raise UsageError(
             f"--text_column {corpus.text_column}: index itself writes a column of that name; rename it in the corpus."
         )
-    if kind is not None and not options.normalize and not kind.has_unit_length(folder_of(model.model)):
+    if kind is not None and not options.normalize and not kind.has_unit_length(source.folder):
         raise UsageError(
             f"The vectors of {model.model} do not have length 1, and an index compares cosines; pass --normalize."
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..bulk.models import choose_device, kind_of, load_encoder, load_text_vectors
+from ..bulk.models import kind_of, load_encoder, load_text_vectors
 from ..command_line import UsageError
 from ..command_line.progress import Progress
+from ..conversion.source import Source
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY
+from ..inference.device import choose_device
 from ..inference.text_vectors import TextVectors
 
 
@@ -41,12 +43,13 @@ def load_query_encoding(
     """
     kinds = facts.get("vectors", [DENSE])
     # Only a model that gives dense vectors by default may give others.
-    kind = kind_of(name) or kind_of(name, kinds)
+    source = Source(name)
+    kind = kind_of(source) or kind_of(source, kinds)
     if kinds != ([DENSE] if kind is None else list(kind.kinds)):
         raise UsageError(f"{name} does not have {' and '.join(kinds)} vectors, as the index does.")
     if kind is None:
-        return _dense(name, device, facts, query_prompt)
-    vectors, _ = load_text_vectors(kind, name, choose_device(device), "auto")
+        return _dense(source, device, facts, query_prompt)
+    vectors, _ = load_text_vectors(kind, source, choose_device(device), "auto")
     if [vectors.channels(each) for each in kinds] != facts["dimensions"]:
         raise UsageError(f"{name} has vectors of other sizes than those of the index.")
     return text_vectors_encoding(vectors, facts, query_prompt)
@@ -70,8 +73,8 @@ def text_vectors_encoding(vectors: TextVectors, facts: Mapping[str, Any], query_
     )
 
 
-def _dense(name: str, device: str | None, facts: Mapping[str, Any], query_prompt: str | None) -> QueryEncoding:
-    encoder, tokenizer, _ = load_encoder(name, device, "auto")
+def _dense(source: Source, device: str | None, facts: Mapping[str, Any], query_prompt: str | None) -> QueryEncoding:
+    encoder, tokenizer, _ = load_encoder(source, device, "auto")
     options = {
         "show_progress_bar": False,
         "pooling": facts["pooling"][0] if len(facts["pooling"]) == 1 else None,
@@ -80,7 +83,7 @@ def _dense(name: str, device: str | None, facts: Mapping[str, Any], query_prompt
         "truncate_dim": facts["dimensions"],
     }
     if encoder.recipe_for().channels(encoder.config.hidden_size) < facts["dimensions"]:
-        raise UsageError(f"{name} has vectors of other sizes than those of the index.")
+        raise UsageError(f"{source.name} has vectors of other sizes than those of the index.")
     named = {"prompt_name": "query"} if query_prompt is None else {"prompt": query_prompt}
     return QueryEncoding(
         lambda text: encoder.encode(text, tokenizer, prompt=facts["prompt"], **options),

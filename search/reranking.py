@@ -9,6 +9,7 @@ from ..bulk.arguments import ModelArguments, PredictionArguments
 from ..bulk.models import load_classifier
 from ..bulk.predictions import Predictions
 from ..command_line import UsageError
+from ..conversion.source import Source
 from .hit import Hit
 
 
@@ -24,7 +25,7 @@ class Reranker:
     """
 
     def __init__(self, model: str, device: str | None = None) -> None:
-        classifier, tokenizer, _ = load_classifier(model, device, "auto")
+        classifier, tokenizer, _ = load_classifier(Source(model), device, "auto")
         if classifier.config.num_labels != 1:
             raise UsageError(f"a reranker has one label, and {model} has {classifier.config.num_labels}.")
         self._predictions = Predictions(classifier, tokenizer, ModelArguments(model), PredictionArguments())

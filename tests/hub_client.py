@@ -204,12 +204,12 @@ def _serve() -> None:
 
     def outputs_of(name: str) -> list[list[Any]]:
         """Return the outputs of a model as our commands load it, which may be exported or an adapter of peft."""
-        from sequence_encoder.conversion.loading import load_or_convert
+        from sequence_encoder.conversion.source import Source
         from sequence_encoder.export.exported_graph import load_exported_head
         from sequence_encoder.saving.exported_models import is_exported
 
         if not is_exported(name):
-            return outputs(load_or_convert(name))
+            return outputs(Source(name).load())
         exported = load_exported_head(name)[0]
         shape = (1, 2, 7) if "MultipleChoice" in type(exported).__name__ else (2, 7)
         ids = torch.arange(1, 15).reshape(shape)

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, S
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, TaskAdapter, convert
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.inspection import inspect
-from sequence_encoder.conversion.loading import load_or_convert
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.evaluation import calibrate, evaluate
 from sequence_encoder.explanation import explain
 from sequence_encoder.quantization import quantize
@@ -80,10 +80,10 @@ def folder(tiny_config: Build, randomize: Build, tmp_path: Path) -> Path:
 
 def test_a_saved_task_adapter_is_loaded_as_a_classifier(folder: Path) -> None:
     adapter = TaskAdapter.from_pretrained(folder).eval()
-    model: Any = load_or_convert(str(folder))
+    model: Any = Source(str(folder)).load()
     assert type(model) is SequenceEncoderForSequenceClassification
     assert torch.equal(model(**batch_of()).logits, adapter(**batch_of()).logits)
-    encoder: Any = load_or_convert(str(folder), base_model=True)
+    encoder: Any = Source(str(folder)).load(base_model=True)
     assert type(encoder) is SequenceEncoderModel
     assert torch.equal(encoder(**batch_of()).last_hidden_state, adapter.encoder(**batch_of()).last_hidden_state)
 
@@ -125,7 +125,7 @@ def test_a_peft_folder_is_merged_into_its_base_model(
         base = BertForSequenceClassification(BertConfig(vocab_size=size, num_labels=5, **sizes))
     adapted = save_adapter(tmp_path, randomize(base), PEFT[method]())
     expected = adapted(**batch_of()).logits
-    model: Any = load_or_convert(str(tmp_path / "adapter"))
+    model: Any = Source(str(tmp_path / "adapter")).load()
     torch.testing.assert_close(model(**batch_of()).logits, expected, atol=1e-5, rtol=1e-4)
     assert not hasattr(model, "peft_config")
     assert len(model.config.id2label) == 5
@@ -141,16 +141,16 @@ def test_an_adapter_without_a_task_has_the_class_that_it_names(
     tiny_config: Build, randomize: Build, tmp_path: Path
 ) -> None:
     lora_of(tiny_config, randomize, tmp_path, modules_to_save=["classifier", "head"])
-    model: Any = load_or_convert(str(tmp_path / "adapter"))
+    model: Any = Source(str(tmp_path / "adapter")).load()
     assert type(model) is SequenceEncoderForSequenceClassification
-    encoder: Any = load_or_convert(str(tmp_path / "adapter"), base_model=True)
+    encoder: Any = Source(str(tmp_path / "adapter")).load(base_model=True)
     assert type(encoder) is SequenceEncoderModel
 
 
 def test_adapters_that_cannot_be_merged_are_refused(tiny_config: Build, randomize: Build, tmp_path: Path) -> None:
     def refused(message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            load_or_convert(str(tmp_path / "adapter"))
+            Source(str(tmp_path / "adapter")).load()
 
     lora_of(tiny_config, randomize, tmp_path, task_type="SEQ_CLS")
     refused(r"neither it nor its base model .* has head.dense.weight, head.norm.weight. Save these .*modules_to_save")
@@ -195,7 +195,7 @@ def test_commands_write_an_ordinary_model(
     (tmp_path / "texts").write_text("\n".join(TEXTS * 3))
     options = ["--cosine", "0.5", "--text_file", str(tmp_path / "texts")] if command == "quantize" else []
     main([command, str(folder), "--output_dir", str(tmp_path / "out"), *options])
-    expected: Any = load_or_convert(str(folder))
+    expected: Any = Source(str(folder)).load()
     classify = pipeline("text-classification", model=tmp_path / "out")
     assert type(classify.model) is SequenceEncoderForSequenceClassification
     if command == "convert":

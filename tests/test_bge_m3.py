@@ -33,6 +33,7 @@ from sequence_encoder import SequenceEncoderForRetrieval, SequenceEncoderModel, 
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.models import load_encoder
 from sequence_encoder.conversion.inspection import inspect
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.modeling.text_encoding.multi_scores import vocabulary_weights
 from sequence_encoder.serving.loading import load_served_model
 from sequence_encoder.tests import family_folders
@@ -260,7 +261,7 @@ def test_the_folder_stays_one_of_a_dense_encoder(converted: Path, tokenizer: Any
     plain, report = AutoModel.from_pretrained(converted, output_loading_info=True)
     assert type(plain) is SequenceEncoderModel
     assert not report["unexpected_keys"]
-    encoder, _, _ = load_encoder(str(converted), "cpu", "float32")
+    encoder, _, _ = load_encoder(Source(str(converted)), "cpu", "float32")
     served = load_served_model(str(converted), "float32", "cpu")
     assert served.tasks == ("embed", "embed_sparse", "embed_all")
     rows = served.tokenize(TEXTS, truncate=True)

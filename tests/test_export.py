@@ -22,6 +22,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.models import load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.export import ExportedEncoder, comparison, export, exported_pipeline, exporting, requirements
 from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.modeling.pooling import POOLINGS
@@ -330,9 +331,9 @@ def test_an_exported_model_says_what_it_cannot_do(
     with pytest.raises(ValueError, match="which this SequenceEncoderForQuestionAnswering does not have"):
         ExportedEncoder.from_pretrained(answering[1])
     with pytest.raises(UsageError, match=r"is a SequenceEncoderModel, and has no head for .*`sequence-encoder embed`"):
-        load_classifier(str(encoders["onnx"][1]), None, "auto")
+        load_classifier(Source(str(encoders["onnx"][1])), None, "auto")
     with pytest.raises(UsageError, match="is a SequenceEncoderForQuestionAnswering, and has no head for"):
-        load_classifier(str(answering[1]), None, "auto")
+        load_classifier(Source(str(answering[1])), None, "auto")
     exported, ids = ExportedEncoder.from_pretrained(encoders["openvino"][1]), torch.tensor([[5, 6]])
     for mask in ({}, {"attention_mask": None}):
         with pytest.raises(ValueError, match=r"also needs attention_mask, got only input_ids\."):

@@ -23,6 +23,7 @@ from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.bulk.models import load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.export import comparison, export
 from sequence_encoder.export.exported_graph import load_exported_head
 from sequence_encoder.saving.exported_models import is_exported
@@ -154,7 +155,7 @@ def test_an_exported_model_on_the_hub_is_recognised(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert not is_exported("me/other")
-    _, _, sentence = load_classifier("me/ranker", "cpu", "auto")
+    _, _, sentence = load_classifier(Source("me/ranker"), "cpu", "auto")
     assert sentence == "me/ranker is exported, and computes in float32."
 
 
@@ -190,7 +191,7 @@ def test_a_damaged_exported_model_is_refused_with_the_reason(cross_encoder: tupl
         else:
             (folder / file).write_text(content)
         with pytest.raises((ValueError, OSError), match=match):
-            load_classifier(str(folder), "cpu", "auto")
+            load_classifier(Source(str(folder)), "cpu", "auto")
 
     refuse("export.json", "no json", r"export\.json must be the JSON object that `export` writes: Expecting value")
     refuse("export.json", "[1]", r"export\.json must be the JSON object that `export` writes")

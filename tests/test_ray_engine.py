@@ -28,6 +28,7 @@ from sequence_encoder.bulk.rows import Chunk, CorpusRows
 from sequence_encoder.bulk.run import Run
 from sequence_encoder.bulk.vectors import Vectors
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.tests.adaptation_runs import save_encoder
 from sequence_encoder.tests.corpus_runs import SHARD_ROWS, embed, options_of, rows_of, shards_in, table_of, write_rows
 
@@ -127,7 +128,7 @@ class Deadly(Vectors):
 
 
 def deadly(model: Any, options: Any, fault: bool) -> tuple[Vectors, str]:
-    encoder, tokenizer, sentence = load_encoder(model.model, "cpu", "float32")
+    encoder, tokenizer, sentence = load_encoder(Source(model.model), "cpu", "float32")
     found = Deadly(encoder, tokenizer, model, options)
     found.fault = fault
     return found, sentence
@@ -139,7 +140,7 @@ def run_deadly(model: Path, corpus: Path, output: Path, fault: bool = False) -> 
     Run(
         "embed",
         tuple(parts),
-        str(model),
+        Source(model),
         output,
         CorpusRows(parts[1], parts[3]),
         "parquet",

@@ -24,8 +24,10 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM  # noqa: E40
 from sequence_encoder.__main__ import main  # noqa: E402
 from sequence_encoder.bulk import embed_corpus  # noqa: E402
 from sequence_encoder.bulk.formats import connect  # noqa: E402
-from sequence_encoder.bulk.models import choose_device, kind_of, load_text_vectors  # noqa: E402
+from sequence_encoder.bulk.models import kind_of, load_text_vectors  # noqa: E402
 from sequence_encoder.command_line import UsageError  # noqa: E402
+from sequence_encoder.conversion.source import Source  # noqa: E402
+from sequence_encoder.inference.device import choose_device  # noqa: E402
 from sequence_encoder.inference.text_vectors import TextVectors  # noqa: E402
 from sequence_encoder.inference.vector_recipes import read_token_recipe  # noqa: E402
 from sequence_encoder.tests.corpus_runs import table_of  # noqa: E402
@@ -37,9 +39,9 @@ SPARSE, LATE = ("sparse", "sum"), ("late", "plain")
 
 
 def load(folder: Path) -> TextVectors:
-    kind = kind_of(str(folder))
+    kind = kind_of(Source(str(folder)))
     assert kind is not None
-    return load_text_vectors(kind, str(folder), choose_device("cpu"), "float32")[0]
+    return load_text_vectors(kind, Source(str(folder)), choose_device("cpu"), "float32")[0]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +215,7 @@ def test_modules_that_cannot_be_followed_are_refused(
 ) -> None:
     copy_with(vector_folders[name], tmp_path, file, change)
     with pytest.raises(ValueError, match=rf"The modules in .* cannot be used: .*{message}"):
-        kind_of(str(tmp_path))
+        kind_of(Source(str(tmp_path)))
 
 
 @pytest.mark.parametrize(("given", "tasks"), [(None, ("document",)), ("query", ("query",)), ([], ())])

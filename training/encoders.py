@@ -10,11 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion import convert
-from ..conversion.checkpoints import load_checkpoint
-from ..conversion.converting import convert_remote_code
-from ..conversion.remote_code_checkpoints import find_remote_code
-from ..conversion.sidecar_files import folder_of, load_tokenizer
-from ..conversion.source_models import transformer_folder
+from ..conversion.sidecar_files import folder_of
+from ..conversion.source import Source
 from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pooling import CONFIGURABLE_POOLINGS, check_pooling
@@ -36,15 +33,10 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
         UsageError: If the checkpoint cannot be converted.
     """
     try:
-        source_folder = folder_of(checkpoint)
-        encoder = transformer_folder(source_folder)
-        place = checkpoint if encoder == source_folder else encoder
-        found = find_remote_code(place)
+        source = Source(checkpoint)
         with Progress("Loading the encoder"):
-            model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
-        tokenizer = load_tokenizer(encoder, model)
-        if tokenizer is None:
-            raise ValueError("the model has no tokenizer.")
+            model = source.load_original(base_model)
+        tokenizer = source.tokenizer_for(model)
         check_trainable(model.config)
         with Progress("Converting the encoder"):
             ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)

@@ -12,6 +12,7 @@ import numpy as np
 
 from sequence_encoder.bulk.formats import VECTORS
 from sequence_encoder.bulk.models import load_encoder
+from sequence_encoder.conversion.source import Source
 from sequence_encoder.tests.corpus_runs import table_of
 from sequence_encoder.tests.matrix.command_line import run
 from sequence_encoder.tests.matrix.kinds import HIDDEN, KINDS
@@ -66,7 +67,7 @@ def embed(model: Model, shop: Workshop, work: Path) -> None:
     vectors = np.stack(table_of(work / "vectors")[VECTORS].to_pylist())
     assert vectors.shape == (len(TEXTS), HIDDEN)
     assert np.isfinite(vectors).all()
-    encoder, tokenizer, _ = load_encoder(str(_original(model, shop)), "cpu", "float32")
+    encoder, tokenizer, _ = load_encoder(Source(str(_original(model, shop))), "cpu", "float32")
     expected = encoder.encode(TEXTS, tokenizer)
     cosines = (vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() > 0.99, cosines

@@ -11,9 +11,9 @@ from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import say
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...conversion.remote_code_checkpoints import find_remote_code
-from ...conversion.sidecar_files import folder_of, read_tokenizer
-from ...conversion.source_models import FAMILIES, is_adapted, read_config, transformer_folder
+from ...conversion.sidecar_files import read_tokenizer
+from ...conversion.source import Source
+from ...conversion.source_models import FAMILIES, is_adapted, read_config
 from ...saving.exported_models import check_not_exported
 from ..encoders import check_trainable, save_as_sequence_encoder
 from .tasks import TASKS
@@ -43,11 +43,9 @@ def encoder_of(
         UsageError: If there is no such encoder, or it has no usable tokenizer.
     """
     try:
-        source_folder = folder_of(checkpoint)
-        check_not_exported(source_folder)
-        encoder = transformer_folder(source_folder)
-        named = str(checkpoint if encoder == source_folder else encoder)
-        remote = find_remote_code(named) is not None
+        source = Source(checkpoint)
+        check_not_exported(source.folder)
+        named, remote = source.place, source.remote_code is not None
         # It keeps its head, as a model of this package does.
         adapted = not remote and is_adapted(named)
         config = None if remote or adapted else read_config(named)

@@ -1,0 +1,144 @@
+"""A checkpoint in a folder or on the Hub, which is found once and then read from a local folder."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..command_line import UsageError
+from ..command_line.progress import Progress
+from ..modeling import SequenceEncoderPreTrainedModel
+from ..modeling.text_encoding.recipe_files import SETTINGS, read_json
+from ..saving.exported_models import is_exported
+from .checkpoints import load_checkpoint
+from .converting import convert, convert_loaded, convert_remote_code
+from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
+from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer
+from .source_models import transformer_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BLOCK = 2**22
+
+
+class Source:
+    """The model that a user names.
+
+    Args:
+        name: A folder or a Hub id.
+
+    Attributes:
+        name: The name, as the user wrote it.
+        folder: The local folder. That of a Hub id has all files but the weights of the encoder, at one commit.
+        encoder: The folder of the encoder, which is `folder` or that of its first module of sentence-transformers.
+        place: Where to load the encoder from: the Hub id if `encoder` lacks the weights, otherwise `encoder`.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If the name is that of a file, or the folder has an invalid list of modules.
+    """
+
+    def __init__(self, name: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(name)
+        self.folder = folder_of(self.name)
+        self.encoder = Path(transformer_folder(self.folder))
+        self.place = self.name if self.encoder == self.folder else str(self.encoder)
+
+    def __reduce__(self) -> tuple[type[Source], tuple[str]]:
+        # Another machine may have another folder.
+        return Source, (self.name,)
+
+    @cached_property
+    def is_exported(self) -> bool:
+        """Whether it is a model that `export` has written."""
+        return is_exported(self.folder)
+
+    @property
+    def identity(self) -> str:
+        """What identifies its content: its commit on the Hub, or a digest of the files in its folder.
+
+        Raises:
+            OSError: If a file cannot be read.
+        """
+        if not os.path.isdir(self.name):
+            # The name of a folder in the cache of the Hub is the commit.
+            return self.folder.name
+        digest = blake2b(digest_size=16)
+        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            inside = file.relative_to(self.folder)
+            if file.suffix == ".md" or any(part.startswith(".") for part in inside.parts):
+                continue
+            digest.update(f"{inside.as_posix()}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as content:
+                while block := content.read(_BLOCK):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    @cached_property
+    def remote_code(self) -> RemoteCodeCheckpoint | None:
+        """What is known about it if its code is on the Hub, see `find_remote_code`."""
+        return find_remote_code(self.place)
+
+    def load_original(self, base_model: bool = False) -> PreTrainedModel:
+        """Load it as a model of its own family, or convert it if the code of its family is on the Hub.
+
+        Args:
+            base_model: Whether to load only the encoder.
+
+        Raises:
+            MissingLibraryError: If it is a peft adapter, and peft is not installed.
+            ValueError: If it cannot be converted.
+        """
+        found = self.remote_code
+        return load_checkpoint(self.place, base_model) if found is None else convert_remote_code(found, base_model)
+
+    def load(self, base_model: bool = False) -> SequenceEncoderPreTrainedModel:
+        """Load it as a model of this package, converted if it belongs to a family that `convert` supports.
+
+        A `TaskAdapter` is loaded as a classifier, and a peft adapter is merged into its base model. The configuration
+        of a cross-encoder states its activation.
+
+        Args:
+            base_model: Whether to load only the encoder.
+
+        Raises:
+            MissingLibraryError: If it is a peft adapter, and peft is not installed.
+            ValueError: If it cannot be converted.
+        """
+        with Progress("Loading the model"):
+            if self.remote_code is not None:
+                loaded: Any = convert(self.place, base_model=base_model)
+            else:
+                loaded = load_checkpoint(self.place, base_model)
+                if not isinstance(loaded, SequenceEncoderPreTrainedModel):
+                    loaded = convert_loaded(loaded, self.place, base_model=base_model)
+        # Since version 6, sentence-transformers states it in a separate file.
+        if (settings := self.folder / SETTINGS).is_file():
+            stated = read_json(settings).get("activation_fn")
+            if stated is not None and getattr(loaded.config, "sentence_transformers", None) is None:
+                loaded.config.sentence_transformers = {"activation_fn": stated}
+        return cast(SequenceEncoderPreTrainedModel, loaded)
+
+    def tokenizer_for(self, model: PreTrainedModel | SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:
+        """Load the tokenizer of a model that was loaded from here.
+
+        Raises:
+            UsageError: If there is none.
+            ValueError: If it does not fit the model.
+        """
+        tokenizer = load_tokenizer(self.encoder, cast(Any, model))
+        if tokenizer is None:
+            raise UsageError(f"{self.name} has no tokenizer.")
+        return tokenizer
+
+    def encoder_in(self, target: Path) -> Path:
+        """Return the folder of the encoder in a copy of the folder."""
+        return target / self.encoder.relative_to(self.folder)
+
+    def copy_sidecar_files(self, target: Path) -> None:
+        """Copy the card, the licence and the modules of sentence-transformers. See `copy_sidecar_files`."""
+        copy_sidecar_files(self.folder, self.encoder, target)
