@@ -23,7 +23,6 @@ _LINE_LENGTH = 120
 # Whose methods call the configuration `self`.
 _CONFIGURATION = "configuration/configuration_sequence_encoder.py"
 _TYPE_IGNORE = re.compile(r"  # type: ignore.*$", re.MULTILINE)
-# Names in annotations and casts that are strings.
 _ANNOTATION = re.compile(r"[\w\[\], .|]{1,80}")
 
 
@@ -173,9 +172,9 @@ def _in_order(paths: tuple[str, ...]) -> list[str]:
     return list(ordered)
 
 
-def _reachable(selection: Selection) -> dict[_Definition, tuple[str, set[str]]]:
+def _reachable(selection: Selection) -> dict[_Definition, tuple[str, frozenset[str]]]:
     """Return the definitions that the entries need, each with its text and the names that the text uses."""
-    kept: dict[_Definition, tuple[str, set[str]]] = {}
+    kept: dict[_Definition, tuple[str, frozenset[str]]] = {}
     modules: set[str] = set()
     waiting = [(_module(path), name) for path, name in selection.entries]
     while waiting:
@@ -197,7 +196,7 @@ def _reachable(selection: Selection) -> dict[_Definition, tuple[str, set[str]]]:
     return kept
 
 
-def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, set[str]]:
+def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, frozenset[str]]:
     """Return the text of a definition after all that is known, and the names that it uses."""
     text, node = definition.text, definition.node
     if isinstance(node, ast.Assign | ast.AnnAssign) and definition.names:
@@ -212,21 +211,27 @@ def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, set[
     if definition.module.path == _CONFIGURATION:
         facts = replace(facts, owners=facts.owners | {"self"})
     text = evaluated(text, facts)
-    used = _used_names(ast.Module([node], []) if text == definition.text else ast.parse(text))
+    used = _used_names(text)
     for name in sorted(used & definition.module.inside.keys()):
         path, original = definition.module.inside[name]
         if path in selection.left_out:
-            text = _with_bases(text, name, _bases(definition.module, _module(path), original, selection.left_out))
-            used = _used_names(ast.parse(text))
+            text = _with_bases(
+                text, name, tuple(_bases(definition.module, _module(path), original, selection.left_out))
+            )
+            used = _used_names(text)
     return text, used
 
 
-def _used_names(tree: ast.AST) -> set[str]:
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _ANNOTATION.fullmatch(node.value):
-            names |= {name for name in re.findall(r"\w+", node.value) if name[0].isupper()}
-    return names
+@cache
+def _used_names(text: str) -> frozenset[str]:
+    """Return the names that a text uses, also in annotations and casts that are strings."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _ANNOTATION.fullmatch(node.value):
+            names.update(name for name in re.findall(r"\w+", node.value) if name[0].isupper())
+    return frozenset(names)
 
 
 def _bases(user: _Module, module: _Module, name: str, left_out: frozenset[str]) -> list[str]:
@@ -251,7 +256,8 @@ def _bases(user: _Module, module: _Module, name: str, left_out: frozenset[str]) 
     return bases
 
 
-def _with_bases(text: str, name: str, bases: list[str]) -> str:
+@cache
+def _with_bases(text: str, name: str, bases: tuple[str, ...]) -> str:
     """Return the text with the base classes of a class in place of the class."""
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
@@ -283,7 +289,7 @@ class _Part:
         self.defined: dict[str, str] = {}
 
     def add(
-        self, module: _Module, kept: dict[_Definition, tuple[str, set[str]]], file_of: Callable[[str], str]
+        self, module: _Module, kept: dict[_Definition, tuple[str, frozenset[str]]], file_of: Callable[[str], str]
     ) -> None:
         """Add the definitions of a module that are kept.
 

@@ -6,9 +6,9 @@ Blocks of `if` whose condition is known are replaced by what runs, and tables of
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 _LINE_LENGTH = 120
@@ -39,17 +39,25 @@ def evaluated(text: str, facts: Facts) -> str:
         text: The statement, at the top level of a module, with its comments.
         facts: What is known.
     """
-    names = "|".join([*facts.constants, *(rf"{owner}\.{name}" for owner in facts.owners for name in facts.fields)])
-    known = re.compile(rf"\b({names})\b")
-    while known.search(text):
+    constants = tuple((name, value) for name, value in facts.constants.items() if name in text)
+    fields = tuple((name, value) for name, value in facts.fields.items() if f".{name}" in text)
+    return _evaluated(text, constants, fields, facts.owners) if constants or fields else text
+
+
+# Most models have most facts in common.
+@cache
+def _evaluated(
+    text: str, constants: tuple[tuple[str, bool], ...], fields: tuple[tuple[str, Any], ...], owners: frozenset[str]
+) -> str:
+    facts = Facts(dict(constants), dict(fields), owners)
+    while True:
         lines = text.splitlines()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.If) and (new := _without_known(lines, node, facts)) is not None:
                 text = "\n".join(new)
                 break
         else:
-            break
-    return text
+            return text
 
 
 def chosen_entries(name: str, node: ast.Assign | ast.AnnAssign, keys: frozenset[Any]) -> str:

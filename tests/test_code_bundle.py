@@ -410,17 +410,39 @@ def test_saved_code_has_each_definition_of_the_package_once(saved: Path) -> None
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
+def code_for(name: str, folder: Path, preset: str = "bert", **fields: Any) -> str:
+    config = SequenceEncoderConfig.from_preset(preset, **MINILM, architectures=[name], **fields)
+    return "".join(saved_code(folder, config).values())
+
+
 @pytest.mark.parametrize(
     ("name", "lines", "kilobytes"),
     [
-        ("SequenceEncoderForSequenceClassification", 3500, 160),
-        ("SequenceEncoderForTokenClassification", 3500, 160),
+        ("SequenceEncoderForSequenceClassification", 3200, 155),
+        ("SequenceEncoderForTokenClassification", 3200, 155),
+        ("SequenceEncoderForQuestionAnswering", 3500, 170),
+        ("SequenceEncoderModel", 4700, 220),
+        ("SequenceEncoderForMaskedLM", 6200, 295),
     ],
 )
-def test_the_code_of_a_classifier_can_be_read(name: str, lines: int, kilobytes: int, tmp_path: Path) -> None:
-    config = SequenceEncoderConfig.from_preset("bert", **MINILM, architectures=[name])
-    texts = saved_code(tmp_path, config).values()
-    assert sum(text.count("\n") for text in texts) <= lines
-    assert sum(len(text.encode()) for text in texts) <= 1000 * kilobytes
+def test_the_code_in_a_folder_can_be_read(name: str, lines: int, kilobytes: int, tmp_path: Path) -> None:
+    code = code_for(name, tmp_path)
+    assert code.count("\n") <= lines
+    assert len(code.encode()) <= 1000 * kilobytes
     # What only other models compute with.
-    assert not re.search(r"class \w*(EightBit|Generation|Disentangled|Retrieval|Calibration)", "".join(texts))
+    assert not re.search(r"class \w*(EightBit|Disentangled|Retrieval|Calibration|Band|Rotary|GatedMLP)", code)
+    assert ("class MaskedGenerationMixin" in code) == (name == "SequenceEncoderForMaskedLM")
+
+
+def test_models_that_compute_more_have_the_code_for_it(tmp_path: Path) -> None:
+    classifier = "SequenceEncoderForSequenceClassification"
+    assert "class DisentangledBias" in code_for(classifier, tmp_path, "deberta-v3")
+    assert re.search("class Band:.*class GatedMLP", code_for(classifier, tmp_path, "modernbert"), re.DOTALL)
+    eight_bits = {"quantization_config": {"quant_method": "sequence_encoder_8bit"}}
+    assert "class EightBitLinear" in code_for(classifier, tmp_path, **eight_bits)
+    assert "def encode(" not in code_for("SequenceEncoderForMaskedLM", tmp_path)
+    for file in ("modules.json", "calibration.json"):
+        (tmp_path / file).touch()
+    assert "def encode(" in code_for("SequenceEncoderForMaskedLM", tmp_path)
+    assert "class Calibration:" in code_for(classifier, tmp_path)
+    assert "def encode(" not in code_for(classifier, tmp_path)
