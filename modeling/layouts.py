@@ -90,14 +90,16 @@ class PackedLayout(Layout):
         packed: PackedBatch,
         needed: torch.Tensor | bool,
         token_mask: torch.Tensor | None,
+        planned_mask: torch.Tensor | None,
         device: torch.device,
     ) -> None:
-        self.several_documents = packed.several_per_row
+        self.token_mask, self.several_documents = token_mask, packed.several_per_row
         packed = packed.filled(round_up_tokens(sum(packed.lengths), model.dtype, device))
         check_positions(model.config, packed.position_ids)
-        self.needed = moved(_needed_tokens(model, packed, needed, token_mask, device), device)
+        # Found on the host, where the plan and the mask for it are.
+        self.needed = moved(_needed_tokens(model, packed, needed, planned_mask, device), device)
         self.packed = packed.to(device)
-        self.position_ids, self.token_mask = self.packed.position_ids, moved(token_mask, device)
+        self.position_ids = self.packed.position_ids
 
     def arrange(self, padded: torch.Tensor) -> torch.Tensor:
         """See `Layout`."""
@@ -252,7 +254,7 @@ def choose_layout(
         # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
         counts = config.position_bias is not None or "sliding_attention" in (config.layer_types or [])
         if not ((counts or config.conv_kernel_size) and packed.has_gaps()):
-            return PackedLayout(model, packed, needed, planned_mask, tokens.device)
+            return PackedLayout(model, packed, needed, token_mask, planned_mask, tokens.device)
         check_windows_with_gaps(config)
     starts = sequence_starts(*documents).to(tokens.device)
     may_restart = position_ids is not None or cu_seq_lens is not None
