@@ -151,11 +151,9 @@ class RowArguments:
         metavar="COLUMN[:TYPE][,...]",
     )
     max_characters: int = option(
-        "Maximum number of characters in a text. Rows with longer texts are invalid.", 1_000_000
+        "Maximum number of characters in a text. A row with a longer text is a bad row.", 1_000_000
     )
-    strict: bool = option(
-        "Stop at an invalid row (no text, not a string, too long) instead of writing null for it.", False
-    )
+    strict: bool = option("Stop at a bad row (no text, not a string, too long) instead of writing null for it.", False)
     shard_rows: int = option(
         "Number of rows in each output file. An interruption loses at most one file; small files are slower.", 16_384
     )

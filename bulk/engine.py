@@ -1,4 +1,4 @@
-"""Where a run computes: what it asks of an engine, and the engine that computes in this process.
+"""The interface of engines, and the engine that computes in this process.
 
 `ray_engine.py` has the engine that computes in the workers of a Ray cluster.
 """

@@ -61,7 +61,7 @@ class OutputFolder:
             raise UsageError(f"{self.option} {self.output} is a file; choose a folder.")
         if self.output.is_dir() and not self.state.is_dir() and any(self.output.iterdir()):
             raise FileExistsError(
-                f"{self.output} is not empty, and {self.command} did not write it; choose another {self.option}."
+                f"{self.output} contains files that {self.command} did not write; choose another {self.option}."
             )
 
     def make(self) -> None:
@@ -109,15 +109,15 @@ class OutputFolder:
         before = self._read(self.settings_file)
         if before.get("command", self.command) != self.command:
             raise UsageError(
-                f"{self.output} holds results of `sequence-encoder {before['command']}`; choose another {self.option}."
+                f"{self.output} contains results of `{before['command']}`; choose another {self.option}."
             )
         # The same types as after reading the file.
         now = json.loads(json.dumps(settings))
         changed = [_difference(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
         if changed:
             raise UsageError(
-                f"{self.output} holds results of other settings: {'; '.join(changed)}. Run the command as before to "
-                f"continue, or choose another {self.option}."
+                f"{self.output} contains results of other settings: {'; '.join(changed)}. Run the earlier command again "
+                f"to continue, or choose another {self.option}."
             )
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
@@ -207,7 +207,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
         words += [f"{file} has changed" for file in now if file in before and before[file] != now[file]]
         return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
     if name == _READING:
-        return "an earlier version wrote it, which guessed the types of columns from their values"
+        return "it was written by an earlier version, which guessed the types of columns"
     if name == "content of the model":
         return "the files of the model have changed"
     return f"{name} was {before!r} and is {now!r}"

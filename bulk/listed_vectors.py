@@ -75,7 +75,7 @@ def _flat(parts: list[np.ndarray], kind: pa.DataType) -> pa.Array:
     numbers = kind.to_pandas_dtype()
     flat = np.concatenate([part.astype(numbers) for part in parts]) if parts else np.zeros(0, numbers)
     if not np.isfinite(flat).all():
-        raise ValueError("A vector has numbers that are too large for float16; pass --precision float32.")
+        raise ValueError("A vector contains numbers that are too large for float16; pass --precision float32.")
     return pa.array(flat)
 
 
@@ -103,28 +103,28 @@ def check_options(kind: type[TextVectors], name: str, options: EmbeddingArgument
         UsageError: If one of them does not.
     """
     unfit = [
-        (options.format == "npy", "--format npy", "an array needs one dense vector for each row; use parquet or lance"),
-        (options.pooling is not None, f"--pooling {options.pooling}", "its modules say what to do with its tokens"),
+        (options.format == "npy", "--format npy", "an array needs one dense vector per row; use parquet or lance"),
+        (options.pooling is not None, f"--pooling {options.pooling}", "its own modules pool the tokens"),
         (
             options.truncate_dim is not None,
             f"--truncate_dim {options.truncate_dim}",
-            "only dense vectors have channels that can be left out",
+            "only dense vectors can be truncated",
         ),
         (
             options.precision in ("int8", "binary"),
             f"--precision {options.precision}",
-            "only dense vectors are stored in eight bits or one bit a channel",
+            "only dense vectors can be quantized",
         ),
         (
             options.normalize is not None and kind.kinds == (SPARSE,),
             "--normalize",
-            "weights are compared as they are",
+            "sparse weights are never normalized",
         ),
     ]
     for is_given, option, reason in unfit:
         if is_given:
             words = " and ".join(kind.kinds)
-            raise UsageError(f"{option} does not fit {name}, which gives {words} vectors: {reason}.")
+            raise UsageError(f"{option} does not apply to {name}, which computes {words} vectors: {reason}.")
 
 
 class ListedVectors:

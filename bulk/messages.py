@@ -1,4 +1,4 @@
-"""Carries chunks, their results and errors between processes, as tables of Arrow with a single row.
+"""Sends chunks, results and errors between processes as Arrow tables with a single row.
 
 Arrow IPC writes only the rows of a slice. Pickle would write the whole buffers behind it.
 """

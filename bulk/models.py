@@ -74,13 +74,16 @@ def _for_exported(name: str, device: str | None, dtype: str, trust_remote_code: 
         raise UsageError("--dtype bfloat16 is not possible with an exported model, which computes in float32.")
     # Without the option, the runtime chooses: it may lack the GPU that torch has.
     options = {} if device is None else {"device": str(choose_device(device))}
-    return {"trust_remote_code": trust_remote_code, **options}, f"{name} is exported, and computes in float32."
+    return {
+        "trust_remote_code": trust_remote_code,
+        **options,
+    }, f"{name} is an exported model, which computes in float32."
 
 
 def _check_head(name: str, model: Any) -> None:
     if not is_classifier(model):
         raise UsageError(
-            f"{name} is a {type(model).__name__}, and has no head for sequence classification, which predictions and "
+            f"{name} is a {type(model).__name__} without a head for sequence classification, which predictions and "
             f"reranking need. {use_of(model)}"
         )
 
@@ -98,12 +101,12 @@ def kind_of(source: Source, vectors: Sequence[str] = ()) -> type[TextVectors] | 
     """
     is_dense = [*vectors] in ([], [DENSE])
     if source.is_exported and not is_dense:
-        raise UsageError(f"{source.name} is exported, and has dense vectors alone; pass the model before the export.")
+        raise UsageError(f"{source.name} is an exported model, which computes only dense vectors; pass the original model.")
     found = None if source.is_exported else text_vectors_of(source.folder)
     if found is None:
         return None if is_dense else retrieval_vectors(vectors)
     if vectors and tuple(vectors) != found.kinds:
-        raise UsageError(f"{source.name} gives {' and '.join(found.kinds)} vectors, and not {' and '.join(vectors)}.")
+        raise UsageError(f"{source.name} computes {' and '.join(found.kinds)} vectors, not {' and '.join(vectors)}.")
     return found
 
 

@@ -210,7 +210,7 @@ class CorpusRows:
             except NotANumber as error:
                 raise UsageError(
                     f"{self._place(first + error.index)} has {error.value!r} in the column {name}, which is no number "
-                    f"for --columns {name}:{kind}; copy it as --columns {name}, or mend the file."
+                    f"for --columns {name}:{kind}; copy it as --columns {name}, or fix the file."
                 ) from error
         if name in self.text_columns and _is_json(column.type):
             # The JSON of a text has quotes.

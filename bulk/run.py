@@ -1,4 +1,4 @@
-"""Runs a computation over all rows of a corpus. What is complete stays, and the next run goes on from there.
+"""Runs a computation over all rows of a corpus. An interrupted run continues after its complete shards.
 
 A run needs no other state than which shards exist. A shard depends only on its rows and the settings, so that a run
 that was interrupted writes the same files as one that was not. While rows are computed, those before are written.
@@ -78,7 +78,7 @@ class Run:
         # Someone may have deleted a shard, to compute it again.
         if (counts := folder.finished()) and self._numbers(counts.rows) <= self._existing():
             if rank() == 0:
-                print(f"Finished before. {summary(counts, self.output)}")
+                print(f"Already finished. {summary(counts, self.output)}")
             return counts
         started = time.monotonic()
         if is_first := rank() == 0:

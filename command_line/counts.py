@@ -1,4 +1,4 @@
-"""Numbers with their nouns in messages."""
+"""Formats counts for messages, such as "1,000 rows"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows how far long work has come: a bar on a terminal and in a notebook, and a line every ten seconds in a log."""
+"""Shows progress: a bar on a terminal and in a notebook, and a line every ten seconds in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hides what libraries print about their own work, for the time of a command."""
+"""Hides the messages and progress bars of libraries while a command runs."""
 
 from __future__ import annotations
 

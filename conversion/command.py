@@ -197,5 +197,7 @@ def check_same_outputs(one: list[tuple[torch.Tensor, ...]], other: list[tuple[to
     difference = float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())
     scale = float(torch.stack([a.abs().max() for a, _ in pairs]).max())
     if not difference <= TOLERANCE * max(1.0, scale):
-        raise ValueError(f"The outputs differ by {difference:.1e}, more than rounding explains; nothing was written.")
+        raise ValueError(
+            f"The outputs differ by {difference:.1e}, which rounding does not explain; nothing was written."
+        )
     return difference

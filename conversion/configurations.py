@@ -95,7 +95,7 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
         has_pooler: Whether our model has a dense pooler.
     """
     if getattr(config, "quantization_config", None) is not None:
-        return ["its weights are quantized; convert the model from before quantization"]
+        return ["its weights are quantized; convert the original model"]
     if head not in family.heads:
         return [f"{family.name} has no counterpart of SequenceEncoder{head}; it has {', '.join(family.heads)}"]
     if "type_vocab_size" in family.fields and not (config.type_vocab_size or family.types_optional):

@@ -89,7 +89,9 @@ class Inspection:
         """Whether the checkpoint can be converted, and why not."""
         if self.family == _OURS and self.obstacle is None:
             return (
-                f"back to {', '.join(self.back)}" if self.back else "back to no family, for none has its architecture"
+                f"back to {', '.join(self.back)}"
+                if self.back
+                else "back to no family, because none has its architecture"
             )
         if self.family == _OURS:
             return f"no: {self.obstacle}"
@@ -268,7 +270,7 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     back_head = "Model" if head == "ForRetrieval" else head
     back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, back_head, config, has_pooler))
     quantized = getattr(config, "quantization_config", None) is not None
-    obstacle = "its weights are quantized; convert the model from before quantization" if quantized else None
+    obstacle = "its weights are quantized; convert the original model" if quantized else None
     return Inspection(name, architecture, _OURS, obstacle, parameters=count_parameters(config, head), back=back)
 
 

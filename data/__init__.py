@@ -1,4 +1,4 @@
-"""From texts to batches: corpora, windows, packs, streams and batches with a token budget."""
+"""Turns texts into batches: corpora, windows, packs, streams, and batches with a token budget."""
 
 from __future__ import annotations
 

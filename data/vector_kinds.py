@@ -1,4 +1,4 @@
-"""The names of what a text is read as, and of the kinds of vectors that it can have."""
+"""Names: the roles of texts (query, document), and the kinds of vectors."""
 
 from __future__ import annotations
 

@@ -90,5 +90,5 @@ def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Ada
         weight, log_temperature = torch.zeros_like(start), start
     found = float(weight), float(bias(log_temperature) - weight * center)
     if not all(map(math.isfinite, found)):
-        raise UsageError("no temperatures fit these examples; their labels, or the scores of the model, may be wrong.")
+        raise UsageError("no temperatures fit these examples; their labels or the model's scores may be wrong.")
     return AdaptiveScaling(*found, (float(entropies.min()), float(entropies.max())), several)

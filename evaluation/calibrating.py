@@ -266,11 +266,11 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
         for index, text in enumerate(rows[column]):
             if not any(part.strip() for part in (text if isinstance(text, list) else [text])):
                 place = place_of(task.data, split, index)
-                raise UsageError(f"--text_column {column}: {place} has a text without characters other than spaces.")
+                raise UsageError(f"--text_column {column}: {place} has a blank text.")
     label = getattr(task, "label", "")
     if task_name == "classification" and len(found := {str(value) for value in rows[label]}) < 2:
         raise UsageError(
-            f"--label_column {label} must have at least two different labels for a calibration, and has only "
+            f"--label_column {label} must have at least two different labels for a calibration, but has only "
             f"{found.pop()!r}."
         )
 

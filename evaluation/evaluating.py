@@ -98,7 +98,7 @@ def evaluate(
     for other, _ in also:
         if task_of(other) != task_name or labels_of(other) != labels:
             raise UsageError(
-                f"the models of also must have the task {task_name} and the labels {', '.join(labels)}, in this order, "
+                f"the models in also must have the task {task_name} and the labels {', '.join(labels)}, in this order, "
                 f"got {task_of(other)} with {', '.join(labels_of(other))}."
             )
     read = read_examples(task_name, labels, examples, columns)

@@ -130,7 +130,7 @@ def read_examples(
         rows = task.read({name: rows}, labels)[name]
         for text_column in task.texts:
             option = "text_pair_column" if text_column == columns.text_pair_column else "text_column"
-            allowed = "a text that is more than spaces in every row"
+            allowed = "a text that is not blank in every row"
             check_values(columns, {name: rows}, option, text_column, _has_characters, allowed)
         texts = [" | ".join(map(_as_text, cells)) for cells in zip(*(rows[each] for each in task.texts), strict=True)]
         found.append(Examples(name, task_name, task, rows, labelled, texts))

@@ -1,4 +1,4 @@
-"""What an evaluation finds out about a model and the texts of several files."""
+"""The results of an evaluation: dataclasses for the model and each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corrects classifiers for texts that have shifted, without labelled texts, by the bias of each label.
+"""Corrects classifiers for shifted texts without labelled texts, through the bias of each label.
 
 Shapes: N texts, C classes.
 """

@@ -1,4 +1,4 @@
-"""Runs a model on the texts of a file, and keeps what all measures need.
+"""Runs a model on the texts of a file, and keeps the outputs that the measures share.
 
 Shapes: N texts, I inputs (a text may be read in several windows), S tokens of an input, C classes, D hidden.
 """

@@ -132,9 +132,9 @@ def advice_on(evaluation: Findings, each: FileEvaluation) -> str:
             else ""
         )
         return (
-            f"The model gives the labels in other shares than at home. If those of home{named} are also right here, at "
-            f"least {1 - matching.before:.1%} of its answers are wrong{too_high}. To find out, count the labels of 50 "
-            "texts, and match their shares in place of those of home."
+            f"The model predicts other shares of the labels than at home. If the shares at home{named} are right here "
+            f"too, at least {1 - matching.before:.1%} of its answers are wrong{too_high}. To find out, count the labels "
+            "of 50 texts, and match their shares instead."
         )
     source = "at home" if matching.of_home else "in this file"
     return (

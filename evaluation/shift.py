@@ -1,4 +1,4 @@
-"""Tests whether texts differ from those at home, and shows the texts and the words that give it away.
+"""Tests whether texts differ from those at home, and shows the texts and words that reveal it.
 
 Shapes: N texts at home, M texts away, D channels.
 """

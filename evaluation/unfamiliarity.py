@@ -1,4 +1,4 @@
-"""Fits and chooses the score of how unlike the known texts a text is.
+"""Fits and selects the score that detects unfamiliar texts.
 
 Shapes: N texts, C classes, D hidden.
 """

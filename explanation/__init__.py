@@ -1,4 +1,4 @@
-"""Explanations of what models say of texts, each with its faithfulness to the model."""
+"""Explanations of models' outputs, each with its faithfulness to the model."""
 
 from __future__ import annotations
 

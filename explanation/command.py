@@ -85,14 +85,14 @@ def explain_texts(
     for pair, explanations, neighbours in counted_by(Progress("Explaining", len(pairs), "text"), explained):
         lines = [*pair, *(each.table(options.top_words) for each in explanations)]
         if not explanations:
-            lines.append("The model finds no entity to explain.")
+            lines.append("The model finds no entities to explain.")
         lines += [f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}" for neighbour in neighbours]
         if output is None or len(found) < _SHOWN:
             say("\n".join([*lines, ""]))
         found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
     if len(found) > 1:
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
-        print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")
+        print(f"{better:,} of {len(found):,} explanations are more faithful than random word orders.")
     if output is not None:
         read = [each for pair in pairs[:_SHOWN] for each in _read_at_once(model, pair)]
         maps = (

@@ -1,4 +1,4 @@
-"""The number that is explained, for each head: how the model computes it, and which numbers a text has.
+"""The outputs that can be explained, for each head, and how the model computes them.
 
 | head | what is explained | the number |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""What is explained: the words of a text or of two texts, and the numbers that the model gives for them.
+"""The subject of an explanation: the words of one or two texts, and the model's outputs for them.
 
 Shapes: L tokens of a row, W words of a request.
 """

@@ -1,4 +1,4 @@
-"""What an explanation holds: words with scores, and how faithful they are."""
+"""The content of an explanation: words with scores, and their faithfulness."""
 
 from __future__ import annotations
 

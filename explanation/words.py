@@ -62,7 +62,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         ValueError: If it is a slow tokenizer, which does not.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"tokenizer must be a fast tokenizer, which knows words, got a {type(tokenizer).__name__}.")
+        raise ValueError(
+            f"tokenizer must be a fast tokenizer, which knows word boundaries, got a {type(tokenizer).__name__}."
+        )
 
 
 def row_of(

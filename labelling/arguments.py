@@ -75,5 +75,5 @@ def check_output(corpus: TextArguments, options: ChoiceArguments) -> None:
     check_no_overlap(Path(options.output_file), corpus.corpus, "--output_file")
     if Path(options.output_file).exists() and not options.overwrite:
         raise FileExistsError(
-            f"{options.output_file} exists, and may have labels; choose another --output_file, or pass --overwrite."
+            f"{options.output_file} exists and may contain labels; choose another --output_file, or pass --overwrite."
         )

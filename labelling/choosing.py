@@ -84,7 +84,7 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     found = pool.described(chosen, similar)
     # A spreadsheet only takes it for UTF-8 with a byte order mark.
     write_atomically(Path(options.output_file), ["\ufeff", csv_text(COLUMNS, found)])
-    few = f"; there are no others{outside}" if count < options.count else ""
+    few = f"; no others are left{outside}" if count < options.count else ""
     print(f"{counted(count, 'text')} to label {'is' if count == 1 else 'are'} in {options.output_file}{few}.")
     return found
 

@@ -150,5 +150,5 @@ def _read_names(file: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"--label_names_file {file} cannot be read: {error}") from error
     if not names:
-        raise UsageError(f"--label_names_file {file} has no names; it must have one in each line.")
+        raise UsageError(f"--label_names_file {file} contains no names; write one on each line.")
     return names

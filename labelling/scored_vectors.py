@@ -71,7 +71,7 @@ def load_for_choosing(model: ModelArguments, source: Source) -> tuple[Computatio
         ValueError: If it cannot be converted.
     """
     if (kind := kind_of(source)) is not None:
-        raise UsageError(f"{model.model} gives {' and '.join(kind.kinds)} vectors, and choose needs dense ones.")
+        raise UsageError(f"{model.model} computes {' and '.join(kind.kinds)} vectors, but choose needs dense ones.")
     if not source.is_exported:
         found: Any = source.load()
         if is_classifier(found) and found.config.num_labels > 1 and found.config.problem_type in _ONE_LABEL:

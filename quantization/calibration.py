@@ -1,4 +1,4 @@
-"""What calibration records: the range of each channel of a layer's input, and some of the inputs themselves.
+"""Records the range of each channel of a layer's inputs, and a sample of the inputs.
 
 Shapes: K inputs of a layer, R recorded rows.
 """

@@ -182,7 +182,7 @@ def _check(model: Any) -> None:
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"model must be a SequenceEncoder, got a {type(model).__name__}; convert it with `convert`.")
     if any(isinstance(module, EightBitLinear) for module in model.modules()):
-        raise ValueError("model has eight bits already; use it as it is, or quantize the one from before.")
+        raise ValueError("model is already quantized to eight bits; use it as it is, or quantize the original model.")
     if model.device.type != "cpu":
         raise ValueError(f"model must be on the CPU, got {model.device}; move it there with model.to('cpu').")
     if model.dtype not in (torch.float32, torch.bfloat16):

@@ -28,7 +28,7 @@ class IndexedExamples:
         self.folder, self.label_column = folder, label_column
         self.index = SearchIndex(folder)
         if (kinds := self.index.facts.get("vectors", [DENSE])) != [DENSE]:
-            raise UsageError(f"--index {folder} must have dense vectors, and has {' and '.join(kinds)} ones.")
+            raise UsageError(f"--index {folder} must have dense vectors, got {' and '.join(kinds)} vectors.")
         if label_column not in (columns := self.index.table.schema.names):
             raise UsageError(
                 f"--index {folder} has no column {label_column} (--label_column); it has {', '.join(columns)}. Pass "

@@ -50,7 +50,7 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
         raise UsageError(f"--id_column {rows.id_column} is the column of the texts; choose another one.")
     asked = options.vectors or []
     if len(asked) > 1:
-        raise UsageError(f"--vectors {','.join(asked)}: an index has vectors of one kind; name one of them.")
+        raise UsageError(f"--vectors {','.join(asked)}: an index has one kind of vectors; choose one.")
     source = Source(model.model)
     kind = kind_of(source, asked)
     columns = [VECTORS] if kind is None else [COLUMNS[each].name for each in kind.kinds]
@@ -60,7 +60,7 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
         )
     if kind is not None and not options.normalize and not kind.has_unit_length(source.folder):
         raise UsageError(
-            f"The vectors of {model.model} do not have length 1, and an index compares cosines; pass --normalize."
+            f"The vectors of {model.model} do not have length 1, but an index compares cosines; pass --normalize."
         )
     rows.columns = list(dict.fromkeys([corpus.text_column, *rows.columns]))
     embed(model, corpus, options.for_vectors(), rows, command="index")
@@ -121,4 +121,4 @@ def add_indexes(
 def _summary(layout: Layout) -> str:
     if layout.recall is None:
         return "A search compares all vectors exactly."
-    return f"The index of vectors finds {layout.recall:.1%} of the {NEIGHBOURS} nearest rows."
+    return f"The vector index finds {layout.recall:.1%} of the {NEIGHBOURS} nearest rows."

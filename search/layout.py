@@ -1,4 +1,4 @@
-"""What `index` keeps beside the table of LanceDB, so that `search` finds it again."""
+"""The file that `index` writes next to the LanceDB table, and `search` reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the hits of a search in a new order with a cross-encoder, which reads the query together with each text."""
+"""Reranks search results with a cross-encoder, which reads the query together with each text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Reranker:
     def __init__(self, model: str, device: str | None = None) -> None:
         classifier, tokenizer, _ = load_classifier(Source(model), device, "auto")
         if classifier.config.num_labels != 1:
-            raise UsageError(f"a reranker has one label, and {model} has {classifier.config.num_labels}.")
+            raise UsageError(f"a reranker must have one label, but {model} has {classifier.config.num_labels}.")
         self._predictions = Predictions(classifier, tokenizer, ModelArguments(model), PredictionArguments())
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:

@@ -136,7 +136,9 @@ class SearchIndex:
     def _load(self) -> Callable[[str], Any]:
         name = self._model or self.facts["model"]
         if self._model is None and os.path.isabs(name) and not os.path.isdir(name):
-            raise UsageError(f"the model of the index is no longer in {name}; pass its new folder as --model.")
+            raise UsageError(
+                f"the model of the index is no longer in {name}; pass its new folder as --encoder (model= in Python)."
+            )
         # A search for words needs neither torch nor transformers, which take seconds to import.
         from .query_encoding import load_query_encoding
 

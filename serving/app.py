@@ -104,7 +104,7 @@ def create_app(
     @app.exception_handler(Exception)
     async def own_error(request: Request, error: Exception) -> Response:
         # The log has the traceback, which is of no use to a client.
-        return error_response(path_of(request), RequestError(500, "The server has made a mistake."))
+        return error_response(path_of(request), RequestError(500, "The server has an internal error."))
 
     paths = frozenset(route.path for router in routers for route in cast("list[APIRoute]", router.routes))
     app.add_middleware(Guard, service=service, routes=paths, api_key=api_key)

@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route: the API key, the size of its body, and the measurements."""
+"""The middleware of every request: it checks the API key and the body's size, and records metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes the texts that wait, in one thread, while others arrive."""
+"""Computes queued texts in one thread, while new requests arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From logits to the scores that clients get.
+"""Turns logits into the scores that clients receive.
 
 Shapes: N texts, C classes.
 """

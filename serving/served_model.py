@@ -202,7 +202,7 @@ class ServedModel:
         for index, row in enumerate(rows):
             if longest is not None and len(row.ids) > longest:
                 raise TooLongError(
-                    f"Text {index} has {len(row.ids)} tokens, and {self.name} reads at most {longest}. "
+                    f"Text {index} has {len(row.ids)} tokens, but {self.name} reads at most {longest}. "
                     'Shorten it, or pass "truncate": true.'
                 )
             if not row.ids:

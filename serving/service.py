@@ -149,7 +149,7 @@ class Service:
         if not texts:
             raise RequestError(400, "The request has no texts.", code="empty")
         if texts > (most := self.limits.max_texts):
-            raise RequestError(413, f"The request has {texts} texts, and the server takes at most {most}.")
+            raise RequestError(413, f"The request has {texts} texts, but the server accepts at most {most}.")
 
     def check_tokens(self, tokens: int) -> None:
         """Check the number of tokens of a request that is not computed.
@@ -158,7 +158,7 @@ class Service:
             RequestError: If there are too many.
         """
         if tokens > (most := self.limits.max_queue_tokens):
-            raise RequestError(413, f"The request has {tokens} tokens, and the server takes at most {most}.")
+            raise RequestError(413, f"The request has {tokens} tokens, but the server accepts at most {most}.")
 
     async def compute(
         self, request: Request, group: Group, rows: list[Row], check: Callable[[Any], object] | None = None

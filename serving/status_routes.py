@@ -1,4 +1,4 @@
-"""The routes that say how a server is."""
+"""The routes for the health, the metrics and the description of a server."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def _check_numbers(numbers: int) -> None:
     if numbers > _MOST_NUMBERS:
         raise RequestError(
             413,
-            f"The response would have at least {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
+            f"The response would have at least {numbers} numbers, but the server returns at most {_MOST_NUMBERS}. Send "
             "fewer texts.",
         )
 

@@ -55,7 +55,7 @@ def token_routes(service: Service) -> APIRouter:
         texts = [prompt + text for text in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
         service.check_number(len(texts))
         if not model.tokenizer.is_fast:
-            raise RequestError(400, f"The tokenizer of {model.name} does not know the places of its tokens.")
+            raise RequestError(400, f"The tokenizer of {model.name} does not know the offsets of its tokens.")
         options: dict[str, Any] = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
         options["add_special_tokens"] = body.add_special_tokens
         found = await asyncio.to_thread(model.tokenizer, texts, verbose=False, **options)
@@ -92,7 +92,7 @@ async def fill_masks(service: Service, body: FillMaskBody, request: Request) -> 
         if mask not in row.ids:
             raise RequestError(400, f"Text {index} has no {model.tokenizer.mask_token}.", "inputs")
     if (masks := sum(row.ids.count(mask) for row in rows)) > (most := service.limits.max_texts):
-        raise RequestError(413, f"The request has {masks} masks, and the server takes at most {most}.", "inputs")
+        raise RequestError(413, f"The request has {masks} masks, but the server accepts at most {most}.", "inputs")
     found = await service.compute(request, Group(model, FILL_MASK), rows)
 
     def fill() -> Response:

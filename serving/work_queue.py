@@ -137,7 +137,7 @@ class WorkQueue:
         tokens = sum(work.sizes)
         if tokens > self.max_queue_tokens:
             raise RequestTooLargeError(
-                f"The request has {tokens} tokens, and the server takes at most {self.max_queue_tokens}."
+                f"The request has {tokens} tokens, but the server accepts at most {self.max_queue_tokens}."
             )
         if (excess := self.waiting_tokens + tokens - self.max_queue_tokens) > 0:
             raise QueueFullError(max(1, math.ceil(excess / self.speed)))

@@ -164,7 +164,9 @@ def check_varies(examples: Mapping[str, Any], column: str) -> None:
         UsageError: If all labels are the same.
     """
     if len(set(examples["train"][column])) < 2:
-        raise UsageError(f"--label_column {column} is the same in all training examples, so there is nothing to learn.")
+        raise UsageError(
+            f"--label_column {column} has the same value in all training examples, so there is nothing to learn."
+        )
 
 
 def label_text(value: Any) -> str:
@@ -235,7 +237,7 @@ def label_names(
         )
     for split, labels in found.items():
         if unseen := sorted(labels - set(names)):
-            source = "the model only has" if known else "the training examples only have"
+            source = "the model only has" if known else "the training examples have only"
             more = f" and {len(unseen) - 5:,} more" if len(unseen) > 5 else ""
             raise UsageError(
                 f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}{more}, but "

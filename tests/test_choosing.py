@@ -117,7 +117,7 @@ def test_the_command_writes_texts_once_and_continues(
     assert {row["label"] for row in rows} == {""}
     assert "typical of " in rows[0]["reason"]
     before = file.read_text()
-    with pytest.raises(SystemExit, match=r"chosen.csv exists, and may have labels"):
+    with pytest.raises(SystemExit, match=r"chosen.csv exists and may contain labels"):
         main([*command, "--output_file", str(file)])
     capsys.readouterr()
     main([*command, "--output_file", str(file), "--overwrite"])

@@ -237,7 +237,7 @@ PAIR = {"prompt": GOOD["messages"][:1], "completion": GOOD["messages"][1:]}
         ({"messages": messages("which")}, GOOD, "a message of the assistant after another message in every row; line"),
         ({"messages": PAIR["completion"]}, GOOD, "a message of the assistant after another message in every row; line"),
         ({**PAIR, "prompt": []}, PAIR, "--text_column prompt must contain at least one message in every row; line 3"),
-        ({"messages": messages("which", " ")}, GOOD, "replies of the assistant that are more than spaces; line 3 of"),
+        ({"messages": messages("which", " ")}, GOOD, "replies of the assistant that are not blank; line 3 of"),
         ({"messages": [{"role": "bot", "content": "it"}]}, GOOD, "each with a role (system, user, assistant)"),
         ({"messages": [{"role": "user"}]}, GOOD, "a content that is a text, in every row; line 3 of"),
         ({"messages": None}, GOOD, "must contain a list of messages"),

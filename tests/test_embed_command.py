@@ -129,7 +129,7 @@ def test_a_run_writes_only_missing_shards_and_those_are_the_same(
     assert_same_shards(tmp_path, whole)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
     assert embed(model, corpus, tmp_path) == counts
-    assert capsys.readouterr().out.startswith("Finished before. 30 rows of ")
+    assert capsys.readouterr().out.startswith("Already finished. 30 rows of ")
 
 
 def test_tokenizing_ahead_gives_the_same_shards_and_errors(
@@ -218,7 +218,7 @@ def test_a_folder_with_results_of_other_settings_is_kept(
         loaded = randomize(SequenceEncoderModel.from_pretrained(model))
         loaded.save_pretrained(tmp_path / "other")
         AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "other")
-    with pytest.raises(UsageError, match=f"{output} holds results of other settings: {message}"):
+    with pytest.raises(UsageError, match=f"{output} contains results of other settings: {message}"):
         embed(tmp_path / "other" if change == "model" else model, corpus, output, **options)
     assert [file.read_bytes() for file in shards_in(output)] == before
 
@@ -243,7 +243,7 @@ def test_a_folder_that_something_else_wrote_or_writes_is_kept(model: Path, corpu
     predicted = notes.parent.parent / ".sequence-encoder"
     predicted.mkdir()
     (predicted / "settings.json").write_text('{"command": "predict"}')
-    with pytest.raises(UsageError, match="holds results of `sequence-encoder predict`; choose another --output_dir"):
+    with pytest.raises(UsageError, match="contains results of `sequence-encoder predict`; choose another --output_dir"):
         embed(model, corpus, predicted.parent)
     with pytest.raises(UsageError, match="is a file; choose a folder"):
         embed(model, corpus, notes)

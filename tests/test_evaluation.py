@@ -322,7 +322,7 @@ OTHER = {"text": "blue cat", "label": "blue"}
         ),
         (
             {"home": [ROW, OTHER, {"text": " \n", "label": "red"}]},
-            r"more than spaces in every row; row 2 ",
+            r"not blank in every row; row 2 ",
         ),
         ({"home": [ROW, OTHER, {"text": "a", "label": None}]}, "label must contain a label in every row"),
         (

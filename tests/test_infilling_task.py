@@ -259,7 +259,7 @@ TEXTS = ["the red cat is here", "we saw the dog", "the owl is blue", "it is red"
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([*TEXTS, " "], "a text that is more than spaces in every row; line 5 of"),
+        ([*TEXTS, " "], "a text that is not blank in every row; line 5 of"),
         ([*TEXTS, None], "line 5 of"),
         ([*TEXTS, "a", "a", "a", "a"], "at least two tokens, one for a gap and one beside it, got 'a'"),
     ],

@@ -136,6 +136,6 @@ def test_a_column_with_the_name_of_a_result_is_refused(save_classifier: Callable
 
 
 def test_a_model_without_a_head_is_refused(encoder: Path, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no head for sequence classification.* with `sequence-encoder embed`"):
+    with pytest.raises(UsageError, match=r"without a head for sequence classification.* with `sequence-encoder embed`"):
         predict_corpus(**options_of(encoder, corpus, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

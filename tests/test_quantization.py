@@ -351,7 +351,7 @@ def test_other_models_are_refused(build: Build, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"must be in float32 or bfloat16, got torch\.float64"):
         quantize(model.double(), tokenizer)
     quantize(model.float(), tokenizer, TEXTS, target=0.9)
-    with pytest.raises(ValueError, match="has eight bits already"):
+    with pytest.raises(ValueError, match="is already quantized to eight bits"):
         quantize(model, tokenizer, TEXTS)
     with pytest.raises(ValueError, match="got a TaskAdapter; convert it with `convert`"):
         quantize(TaskAdapter(build(), 2), tokenizer)

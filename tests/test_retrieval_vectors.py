@@ -109,7 +109,7 @@ def test_search_and_serve_find_the_text_itself_in_an_index_of_one_kind(folder: P
     ("vectors", "message"),
     [
         ("dense,other", "vectors must be some of dense, sparse, token, got other"),
-        ("dense,sparse", "of one kind"),
+        ("dense,sparse", "has one kind"),
     ],
 )
 def test_kinds_that_do_not_exist_or_fit_are_refused(folder: Path, tmp_path: Path, vectors: str, message: str) -> None:
@@ -120,5 +120,5 @@ def test_kinds_that_do_not_exist_or_fit_are_refused(folder: Path, tmp_path: Path
 
 def test_an_exported_model_has_dense_vectors_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(UsageError, match="is exported, and has dense vectors alone; pass the model before the export"):
+    with pytest.raises(UsageError, match="is an exported model, which computes only dense vectors; pass the original model"):
         embed_corpus(tmp_path, folder.parent / "texts.jsonl", tmp_path / "out", vectors="sparse")

@@ -154,7 +154,7 @@ def test_a_reranker_reads_the_query_with_each_candidate(index: SearchIndex, mode
     assert [hit.score for hit in hits] == [scores[hit.id] for hit in hits]
     assert index.search(query, 12, reranker=reranker, candidates=12)[:4] == hits
     assert reranker.scores(query, []) == []
-    with pytest.raises(UsageError, match="has no head for sequence classification"):
+    with pytest.raises(UsageError, match="without a head for sequence classification"):
         Reranker(str(models["encoder"]))
 
 
@@ -325,7 +325,7 @@ def test_another_model_is_refused_for_queries(folder: Path, models: dict[str, Pa
         SearchIndex(folder, str(tmp_path)).search("river")
     index = SearchIndex(folder)
     index.facts["model"] = str(folder / "moved")
-    with pytest.raises(UsageError, match=r"no longer in .*moved; pass its new folder as --model"):
+    with pytest.raises(UsageError, match=r"no longer in .*moved; pass its new folder as --encoder"):
         index.search("river")
     assert index.search("river", mode="text")
 

@@ -232,7 +232,7 @@ def test_metrics_count_requests_and_tokens(models: dict[str, ServedModel]) -> No
         ({"input": "a", "model": "../../etc/passwd"}, 404, "There is no model"),
         ({"input": "a", "model": "classifier"}, 400, "cannot embed"),
         ({"input": "a", "prompt_name": "none"}, 400, "prompt_name must be one of"),
-        ({"input": ["a"] * 101}, 413, "101 texts, and the server takes at most 100"),
+        ({"input": ["a"] * 101}, 413, "101 texts, but the server accepts at most 100"),
     ],
 )
 def test_mistakes_are_told_in_the_format_of_each_protocol(

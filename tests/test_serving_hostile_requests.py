@@ -56,9 +56,9 @@ def test_only_the_first_of_many_mistakes_is_collected(kind: Any, body: dict[str,
     [
         ("/v1/rerank", {"query": "a" * 600, "documents": ["b"] * 4}, "2404 characters, counting the query"),
         ("/rerank", {"query": "a" * 600, "texts": ["b"] * 4}, "2404 characters, counting the query"),
-        ("/decode", {"ids": [1] * 31}, "31 tokens, and the server takes at most 30"),
-        ("/tokenize", {"inputs": "a " * 40}, "42 tokens, and the server takes at most 30"),
-        ("/fill_mask", {"inputs": "[MASK] " * 6}, "6 masks, and the server takes at most 5"),
+        ("/decode", {"ids": [1] * 31}, "31 tokens, but the server accepts at most 30"),
+        ("/tokenize", {"inputs": "a " * 40}, "42 tokens, but the server accepts at most 30"),
+        ("/fill_mask", {"inputs": "[MASK] " * 6}, "6 masks, but the server accepts at most 5"),
     ],
 )
 def test_a_small_request_for_much_work_is_refused(app: Any, path: str, body: dict[str, Any], said: str) -> None:
@@ -73,7 +73,7 @@ def test_more_token_vectors_than_a_server_can_send_are_refused(app: Any, monkeyp
     monkeypatch.setattr(tei_routes, "_MOST_NUMBERS", size - 1)
     answer = ask(app, "/embed_all", body)
     assert answer.status_code == 413
-    assert f"{size} numbers, and the server returns at most {size - 1}" in answer.json()["error"]
+    assert f"{size} numbers, but the server returns at most {size - 1}" in answer.json()["error"]
 
 
 def test_threads_decode_tokens_so_that_others_are_answered(
@@ -138,7 +138,7 @@ def test_options_of_the_hub_are_checked(app: Any, top_k: Any) -> None:
 
 def test_a_long_text_among_texts_and_pairs_is_named(app: Any) -> None:
     body = {"model": "classifier", "inputs": [["a"], ["a", "b"], ["a " * 30]]}
-    assert f"Text 2 has 32 tokens, and classifier reads at most {MAX_LENGTH}" in ask(app, "/predict", body).text
+    assert f"Text 2 has 32 tokens, but classifier reads at most {MAX_LENGTH}" in ask(app, "/predict", body).text
 
 
 def test_a_model_that_fails_has_the_status_of_each_protocol(

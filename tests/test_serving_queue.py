@@ -81,7 +81,7 @@ def test_a_full_queue_says_when_there_will_be_room() -> None:
     assert full.value.seconds == 3  # Thirty tokens too many, at ten per second.
     assert batches(queue) == [["a0"]]
     queue.add(work("b", 50), now=0)
-    with pytest.raises(RequestTooLargeError, match="101 tokens, and the server takes at most 100"):
+    with pytest.raises(RequestTooLargeError, match="101 tokens, but the server accepts at most 100"):
         queue.add(work("c", 101), now=0)
 
 

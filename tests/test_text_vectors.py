@@ -180,13 +180,13 @@ def test_token_vectors_take_half_the_space_and_may_get_unit_length(
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sparse", {"format": "npy"}, "--format npy does not fit .*, which gives sparse vectors"),
-        ("late", {"format": "npy"}, "--format npy does not fit .*, which gives token vectors"),
-        ("late", {"pooling": "mean"}, "--pooling mean does not fit"),
-        ("sparse", {"truncate_dim": 4}, "--truncate_dim 4 does not fit .*: only dense vectors"),
-        ("late", {"precision": "int8"}, "--precision int8 does not fit"),
-        ("sparse", {"precision": "binary"}, "--precision binary does not fit"),
-        ("sparse", {"normalize": True}, "--normalize does not fit"),
+        ("sparse", {"format": "npy"}, "--format npy does not apply to .*, which computes sparse vectors"),
+        ("late", {"format": "npy"}, "--format npy does not apply to .*, which computes token vectors"),
+        ("late", {"pooling": "mean"}, "--pooling mean does not apply to"),
+        ("sparse", {"truncate_dim": 4}, "--truncate_dim 4 does not apply to .*: only dense vectors"),
+        ("late", {"precision": "int8"}, "--precision int8 does not apply to"),
+        ("sparse", {"precision": "binary"}, "--precision binary does not apply to"),
+        ("sparse", {"normalize": True}, "--normalize does not apply to"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -218,7 +218,7 @@ def test_a_server_stops_computing_more_sparse_weights_than_it_can_send(
     answer = ask(app, "/embed_sparse", {"inputs": ["a dog", "it"] * 3})
     app.state.service.scheduler.close()
     assert (answer.status_code, len(computed)) == (413, 3)
-    assert "at least 27 numbers, and the server returns at most 20" in answer.json()["error"]
+    assert "at least 27 numbers, but the server returns at most 20" in answer.json()["error"]
 
 
 def test_a_server_returns_the_vectors_of_tokens(app: Callable[[str], Any], models: dict[str, Any]) -> None:

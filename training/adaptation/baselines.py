@@ -1,4 +1,4 @@
-"""What a trained model is compared with: itself before training, a constant answer, and a linear model of TF-IDF.
+"""The baselines of a trained model: itself before training, a constant answer, and a linear TF-IDF model.
 
 Shapes: N examples, C classes.
 """

@@ -84,7 +84,7 @@ def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
     if epochs * steps >= _LEAST_STEPS:
         said = f"There is time for {epochs:g} epochs within {args.seconds:g} seconds."
     elif run.model.tuning == "auto" and recipe.can_start_linear and recipe.linear is not None:
-        said = f"{args.seconds:g} seconds are too few to train all weights, so that the linear head alone is kept."
+        said = f"{args.seconds:g} seconds are too few to train all weights, so only the linear head is kept."
         return {"found": {}, "linear": True, "said": said}
     else:
         epochs = min(args.num_train_epochs, math.ceil(100 * _LEAST_STEPS / steps) / 100)

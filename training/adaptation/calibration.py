@@ -42,7 +42,7 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_va
     asked = run.args.calibrate == "yes" or given
     if run.data.lacks_labels and not given:
         if run.args.calibrate == "yes":
-            raise UsageError("--calibrate yes needs a --calibration_file, since no other example has a label.")
+            raise UsageError("--calibrate yes needs a --calibration_file, because no other example has a label.")
         return None
     if run.args.calibrate == "no":
         if given:

@@ -1,4 +1,4 @@
-"""Judges a way of training on every example by models that were not trained on it, so that the model learns from all.
+"""Cross-validates a training, so that the final model can learn from all examples.
 
 A validation split of a few examples says little, and is lost for the training.
 
@@ -173,7 +173,7 @@ def prefers_linear(problem_type: str, found: OutOfFold, labels: Array, unlabelle
             "only the head is trained, on these and the unlabelled texts" if unlabelled else "all weights are trained"
         )
         return unlabelled, (
-            f"{counted(len(labels), 'example')} are too few to choose by, so that {kept}. The metrics of the "
+            f"{counted(len(labels), 'example')} are too few for a comparison, so {kept}. The metrics of the "
             "validation examples are those of a linear head on the frozen encoder."
         )
     losses = [tempered_losses(problem_type, outputs, labels) for outputs in (found.tuned, found.linear + found.shift)]
@@ -182,7 +182,7 @@ def prefers_linear(problem_type: str, found: OutOfFold, labels: Array, unlabelle
     tuned, simple = (float(each.mean()) for each in losses)
     unlearned = loss_of(problem_type, np.zeros_like(found.linear) + labels.mean(0), labels)
     linear = bool(tuned - simple > max(error, _NO_DIFFERENCE * unlearned))
-    kept = "the linear head alone is kept" if linear else "all weights are trained"
+    kept = "only the linear head is kept" if linear else "all weights are trained"
     return linear, (
         f"Loss on {counted(len(labels), 'held-out example')}: {tuned:.3f} with all weights trained, {simple:.3f} with "
         f"a linear head on the frozen encoder; {kept}."

@@ -65,7 +65,7 @@ def encoder_of(
                     raise
                 if not any_family:
                     raise _with_adapter_hint(error, config) from error
-                print(f"{error} The result will be a TaskAdapter, which pipelines take, but other commands do not.")
+                print(f"{error} The result will be a TaskAdapter, which works in pipelines but not in other commands.")
         tokenizer = read_tokenizer(named)
         # Causal models come without a padding token. Any token will do, because the mask hides padding.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -1,4 +1,4 @@
-"""Plans a training from the number of examples, where the user has not set an option.
+"""Plans the options of a training that the user has not set, from the number of examples.
 
 With a fixed number of epochs, 16 examples would be trained on for a few steps only. The constants were chosen with
 all-MiniLM-L6-v2 by `benchmarks/few_labels.py`.

@@ -1,4 +1,4 @@
-"""What depends on the objective of pretraining: how the model is evaluated, what is logged, and what the card says."""
+"""The parts of pretraining that depend on the objective: evaluation, logging and the card."""
 
 from __future__ import annotations
 

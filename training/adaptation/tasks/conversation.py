@@ -113,7 +113,7 @@ class Conversation(WritingTask):
             check("text_column", self.prompt, is_kind, f"{kind} in every row")
             check("label_column", self.completion, is_kind, f"{kind} in every row, as --text_column {self.prompt} does")
             if self.plain:
-                check("label_column", self.completion, str.strip, "a text that is more than spaces in every row")
+                check("label_column", self.completion, str.strip, "a text that is not blank in every row")
                 return
         column = self.completion or self.prompt
         argument = "text_column" if self.completion is None else "label_column"
@@ -128,7 +128,7 @@ class Conversation(WritingTask):
             argument,
             column,
             lambda messages: all(messages[place]["content"].strip() for place in _replies_of(messages)),
-            "replies of the assistant that are more than spaces",
+            "replies of the assistant that are not blank",
         )
 
     def use(self, tokenizer: PreTrainedTokenizerBase) -> None:

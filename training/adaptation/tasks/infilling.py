@@ -42,7 +42,7 @@ class Infilling(WritingTask):
             "text_column",
             self.text,
             lambda value: isinstance(value, str) and bool(value.strip()),
-            "a text that is more than spaces in every row",
+            "a text that is not blank in every row",
         )
         return {split: rows.select_columns([self.text]) for split, rows in examples.items()}
 
