@@ -108,16 +108,14 @@ class OutputFolder:
             return
         before = self._read(self.settings_file)
         if before.get("command", self.command) != self.command:
-            raise UsageError(
-                f"{self.output} contains results of `{before['command']}`; choose another {self.option}."
-            )
+            raise UsageError(f"{self.output} contains results of `{before['command']}`; choose another {self.option}.")
         # The same types as after reading the file.
         now = json.loads(json.dumps(settings))
         changed = [_difference(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
         if changed:
             raise UsageError(
-                f"{self.output} contains results of other settings: {'; '.join(changed)}. Run the earlier command again "
-                f"to continue, or choose another {self.option}."
+                f"{self.output} contains results of other settings: {'; '.join(changed)}. Run the earlier command "
+                f"again to continue, or choose another {self.option}."
             )
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:

@@ -101,7 +101,7 @@ def kind_of(source: Source, vectors: Sequence[str] = ()) -> type[TextVectors] | 
     """
     is_dense = [*vectors] in ([], [DENSE])
     if source.is_exported and not is_dense:
-        raise UsageError(f"{source.name} is an exported model, which computes only dense vectors; pass the original model.")
+        raise UsageError(f"{source.name} is exported, and computes only dense vectors; pass the original model.")
     found = None if source.is_exported else text_vectors_of(source.folder)
     if found is None:
         return None if is_dense else retrieval_vectors(vectors)

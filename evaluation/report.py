@@ -133,8 +133,8 @@ def advice_on(evaluation: Findings, each: FileEvaluation) -> str:
         )
         return (
             f"The model predicts other shares of the labels than at home. If the shares at home{named} are right here "
-            f"too, at least {1 - matching.before:.1%} of its answers are wrong{too_high}. To find out, count the labels "
-            "of 50 texts, and match their shares instead."
+            f"too, at least {1 - matching.before:.1%} of its answers are wrong{too_high}. To find out, count the "
+            "labels of 50 texts, and match their shares instead."
         )
     source = "at home" if matching.of_home else "in this file"
     return (

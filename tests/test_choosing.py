@@ -121,7 +121,7 @@ def test_the_command_writes_texts_once_and_continues(
         main([*command, "--output_file", str(file)])
     capsys.readouterr()
     main([*command, "--output_file", str(file), "--overwrite"])
-    assert "Finished before" in capsys.readouterr().out
+    assert "Already finished" in capsys.readouterr().out
     assert file.read_text() == before
 
 

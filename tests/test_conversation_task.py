@@ -242,7 +242,7 @@ PAIR = {"prompt": GOOD["messages"][:1], "completion": GOOD["messages"][1:]}
         ({"messages": [{"role": "user"}]}, GOOD, "a content that is a text, in every row; line 3 of"),
         ({"messages": None}, GOOD, "must contain a list of messages"),
         ({"messages": messages("which", "[MASK]")}, GOOD, "replies must not contain [MASK] or [PAD]"),
-        ({"prompt": "which", "completion": " "}, PLAIN, "--label_column completion must contain a text that is more"),
+        ({"prompt": "which", "completion": " "}, PLAIN, "--label_column completion must contain a text that is not"),
         ({"prompt": None, "completion": "it"}, PLAIN, "--text_column prompt must contain a text in every row"),
         ({"prompt": PAIR["prompt"], "completion": PAIR["prompt"]}, PAIR, "a message of the assistant in every row"),
         ({"text": "it"}, {"text": "it"}, "needs the column messages, or the columns prompt and completion; the train"),

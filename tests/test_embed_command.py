@@ -238,12 +238,12 @@ def test_a_folder_that_something_else_wrote_or_writes_is_kept(model: Path, corpu
     notes = tmp_path / "mine" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{notes.parent} is not empty, and embed did not write it"):
+    with pytest.raises(FileExistsError, match=f"{notes.parent} contains files that embed did not write"):
         embed(model, corpus, notes.parent)
     predicted = notes.parent.parent / ".sequence-encoder"
     predicted.mkdir()
     (predicted / "settings.json").write_text('{"command": "predict"}')
-    with pytest.raises(UsageError, match="contains results of `sequence-encoder predict`; choose another --output_dir"):
+    with pytest.raises(UsageError, match="contains results of `predict`; choose another --output_dir"):
         embed(model, corpus, predicted.parent)
     with pytest.raises(UsageError, match="is a file; choose a folder"):
         embed(model, corpus, notes)

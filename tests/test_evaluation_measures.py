@@ -241,5 +241,5 @@ def test_texts_to_match_are_checked(tiny: tuple[Any, Any]) -> None:
         match_label_shares(*tiny, "red cat", [0.2, 0.3, 0.5])
     with pytest.raises(ValueError, match="max_length must be at least 3, got 2"):
         match_label_shares(*tiny, ["red", "cat"], [0.2, 0.3, 0.5], max_length=2)
-    with pytest.raises(ValueError, match="more than spaces in every row"):
+    with pytest.raises(ValueError, match="not blank in every row"):
         match_label_shares(*tiny, ["red", "  "], [0.2, 0.3, 0.5])

@@ -330,7 +330,7 @@ def test_an_exported_model_says_what_it_cannot_do(
             exported.encode(["text"], **options)
     with pytest.raises(ValueError, match="which this SequenceEncoderForQuestionAnswering does not have"):
         ExportedEncoder.from_pretrained(answering[1])
-    with pytest.raises(UsageError, match=r"is a SequenceEncoderModel, and has no head for .*`sequence-encoder embed`"):
+    with pytest.raises(UsageError, match=r"is a SequenceEncoderModel without a head for .*`sequence-encoder embed`"):
         load_classifier(Source(str(encoders["onnx"][1])), None, "auto")
     with pytest.raises(UsageError, match="is a SequenceEncoderForQuestionAnswering, and has no head for"):
         load_classifier(Source(str(answering[1])), None, "auto")

@@ -156,7 +156,7 @@ def test_an_exported_model_on_the_hub_is_recognised(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert not is_exported("me/other")
     _, _, sentence = load_classifier(Source("me/ranker"), "cpu", "auto")
-    assert sentence == "me/ranker is exported, and computes in float32."
+    assert sentence == "me/ranker is an exported model, which computes in float32."
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -237,7 +237,7 @@ def test_few_examples_are_repeated_and_options_that_are_set_stay(
     run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=1, learning_rate=1e-3)
     output = capsys.readouterr().out
     assert "Plan for 12 examples: batches of 16.\n" in output
-    assert "12 examples are too few to choose by" in output
+    assert "12 examples are too few for a comparison" in output
     report = report_of(tmp_path / "out")
     assert report["metrics"]["validation"]["loss"]["mean"] == report["baselines"]["linear_head"]["validation"]["loss"]
 
