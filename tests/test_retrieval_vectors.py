@@ -120,5 +120,5 @@ def test_kinds_that_do_not_exist_or_fit_are_refused(folder: Path, tmp_path: Path
 
 def test_an_exported_model_has_dense_vectors_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(UsageError, match="which computes only dense vectors; pass the original model"):
+    with pytest.raises(UsageError, match="computes only dense vectors; pass the original model"):
         embed_corpus(tmp_path, folder.parent / "texts.jsonl", tmp_path / "out", vectors="sparse")
