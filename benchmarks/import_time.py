@@ -62,8 +62,8 @@ def main() -> None:
         cpu_seconds(["index", str(MINILM), "--corpus", str(corpus), "--output_dir", index])
         starts = {
             "inspect": ["inspect", str(MINILM)],
-            "search --mode text": ["search", index, "short", "--mode", "text"],
-            "search": ["search", index, "short"],
+            "search --mode text": ["search", "short", "--index", index, "--mode", "text"],
+            "search": ["search", "short", "--index", index],
         }
         for name, arguments in {**COMMAND_LINES, **starts}.items():
             print(f"{name:<24} {min(cpu_seconds(arguments) for _ in range(ROUNDS)):6.2f} s of CPU")
