@@ -7,6 +7,8 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..saving.written_for import INSTALLED
+from .attention.graphs import GraphAttention
 from .attention.self_attention import SelfAttention
 from .convolution import Convolution
 from .cpu.dropout import Dropout
@@ -60,15 +62,14 @@ class ConvolutionLayer(PostNormLayer):
         *shared: Any,
         segments: Any = None,
         needed: torch.Tensor | None = None,
-        real: Any = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See `EncoderLayer`."""
-        outputs = super().forward(hidden_states, *shared, needed=needed, real=real, **kwargs)
-        if real is not None:
+        outputs = super().forward(hidden_states, *shared, needed=needed, **kwargs)
+        if INSTALLED and isinstance(attend := kwargs.get("attend"), GraphAttention):
             # Masks may leave out tokens inside a text, which count as zeros.
+            real, segments = attend.real, segments.flatten()[None]
             hidden_states, needed = real.unpack(hidden_states).flatten(0, 1)[None], real.indices
-            segments = segments.flatten()[None]
         return self.convolution(hidden_states, outputs, segments, needed)
 
 

@@ -15,6 +15,7 @@ from transformers.utils.import_utils import is_tracing
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.written_for import INSTALLED
 from .attention.dispatch import choose_varlen_attention
+from .attention.graphs import GraphAttention
 from .attention.masks import padded_masks, real_tokens
 from .checks import (
     check_document_index,
@@ -203,7 +204,7 @@ class GraphLayout(PaddedLayout):
     def layer_inputs(self, model: Any, hidden_states: torch.Tensor, kwargs: Mapping[str, Any]) -> LayerInputs:
         """See `Layout`."""
         masks, bias, options = super().layer_inputs(model, hidden_states, kwargs)
-        return masks, bias, {**options, "real": self.real}
+        return {}, bias, {**options, "attend": GraphAttention(self.real, dict(masks))}
 
 
 def choose_layout(

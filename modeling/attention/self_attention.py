@@ -7,12 +7,11 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...saving.written_for import INSTALLED
 from ..cpu.linear import fused_linear
 from ..packing import select_tokens
 from .disentangled import DistanceProjections
 from .dispatch import flash_window
-from .packed import PackedAttention, repeat_heads
+from .packed import QKV, Attention, PackedAttention, repeat_heads
 from .rotary import split_and_rotate
 
 
@@ -87,7 +86,6 @@ class SelfAttention(nn.Module):
         *bias: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         attend: PackedAttention | None = None,
-        real: Any = None,
         needed: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -98,8 +96,7 @@ class SelfAttention(nn.Module):
             attention_mask: The mask of the padded batch, in the format of the attention implementation.
             *bias: What the position bias has computed for the batch, unless the mask contains it.
             rotation: Cosines and sines of rotary positions.
-            attend: The attention over packed sequences; None for a padded batch.
-            real: In graphs, the `RealTokens` that are packed everywhere but in the attention.
+            attend: The attention over packed tokens; None for a padded batch.
             needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
             **kwargs: Keyword arguments of the attention function.
 
@@ -117,25 +114,38 @@ class SelfAttention(nn.Module):
         kwargs["dropout"] = self.dropout if self.training else 0.0
         kwargs["scaling"] = self.scaling
         weights = None
-        if attend is not None:
-            output = query  # Empty, if the whole batch is padding.
-            if attend.lengths:
-                output = attend(self, attention, (query, key, value), self.window, *bias, **kwargs)
+        if attend is None:
+            output, weights = padded_attention(self, attention, (query, key, value), attention_mask, *bias, **kwargs)
+        elif attend.lengths:
+            output = attend(self, attention, (query, key, value), self.window, *bias, **kwargs)
         else:
-            if INSTALLED and real is not None:
-                query, key, value = (real.unpack(x) for x in (query, key, value))
-            if self.config.position_bias == "disentangled":
-                attention = self.distances.around(attention, self, *bias)
-            output, weights = attention(
-                self,
-                query.transpose(1, 2),
-                repeat_heads(key, query, 2).transpose(1, 2),
-                repeat_heads(value, query, 2).transpose(1, 2),
-                attention_mask,
-                # For the flash functions. For the others, the mask contains the window.
-                sliding_window=flash_window(self.window),
-                **kwargs,
-            )
-            if INSTALLED and real is not None:
-                output = real.pack(output)
+            output = query  # The whole batch is padding.
         return fused_linear(self.o_proj, select_tokens(output.flatten(2), needed)), weights
+
+
+def padded_attention(
+    module: SelfAttention, attention: Attention, qkv: QKV, mask: Any, *bias: torch.Tensor, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute attention in a padded batch, and return its output and the weights if the implementation returns them.
+
+    Args:
+        module: The attention module.
+        attention: The function of the attention implementation.
+        qkv: Query (B, S, H, head_dim), and key and value, which may have fewer heads.
+        mask: The mask, in the format of the attention implementation.
+        *bias: See `SelfAttention.forward`.
+        **kwargs: Keyword arguments of the function.
+    """
+    query, key, value = qkv
+    if module.config.position_bias == "disentangled":
+        attention = module.distances.around(attention, module, *bias)
+    return attention(
+        module,
+        query.transpose(1, 2),
+        repeat_heads(key, query, 2).transpose(1, 2),
+        repeat_heads(value, query, 2).transpose(1, 2),
+        mask,
+        # For the flash functions. For the others, the mask contains the window.
+        sliding_window=flash_window(module.window),
+        **kwargs,
+    )
