@@ -21,8 +21,10 @@ Array = npt.NDArray[Any]
 # More examples take longer, and hardly make a linear model better.
 MOST_EXAMPLES = 20_000
 # Strengths of the L2 penalty to choose from, as scikit-learn's C for vectors of unit variance. With fewer examples, a
-# choice would only follow the noise.
-_STRENGTHS, _DEFAULT_STRENGTH, _LEAST_TO_CHOOSE = (0.01, 0.1, 1.0, 10.0, 100.0), 1.0, 48
+# choice would only follow the noise, and with a stronger penalty than the default, rare classes would never be predicted.
+_STRENGTHS, _DEFAULT_STRENGTH, _LEAST_TO_CHOOSE = (0.01, 0.1, 1.0, 10.0, 100.0), 10.0, 64
+# The weakest penalty of a head that is trained with its encoder.
+_TO_TRAIN = 1.0
 _MOST_FOLDS = 5
 # The share of the length of vectors below which they are the same.
 _ROUNDING = 1e-3
@@ -101,7 +103,7 @@ class LinearFit:
                 would already be near 0, so that the encoder would learn nothing from them.
         """
         rows = np.arange(len(self.labels)) if rows is None else np.asarray(rows)
-        return self._fitted(rows, min(self.strength, _DEFAULT_STRENGTH) if to_train else self.strength)
+        return self._fitted(rows, min(self.strength, _TO_TRAIN) if to_train else self.strength)
 
     def _best_strength(self) -> float:
         """Return the strength with the smallest loss on held-out examples."""
