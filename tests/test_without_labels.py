@@ -16,7 +16,7 @@ from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.tests.adaptation_runs import COLOURS, corpus_of, examples_of, run, save_encoder, write_rows
-from sequence_encoder.training.adaptation.self_training import find_classes, temperature_for
+from sequence_encoder.training.adaptation.self_training import by_vectors, find_classes, temperature_for
 
 FAST: dict[str, Any] = {"num_train_epochs": 2, "learning_rate": 1e-3}
 
@@ -68,6 +68,51 @@ def test_names_alone_train_a_classifier(
         scores = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(1)
     # The scores are no higher than the estimate allows, though the model is right about all texts.
     assert scores.max(1).values.mean().item() == pytest.approx(report["labelling"]["estimated_accuracy"], abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a tiny model for natural language inference: a text entails a sentence if both name the same colour."""
+    folder = save_encoder(tmp_path_factory.mktemp("judge"), num_hidden_layers=1, pooler_act="tanh")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    labels = {"entailment": 0, "contradiction": 1}
+    named = {"id2label": {index: label for label, index in labels.items()}, "label2id": labels}
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, **named)
+    with torch.no_grad():
+        for weight in (each for each in model.parameters() if each.dim() > 1):
+            weight.zero_()
+        for channel, colour in enumerate(COLOURS):
+            model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids(colour), channel] = 1
+            # The channel is below 0.4 if a colour is there once, and above 0.7 if it is there twice.
+            model.model.pooler.dense.weight[channel, channel] = 50
+            model.model.pooler.dense.bias[channel] = -25
+            model.classifier.weight[:, channel] = torch.tensor([2, -2])
+        model.classifier.bias.copy_(torch.tensor([4, -4]))
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_for_inference_compares_names_and_texts(judge: Path, tmp_path: Path, given: dict[str, Any]) -> None:
+    # Its vectors need not be those of a sentence encoder.
+    plain = save_encoder(tmp_path / "plain")
+    texts = [{"text": row["text"]} for row in examples_of("classification", 60, 0)]
+    given["train_file"] = write_rows(tmp_path / "few.jsonl", texts)
+    run("classification", plain, tmp_path / "out", **given, zero_shot_model=judge)
+    report = report_of(tmp_path / "out")
+    assert report["metrics"]["test"]["accuracy"]["mean"] > 0.9
+    assert str(judge) in report["labelling"]["summary"]
+
+
+def test_a_zero_shot_model_must_be_one_for_inference(encoder: Path, tmp_path: Path, given: dict[str, Any]) -> None:
+    other = tmp_path / "other"
+    AutoModelForSequenceClassification.from_pretrained(encoder).save_pretrained(other)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(other)
+    with pytest.raises(UsageError, match="must be a model for natural language inference, with a label entailment"):
+        run("classification", encoder, tmp_path / "out", **given, zero_shot_model=other)
+    with pytest.raises(UsageError, match=r"--zero_shot_model .*absent: There is no folder"):
+        run("classification", encoder, tmp_path / "out", **given, zero_shot_model=tmp_path / "absent")
+    with pytest.raises(UsageError, match="--zero_shot_model needs a --label_names_file"):
+        run("classification", encoder, tmp_path / "out", train_file=given["train_file"], zero_shot_model=other)
 
 
 def test_no_metric_is_reported_on_labels_that_nobody_gave(
@@ -185,7 +230,7 @@ def test_labels_are_neither_ignored_nor_mixed_with_names(tmp_path: Path, given: 
 @pytest.mark.parametrize("share", [0.5, 0.85])
 def test_texts_tell_more_than_names_whatever_the_shares_of_classes(share: float) -> None:
     vectors, tokens, labels, names = corpus_of(share)
-    found = find_classes(vectors, tokens, names, seed=0)
+    found = find_classes(vectors, tokens, by_vectors(vectors, names), seed=0)
     by_names, right = (float((each == labels).mean()) for each in (found.by_names, found.labels))
     assert by_names < 0.8
     assert right > 0.95
@@ -195,7 +240,7 @@ def test_texts_tell_more_than_names_whatever_the_shares_of_classes(share: float)
 def test_the_estimate_is_low_if_names_have_nothing_to_do_with_the_texts() -> None:
     vectors, tokens, _, names = corpus_of(0.5)
     others = np.random.default_rng(1).normal(size=names.shape)
-    assert find_classes(vectors, tokens, others, seed=0).estimate < 0.6
+    assert find_classes(vectors, tokens, by_vectors(vectors, others), seed=0).estimate < 0.6
 
 
 def test_a_temperature_sets_the_mean_confidence() -> None:

@@ -34,6 +34,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
     "label_names_file": ("task", ("classification",)),
+    "zero_shot_model": ("task", ("classification",)),
     "unlabelled_file": ("task", ("classification",)),
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
@@ -53,6 +54,7 @@ _NOT_USED_WITH = {
     "num_train_epochs": "max_steps",
     "seconds": "max_steps",
     "text_pair_column": "label_names_file",
+    "zero_shot_model": "unlabelled_file",
 }
 # Without labels, there is nothing to choose by.
 _NOT_USED_WITHOUT_LABELS = ("validation_file", "search_trials", "early_stopping_patience")
@@ -232,6 +234,8 @@ def _check_used(given: Mapping[str, Any]) -> None:
             allowed = " or ".join((", ".join(values[:-1]), values[-1]) if len(values) > 1 else values)
             raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
     check_used(given, _NOT_USED_WITH.items())
+    if "zero_shot_model" in given and "label_names_file" not in given:
+        raise UsageError("--zero_shot_model needs a --label_names_file, whose names it compares with the texts.")
     if "unlabelled_file" not in given:
         check_used(given, [(name, "label_names_file") for name in _NOT_USED_WITHOUT_LABELS])
 

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 # More examples take longer, and hardly make a linear model better.
 MOST_EXAMPLES = 20_000
 # Strengths of the L2 penalty to choose from, as scikit-learn's C for vectors of unit variance. With fewer examples, a
-# choice would only follow the noise, and with a stronger penalty than the default, rare classes would never be predicted.
+# choice would only follow the noise, and with a stronger penalty, rare classes would never be predicted.
 _STRENGTHS, _DEFAULT_STRENGTH, _LEAST_TO_CHOOSE = (0.01, 0.1, 1.0, 10.0, 100.0), 10.0, 64
 # The weakest penalty of a head that is trained with its encoder.
 _TO_TRAIN = 1.0

@@ -10,7 +10,7 @@ Shapes: N texts, C classes, D channels of vectors, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ import numpy.typing as npt
 from ...evaluation.metrics import log_softmax
 
 Array = npt.NDArray[Any]
+# Returns how similar texts and names of classes are (N, C), as far as these channels of vectors say, or one of two
+# wordings of the names.
+Similarities = Callable[[Array, int | None], Array]
 
 # The constants were chosen with all-MiniLM-L6-v2 on three of the sets of `benchmarks/few_labels.py`. Half or twice the
 # value of one of them changes the mean accuracy by less than two points.
@@ -55,32 +58,32 @@ class Found:
     estimate: float
 
 
-def find_classes(vectors: Array, ids: Sequence[Sequence[int]], names: Array, seed: int) -> Found:
+def find_classes(vectors: Array, ids: Sequence[Sequence[int]], similarities: Similarities, seed: int) -> Found:
     """Label texts by the names of their classes.
 
     The estimated accuracy is the agreement of two such labellings, each of which knows a random half of the tokens and
-    of the channels. It is too low by what the whole knows better than its halves, and too high by what both get wrong
-    in the same way. Names that mean nothing lead the two to different labels. An estimate below chance says nothing
-    else than chance.
+    of the channels, and one wording of the names. It is too low by what the whole knows better than its halves, and too
+    high by what both get wrong in the same way. Names that mean nothing lead the two to different labels. An estimate
+    below chance says nothing else than chance.
 
     Args:
         vectors: (N, D) the vectors of the texts.
         ids: The token ids of the texts.
-        names: (C, D) the vectors of the names.
+        similarities: The similarities to the names, such as those of `by_vectors`.
         seed: The seed of the halves.
     """
-    counts = _counts_of(ids)
-    labels = _learned(vectors, counts, _by_names(vectors, names))
+    counts, start = _counts_of(ids), _by_names(similarities(np.arange(vectors.shape[1]), None))
+    labels = _learned(vectors, counts, start)
     rng, agreed = np.random.default_rng(seed), []
     for _ in range(_SPLITS):
         tokens, channels = rng.permutation(counts.shape[1]), rng.permutation(vectors.shape[1])
         halves = [(np.sort(tokens[half::2]), np.sort(channels[half::2])) for half in (0, 1)]
         one, other = (
-            _learned(vectors[:, those], counts[:, these], _by_names(vectors[:, those], names[:, those]))
-            for these, those in halves
+            _learned(vectors[:, those], counts[:, these], _by_names(similarities(those, half)))
+            for half, (these, those) in enumerate(halves)
         )
         agreed.append(float((one == other).mean()))
-    return Found(labels, _by_names(vectors, names).argmax(1), max(float(np.mean(agreed)), 1 / len(names)))
+    return Found(labels, start.argmax(1), max(float(np.mean(agreed)), 1 / start.shape[1]))
 
 
 def spread_labels(
@@ -100,13 +103,27 @@ def spread_labels(
     """
     start = log_softmax(linear.astype(np.float64))
     if names is not None:
-        start = log_softmax(start + _by_names(vectors, names))
+        start = log_softmax(start + _by_names(by_vectors(vectors, names)(np.arange(vectors.shape[1]), None)))
     return _learned(vectors, _counts_of(ids), start, known)
 
 
-def _by_names(vectors: Array, names: Array) -> Array:
+def by_vectors(vectors: Array, names: Array) -> Similarities:
+    """Return the cosines of texts (N, D) and names (C, D)."""
+
+    def similarities(channels: Array, wording: int | None) -> Array:
+        texts, classes = vectors[:, channels], names[:, channels]
+        return np.asarray(_unit(texts - texts.mean(0)) @ _unit(classes - classes.mean(0)).T)
+
+    return similarities
+
+
+def by_wordings(scores: Array) -> Similarities:
+    """Return the scores (2, N, C) of one of two wordings, or their mean, whatever the channels."""
+    return lambda channels, wording: scores.mean(0) if wording is None else scores[wording]
+
+
+def _by_names(similarity: Array) -> Array:
     """Return log-probabilities (N, C) by the similarity to the names."""
-    similarity = _unit(vectors - vectors.mean(0)) @ _unit(names - names.mean(0)).T
     # Otherwise, the class whose name is like many texts would get most of them.
     return log_softmax(_BY_NAMES * (similarity - similarity.mean(0)) / (similarity.std(0) + _TINY))
 

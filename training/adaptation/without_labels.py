@@ -25,7 +25,8 @@ from .class_names import ClassNames, read_class_names
 from .plan import PLANNED
 from .run import Adaptation
 from .scratch import labels_file
-from .self_training import find_classes, temperature_for
+from .self_training import Found, by_vectors, by_wordings, find_classes, temperature_for
+from .zero_shot import entailments
 
 # The splits that share the texts.
 _SPLITS = ("train", "validation")
@@ -90,35 +91,42 @@ def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> 
     """Return the labels of the training and validation texts, and what is known about them."""
     run = recipe.run
     model = SequenceEncoderModel.from_pretrained(checkpoint, dtype=torch.float32)
-    if model.embedding_recipe is None:
+    judge = run.data.zero_shot_model
+    if model.embedding_recipe is None and judge is None:
         raise UsageError(
             "--label_names_file needs a sentence encoder such as all-MiniLM-L6-v2, whose vectors of names and texts "
-            f"can be compared, but {run.model.model} has no modules.json. Train it with --task embedding first, or "
-            "label some texts."
+            f"can be compared, but {run.model.model} has no modules.json. Pass a --zero_shot_model, train the encoder "
+            "with --task embedding first, or label some texts."
         )
     model.to(run.args.device)
     texts = [text for split in _SPLITS for text in recipe.rows[split][recipe.task.text]]
     classes = read_class_names(run.data)
+    scores = None if judge is None else entailments(judge, texts, classes, recipe.labels, run.args)
     with Progress("Labelling the texts", show=run.args.process_index == 0 and not run.args.disable_tqdm):
         try:
             vectors = model.encode(texts, tokenizer, max_length=run.model.max_length)
-            names = np.stack([model.encode(classes.texts_of(name), tokenizer).mean(0) for name in recipe.labels])
+            if scores is None:
+                names = np.stack([model.encode(classes.texts_of(name), tokenizer).mean(0) for name in recipe.labels])
+                similarities = by_vectors(vectors, names)
+            else:
+                similarities = by_wordings(scores)
         except ValueError as error:
             raise UsageError(f"{run.model.model}: {error}") from error
         # All of a text, since its vector may leave out the end.
         ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        found = find_classes(vectors, ids, names, run.args.seed)
-    return found.labels.tolist(), _facts(classes, recipe.labels, found)
+        found = find_classes(vectors, ids, similarities, run.args.seed)
+    return found.labels.tolist(), _facts(classes, recipe.labels, found, judge)
 
 
-def _facts(classes: ClassNames, labels: list[str], found: Any) -> dict[str, Any]:
+def _facts(classes: ClassNames, labels: list[str], found: Found, judge: str | None) -> dict[str, Any]:
     texts, sizes = len(found.labels), np.bincount(found.labels, minlength=len(labels))
     moved = float((found.labels != found.by_names).mean())
-    described = sum(map(bool, classes.descriptions.values()))
+    described = " and descriptions" if any(classes.descriptions.values()) else ""
+    by = "" if judge is None else f"{judge} and "
     summary = (
-        f"No text has a label: the names{' and descriptions' if described else ''} of {len(labels)} classes labelled "
-        f"{counted(texts, 'text')}, and what the texts have in common changed {moved:.0%} of these labels. Estimated "
-        f"accuracy: {found.estimate:.0%}, the agreement of two labellings that each know half of the tokens and half "
+        f"No text has a label: {by}the names{described} of {len(labels)} classes labelled {counted(texts, 'text')}, "
+        f"and what the texts have in common changed {moved:.0%} of these labels. Estimated accuracy: "
+        f"{found.estimate:.0%}, the agreement of two labellings that each know half of the tokens and half "
         "of the vectors. No label confirms it: to know, label some texts, and give them as --test_file."
     )
     if missing := [name for name, size in zip(labels, sizes, strict=True) if not size]:

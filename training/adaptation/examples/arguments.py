@@ -29,6 +29,9 @@ class TaskDataArguments(ExampleArguments):
         f"{LABEL_NAMES_FILE['help'].rstrip('.')}, for training texts without labels.",
         None,
     )
+    zero_shot_model: str | None = option(
+        "Model for natural language inference that compares texts and names, instead of the encoder.", None
+    )
     unlabelled_file: str | None = option("Texts without labels, used if they improve the model.", None)
     dataset_name: str | None = option("Dataset on the Hub, to use instead of files.", None, metavar="DATASET")
     dataset_config_name: str | None = option(default=None, **DATASET_CONFIG_NAME)
