@@ -205,7 +205,14 @@ _DETAILS = (
         "report_to",
     ),
     *("warmup_steps", "weight_decay"),
-    *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
+    *(
+        "zero_shot_model",
+        "per_device_eval_batch_size",
+        "eval_strategy",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+    ),
     *("logging_steps", "keep_best", "seed", "masked_tuning"),
 )
 
