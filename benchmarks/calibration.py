@@ -19,9 +19,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sequence_encoder.data.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
 from sequence_encoder.evaluation import calibrate
+from sequence_encoder.evaluation.metrics import auroc
 from sequence_encoder.evaluation.outputs import outputs_of
-from sequence_encoder.evaluation.reliability import Answered
-from sequence_encoder.evaluation.unfamiliarity import auroc
+from sequence_encoder.evaluation.reliability import Confidences
 
 _AWAY, _LEAST_WORDS, _P_VALUES = 500, 8, (0.01, 0.05, 0.1)
 
@@ -66,7 +66,7 @@ def measure(
     found["coverage of 90 % sets"] = float(inside[torch.arange(len(classes)), classes].float().mean())
     found["mean size of 90 % sets"] = float(inside.sum(-1).float().mean())
     _, elsewhere = outputs_for(model, tokenizer, away)
-    found["AUROC of docstrings"] = auroc(scores, elsewhere)
+    found["AUROC of docstrings"] = auroc(scores.numpy(), elsewhere.numpy())
     p_values = calibration.unfamiliarity.p_values
     for p in _P_VALUES:
         found[f"home with p < {p}"] = float((p_values(scores) < p).float().mean())
@@ -81,8 +81,8 @@ def _logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
     return outputs_of(model, tokenizer, inputs, [], "texts").stacked
 
 
-def _answered(logits: torch.Tensor, classes: torch.Tensor) -> Answered:
-    return Answered(logits.softmax(-1).amax(-1), logits.argmax(-1) == classes)
+def _answered(logits: torch.Tensor, classes: torch.Tensor) -> Confidences:
+    return Confidences(logits.softmax(-1).amax(-1), logits.argmax(-1) == classes)
 
 
 def main() -> None:

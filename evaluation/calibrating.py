@@ -28,7 +28,7 @@ from .fitting import Fitted, ToFit, check_number, fit_classification, fit_multi_
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
 from .outputs import outputs_of
-from .reliability import Answered, plot_reliability
+from .reliability import Confidences, plot_reliability
 from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
 
 # The name of the examples in errors.
@@ -58,8 +58,8 @@ class CalibrationReport:
     """
 
     calibration: Calibration
-    before: Answered
-    after: Answered
+    before: Confidences
+    after: Confidences
 
     def plot(self, file: Path) -> None:
         """Draw a reliability diagram of both as a PNG."""

@@ -15,7 +15,7 @@ from ..command_line import UsageError
 from ..modeling.calibration import PredictionSets, check_coverage
 from .choice_of_scaling import choose_scaling
 from .outputs import Outputs
-from .reliability import Answered
+from .reliability import Confidences
 from .scaling import Scaling, multi_label_loss, single_label_loss
 
 
@@ -57,8 +57,8 @@ class Fitted:
 
     scaling: Scaling
     sets: PredictionSets
-    before: Answered
-    after: Answered
+    before: Confidences
+    after: Confidences
     sets_held_out: dict[str, dict[str, float]]
     logits: torch.Tensor | None = None
     classes: torch.Tensor | None = None
@@ -75,7 +75,7 @@ def fit_classification(given: ToFit) -> Fitted:
     scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, given.methods)
     probabilities = held_out.softmax(-1)
     truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
-    before, after = (Answered(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
+    before, after = (Confidences(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
     sets = sets_of(probabilities, truth, coverages)
     checked = check_sets(probabilities, truth, folds, coverages, keep_best=True)
     return Fitted(scaling, sets, before, after, checked, scaling(logits), classes)
@@ -98,7 +98,8 @@ def fit_multi_label(given: ToFit) -> Fitted:
 
     scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, given.methods)
     before, after = (
-        Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
+        Confidences(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten())
+        for each in (logits, held_out)
     )
     check_number(coverages, int(truth.any(-1).sum()), "texts with a label")
     probabilities = held_out.sigmoid()

@@ -17,7 +17,7 @@ from ..inference.question_answering import CANDIDATES, Offsets, best_answers
 from ..modeling.calibration import PredictionSets
 from ..tasks.answers import Answers
 from .fitting import Fitted, ToFit
-from .reliability import Answered
+from .reliability import Confidences
 from .scaling import LinearScaling, fit_confidences
 
 # The score of an answer, 1 - its probability; its text; and whether it is right.
@@ -91,8 +91,8 @@ def fit_answers(given: ToFit) -> Fitted:
     best = _best_of(asked, impossible)
     of_question = torch.tensor([question.fold for question in asked])
     scale, scales = fit_confidences(best.confidences, best.correct, of_question)
-    before = Answered(best.confidences(torch.ones(1)), best.correct)
-    after = Answered(best.confidences(scales[:, None]), best.correct)
+    before = Confidences(best.confidences(torch.ones(1)), best.correct)
+    after = Confidences(best.confidences(scales[:, None]), best.correct)
     candidates = [question.candidates(each, impossible) for question, each in zip(asked, scales.tolist(), strict=True)]
     # 1 if none of the candidates is right, so that no set contains a right one.
     scores = torch.tensor([min((score for score, _, right in each if right), default=1.0) for each in candidates])

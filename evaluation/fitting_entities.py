@@ -15,7 +15,7 @@ from ..command_line import UsageError
 from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probabilities_of_kinds
 from ..modeling.label_checks import IGNORED
 from .fitting import Fitted, ToFit, check_number, check_sets, sets_of
-from .reliability import Answered
+from .reliability import Confidences
 from .scaling import LinearScaling, fit_confidences
 
 _OUTSIDE = "O"
@@ -67,8 +67,8 @@ def fit_entities(given: ToFit) -> Fitted:
     folds = given.folds[found.texts]
     scale, held_out_scales = fit_confidences(found.confidences, found.correct, folds)
     word_scales = held_out_scales[found.owners][:, None]
-    before = Answered(found.confidences(torch.ones(1)), found.correct)
-    after = Answered(found.confidences(word_scales), found.correct)
+    before = Confidences(found.confidences(torch.ones(1)), found.correct)
+    after = Confidences(found.confidences(word_scales), found.correct)
     kinds = kinds_of(labels)
     scaled = (found.logits.double() * word_scales).softmax(-1).float()
     probabilities = probabilities_of_kinds(found.means(scaled), labels)

@@ -16,7 +16,7 @@ BINS = 15
 
 
 @dataclass(frozen=True)
-class Answered:
+class Confidences:
     """The confidences of answers, and whether they are right.
 
     Attributes:
@@ -54,7 +54,7 @@ class Answered:
         return {name: round(value, 4) for name, value in found.items()}
 
 
-def plot_reliability(answers: Mapping[str, Answered], file: Path) -> None:
+def plot_reliability(answers: Mapping[str, Confidences], file: Path) -> None:
     """Draw how often answers are right for each confidence, as a PNG.
 
     Args:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..command_line.progress import Progress, counted_by
 from ..modeling.calibration import Unfamiliarity
+from .metrics import auroc
 
 # More neighbours would make the files large, without telling more.
 _MOST_NEIGHBOURS = 2000
@@ -151,14 +152,6 @@ def choose_score(
     return fitted, facts
 
 
-def auroc(home: torch.Tensor, away: torch.Tensor) -> float:
-    """Return the probability that a text from elsewhere has a higher score than a text from home; ties count half."""
-    from sklearn.metrics import roc_auc_score
-
-    truth = [0] * len(home) + [1] * len(away)
-    return float(roc_auc_score(truth, torch.cat([home, away]).double().numpy()))
-
-
 def _classes_to_hold_out(classes: torch.Tensor) -> list[int]:
     """Return the classes with the most texts, if there are at least three with enough texts."""
     counts = torch.bincount(classes)
@@ -169,4 +162,4 @@ def _classes_to_hold_out(classes: torch.Tensor) -> list[int]:
 def _auroc_of(candidate: tuple[str, int | None], known: Known, folds: torch.Tensor, away: Known) -> float:
     """Return how well a score that was fitted to some of the folds tells the other folds from other texts."""
     fitted = fit_score(*candidate, known.select(folds % 2 == 0))
-    return auroc(score_of(fitted, known.select(folds % 2 == 1)), score_of(fitted, away))
+    return auroc(score_of(fitted, known.select(folds % 2 == 1)).numpy(), score_of(fitted, away).numpy())
