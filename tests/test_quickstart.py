@@ -198,7 +198,7 @@ def test_a_checkpoint_without_a_tokenizer_is_rejected(bert_folder: Path, tmp_pat
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
     arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), model=str(bert_folder))
-    with pytest.raises(UsageError, match=r"bert: the model has no tokenizer"):
+    with pytest.raises(UsageError, match=r"bert has no tokenizer"):
         run(arguments, ())
 
 

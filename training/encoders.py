@@ -41,9 +41,14 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
         with Progress("Converting the encoder"):
             ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{checkpoint}: {error}") from error
+        raise named_error(checkpoint, error) from error
     ours.float().save_pretrained(folder)
     return tokenizer
+
+
+def named_error(checkpoint: str, error: Exception) -> UsageError:
+    """Return the error about a checkpoint, with its name in front unless the error names it."""
+    return UsageError(error if checkpoint in str(error) else f"{checkpoint}: {error}")
 
 
 def set_special_tokens(config: Any, **tokens: int | None) -> None:

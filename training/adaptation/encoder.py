@@ -15,7 +15,7 @@ from ...conversion.sidecar_files import read_tokenizer
 from ...conversion.source import Source
 from ...conversion.source_models import FAMILIES, is_adapted, read_config
 from ...saving.exported_models import check_not_exported
-from ..encoders import check_trainable, save_as_sequence_encoder
+from ..encoders import check_trainable, named_error, save_as_sequence_encoder
 from .tasks import TASKS
 
 # Heads whose last layer has one row per label.
@@ -73,7 +73,7 @@ def encoder_of(
             raise ValueError("its tokenizer has neither a padding token nor an end-of-text token.")
         return named, tokenizer
     except (OSError, ValueError) as error:
-        raise error if isinstance(error, UsageError) else UsageError(f"{checkpoint}: {error}") from error
+        raise error if isinstance(error, UsageError) else named_error(checkpoint, error) from error
 
 
 def say_new_head(checkpoint: str, config: PreTrainedConfig) -> None:
