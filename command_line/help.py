@@ -47,20 +47,18 @@ def help_of(command: Command, arguments: list[str], *more: type) -> str:
             group.add_argument(each.name, metavar=each.name.upper(), help=_escaped(each.metadata["help"]))
     for kind in command.kinds:
         shown = [each for each in fields(kind) if each.name not in hidden]
-        _add_options(
-            parser.add_argument_group(getattr(kind, "_argument_group_name", "options")), shown, defaults, hidden
-        )
+        group = parser.add_argument_group(getattr(kind, "_argument_group_name", "options"))
+        _add_options(group, shown, defaults, hidden)
     for kind in more:
-        _add_options(
-            parser.add_argument_group(f"options of transformers' {kind.__name__}"),
-            [each for each in fields(kind) if each.init and each.name not in every],
-            {},
-            (),
-        )
+        group = parser.add_argument_group(f"options of transformers' {kind.__name__}")
+        _add_options(group, [each for each in fields(kind) if each.init and each.name not in every], {}, ())
     if command.with_trainer and not more:
-        narrow = [f"{command.name} --{name} {name.upper()} --help lists the options of one {name}. " for name in
-                  command.narrowed_by[:1] if name not in given]  # fmt: skip
-        parser.epilog = f"{''.join(narrow)}All options of transformers.TrainingArguments are accepted as well."
+        parser.epilog = (
+            "All options of transformers.TrainingArguments work, too. Instead of arguments, a YAML or JSON file with "
+            "options can come first."
+        )
+        for name in [name for name in command.narrowed_by[:1] if name not in given]:
+            parser.epilog += f"\n{command.name} --{name} {name.upper()} --help lists the options of one {name}."
     return parser.format_help()
 
 
