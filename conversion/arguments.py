@@ -6,14 +6,7 @@ from dataclasses import dataclass
 
 from ..command_line.options import OVERWRITE, option
 from ..command_line.parser import Command
-
-# Listed here, because importing the families imports torch.
-FAMILY_NAMES = (
-    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet", "deberta-v2"),
-    *("nomic_bert", "gte", "jina_embeddings_v3", "eurobert", "ultrabert"),
-    *("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
-    *("roformer", "rembert", "modernbert"),
-)
+from .family_modules import FAMILY_MODULES
 
 
 @dataclass
@@ -23,7 +16,7 @@ class ConvertArguments:
     model: str = option("Folder or Hub id of the model.")
     output_dir: str = option("Folder to write the converted model to.")
     to: str | None = option(
-        "Family to convert a SequenceEncoder back to.", None, choices=list(FAMILY_NAMES), metavar="FAMILY"
+        "Family to convert a SequenceEncoder back to.", None, choices=list(FAMILY_MODULES), metavar="FAMILY"
     )
     base_model: bool = option("Convert only the encoder, without its head.", False)
     overwrite: bool = option(default=False, **OVERWRITE)

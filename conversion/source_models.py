@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,15 @@ from ..configuration import TaskAdapterConfig
 from ..configuration.shared_fields import check_number_of_labels
 from ..saving.loading import check_config_file, check_dtype
 from ..saving.module_list import module_paths
-from .albert import ALBERT
-from .bert import BERT
-from .data2vec_text import DATA2VEC_TEXT
-from .deberta import DEBERTA_V2
-from .distilbert import DISTILBERT
-from .electra import ELECTRA
-from .ernie import ERNIE
-from .eurobert import EUROBERT
 from .family import Family
-from .gte import GTE
-from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
-from .modernbert import MODERNBERT
-from .mpnet import MPNET
-from .nomic_bert import NOMIC_BERT
+from .family_modules import FAMILY_MODULES
 from .peft_adapters import find_adapter
-from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
-from .rembert import REMBERT
-from .roberta import ROBERTA
-from .roformer import ROFORMER
 from .source_files import check_source
-from .ultrabert import ULTRABERT
 
+# By name, in the order of the table.
 FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET, DEBERTA_V2),
-        *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, ULTRABERT),
-        *(DATA2VEC_TEXT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL, MEGATRON_BERT, ROFORMER, REMBERT, MODERNBERT),
-    )
+    name: getattr(import_module(f".{module}", __package__), name.upper().replace("-", "_"))
+    for name, module in FAMILY_MODULES.items()
 }
 
 # Why families that resemble supported ones cannot be converted, by the prefix of their class names.

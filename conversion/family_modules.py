@@ -1,0 +1,29 @@
+"""The table of families: the module that describes each. Nothing here imports torch.
+
+To add a family, write its module, whose `Family` has the name of the family in capital letters, and add a line here.
+"""
+
+from __future__ import annotations
+
+FAMILY_MODULES = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "albert": "albert",
+    "ernie": "ernie",
+    "mpnet": "mpnet",
+    "deberta-v2": "deberta",
+    "nomic_bert": "nomic_bert",
+    "gte": "gte",
+    "jina_embeddings_v3": "jina_embeddings_v3",
+    "eurobert": "eurobert",
+    "ultrabert": "ultrabert",
+    "data2vec_text": "data2vec_text",
+    "roberta_prelayernorm": "pre_norm",
+    "xlm_roberta_xl": "pre_norm",
+    "megatron_bert": "pre_norm",
+    "roformer": "roformer",
+    "rembert": "rembert",
+    "modernbert": "modernbert",
+}
