@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from ..modeling.packing import device_of
 from .arguments import EmbeddingArguments, ModelArguments
 from .formats import VECTORS
 from .results import Tokens, count_truncated
@@ -52,7 +53,7 @@ class Vectors:
             truncate_dim=options.truncate_dim,
             max_tokens=model.max_tokens,
         )
-        self.device_type = encoder._result_device().type
+        self.device_type = device_of(encoder).type
         self.precision = options.precision
         self.ranges: np.ndarray | None = None
         self._dtype = str(getattr(encoder, "dtype", "float32")).removeprefix("torch.")

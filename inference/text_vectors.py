@@ -17,6 +17,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..data.batching import token_batches
 from ..modeling.cpu.prepacked import prepacked_for
+from ..modeling.packing import run_packed
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..tokenizer.private_copy import lowercased, private_copy
@@ -140,7 +141,7 @@ class TextVectors(ABC):
         read = [text for text in ids if text]
         if not read:
             return torch.zeros(0, self.encoder.config.hidden_size, device=self.model.device, dtype=self.model.dtype)
-        states: torch.Tensor = self.encoder.run_packed(read).last_hidden_state[0]
+        states: torch.Tensor = run_packed(self.encoder, read).last_hidden_state[0]
         return states
 
 

@@ -88,6 +88,25 @@ def moved(value: Any, device: torch.device) -> Any:
     return value.to(device, non_blocking=device.type != "cpu") if isinstance(value, torch.Tensor) else value
 
 
+def device_of(model: Any) -> torch.device:
+    """Return the device of a model, or the CPU if weights are offloaded and therefore on the meta device."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
+def run_packed(model: Any, ids: list[list[int]], needed: torch.Tensor | bool = True) -> Any:
+    """Return the outputs of an encoder for texts that are concatenated into one row.
+
+    Args:
+        model: The encoder.
+        ids: The token ids of the texts, none of them empty.
+        needed: See `SequenceEncoderModel.forward`.
+    """
+    row = moved(torch.tensor([token for text in ids for token in text])[None], device_of(model))
+    # These stay on the host, where the model reads them.
+    offsets = torch.tensor([0, *accumulate(len(text) for text in ids)], dtype=torch.int32)
+    return model(input_ids=row, needed=needed, return_dict=True, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets)
+
+
 def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Tensor:
     """Return the tokens of (1, T, ...) with the indices `needed`, or all if it is None."""
     return packed if needed is None else packed.index_select(1, needed.to(packed.device))

@@ -55,6 +55,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, Mod
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
+        check_written_for(config)
         # Only the class that this model uses, since Accelerate refuses the names of classes that it does not find.
         self._no_split_modules = sorted({layer.__name__ for layer in layer_classes(config)})
         if INSTALLED:
@@ -63,7 +64,6 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, Mod
             config.validate_architecture()
             config.validate_positions()
             config.validate_layer_type()
-        check_written_for(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:

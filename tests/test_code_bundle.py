@@ -157,14 +157,18 @@ def test_a_folder_loads_with_its_heads_and_says_how_to_load_others(
 def test_another_architecture_than_the_saved_one_is_refused(saved: Path, without_package: Build) -> None:
     code = """
 import json, transformers
-try:
-    transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, norm="rms_norm")
-except ValueError as error:
-    print(json.dumps(str(error)))
+found = []
+for other in ({"norm": "rms_norm"}, {"norm_placement": "pre"}):
+    try:
+        transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, **other)
+    except ValueError as error:
+        found.append(str(error))
+print(json.dumps(found))
 """
-    message = without_package(code, saved / "AutoModel")
-    assert "only computes models with norm='layer_norm', got 'rms_norm'" in message
-    assert "install sequence-encoder" in message
+    norm, placement = without_package(code, saved / "AutoModel")
+    assert "only computes models with norm='layer_norm', got 'rms_norm'" in norm
+    assert "only computes models with norm_placement='post', got 'pre'" in placement
+    assert "install sequence-encoder" in norm
 
 
 def test_saving_without_the_package_writes_the_same_files(outputs: Build, saved: Path) -> None:

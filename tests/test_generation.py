@@ -111,8 +111,10 @@ def test_only_masks_are_computed_in_the_end_and_only_texts_that_are_not_done(
     model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, predicted = [], []
-    run, decode = model.model.run_packed, model.decoder.forward
-    monkeypatch.setattr(model.model, "run_packed", lambda ids, needed: read.append(len(ids)) or run(ids, needed))
+    run, decode = model.model.forward, model.decoder.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda **given: read.append(len(given["cu_seq_lens_q"]) - 1) or run(**given)
+    )
     monkeypatch.setattr(model.decoder, "forward", lambda states: predicted.append(len(states)) or decode(states))
     batch = prompts(["one [MASK] cat sleeps .", "two [MASK] [MASK] [MASK] walk .", "two [MASK] [MASK] sleep ."])
     output = model.generate(**batch, return_dict_in_generate=True)
@@ -221,8 +223,10 @@ def test_constraints_hold(model: SequenceEncoderForMaskedLM) -> None:
 def test_joint_constraints_do_not_keep_the_logits_of_all_texts(
     model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, run = [], model.model.run_packed
-    monkeypatch.setattr(model.model, "run_packed", lambda ids, needed: read.append(len(ids)) or run(ids, needed))
+    read, run = [], model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda **given: read.append(len(given["cu_seq_lens_q"]) - 1) or run(**given)
+    )
     monkeypatch.setattr(sampler, "_MAX_KEPT_LOGITS", 20 * model.config.vocab_size)
     batch = prompts(["one [MASK] cat sleeps ."] * 5)
     expected = model.generate(**batch)

@@ -11,6 +11,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
+from ..packing import run_packed
 from .draft import Draft
 from .unmasking import UNMASKING, Predictions, entropy_of, in_order, within_entropy_bound
 from .unmasking_options import UnmaskingOptions
@@ -141,7 +142,7 @@ class Sampler:
 
     def _states(self, rows: list[torch.Tensor], needed: torch.Tensor) -> torch.Tensor:
         """Return the states (M, D) of the needed tokens (T,) after the last layer, which computes only these."""
-        outputs = self.model.model.run_packed([row.tolist() for row in rows], needed[None])
+        outputs = run_packed(self.model.model, [row.tolist() for row in rows], needed[None])
         states: torch.Tensor = outputs.last_hidden_state[0]
         return states[needed.to(states.device)]
 

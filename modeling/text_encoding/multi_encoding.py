@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.batching import token_batches
 from ..cpu.prepacked import prepacked_for
+from ..packing import device_of, run_packed
 from .evaluation_mode import evaluation_mode
 from .multi_scores import lexical_score, multi_vector_score, similarities, weighted_scores
 from .prepared_encoding import PreparedEncoding, check_sentences, tokenized_chunks
@@ -165,7 +166,7 @@ class MultiEncodingMixin(TextEncodingMixin):
         self, ids: list[list[int]], prepared: PreparedEncoding, asked: tuple[bool, bool, bool], progress: Any
     ) -> tuple[torch.Tensor, list[dict[str, float]], list[Any]]:
         """Return the pooled vectors, the weights by token and the token vectors of texts, in their order."""
-        model, device = cast(PreTrainedModel, self), self._result_device()
+        model, device = cast(PreTrainedModel, self), device_of(self)
         size = model.config.hidden_size * len(prepared.recipe.pooling)
         vectors = torch.zeros(len(ids), size, device=device, dtype=torch.promote_types(model.dtype, torch.float32))
         weights: list[dict[str, float]] = [{} for _ in ids]
@@ -195,7 +196,7 @@ class MultiEncodingMixin(TextEncodingMixin):
             skipped: Number of tokens that the pooling skips at the start of each text.
         """
         lengths = [len(text) for text in ids]
-        outputs = self.run_packed(ids)
+        outputs = run_packed(self, ids)
         vectors = pooled(outputs.last_hidden_state[0], lengths, modes, skipped)
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
         # One transfer for the whole batch.

@@ -3,7 +3,6 @@
 Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.batching import token_batches
 from ...tokenizer.private_copy import lowercased, private_copy
 from ..cpu.prepacked import prepacked_for
-from ..packing import moved
+from ..packing import device_of, moved, run_packed
 from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
@@ -66,7 +65,7 @@ class TextEncodingMixin(TextLengthMixin):
         else:
             recipe = self.recipe_for(options.get("pooling"), options.get("normalize_embeddings"))
             kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, options.get("truncate_dim"))
-            vectors = torch.empty(0, kept, dtype=options.get("dtype", torch.float32), device=self._result_device())
+            vectors = torch.empty(0, kept, dtype=options.get("dtype", torch.float32), device=device_of(self))
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors if convert_to_tensor else vectors.cpu().numpy()
 
@@ -190,17 +189,12 @@ class TextEncodingMixin(TextLengthMixin):
         cause = cause if bad or vectors.dtype == model.dtype else f"{cause} or {model.dtype}"
         raise ValueError(f"The vector of {text} is not finite, because in {type(self).__name__} {cause}.")
 
-    def _result_device(self) -> torch.device:
-        """Return the device of the model, or the CPU if weights are offloaded and therefore on the meta device."""
-        device = cast(PreTrainedModel, self).device
-        return torch.device("cpu") if device.type == "meta" else device
-
     def _encode_ids(
         self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
     ) -> torch.Tensor:
         """Return the pooled vectors in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
-        device = self._result_device()
+        device = device_of(self)
         dtype = torch.promote_types(model.dtype, torch.float32)
         vectors = torch.zeros(len(ids), model.config.hidden_size * len(modes), device=device, dtype=dtype)
         tokens = sum(len(text) for text in ids) if device.type == "cpu" else 0
@@ -225,22 +219,8 @@ class TextEncodingMixin(TextLengthMixin):
             (N, D x modes), before the later steps of the recipe.
         """
         lengths = [len(text) for text in ids]
-        outputs = self.run_packed(ids, needed_tokens(lengths, modes, skipped))
+        outputs = run_packed(self, ids, needed_tokens(lengths, modes, skipped))
         return pooled(outputs.last_hidden_state[0], lengths, modes, skipped)
-
-    def run_packed(self, ids: list[list[int]], needed: torch.Tensor | bool = True) -> Any:
-        """Return the outputs of the model for texts that are concatenated into one row.
-
-        Args:
-            ids: The token ids of the texts, none of them empty.
-            needed: See `SequenceEncoderModel.forward`.
-        """
-        device = self._result_device()
-        row = moved(torch.tensor(list(itertools.chain.from_iterable(ids)))[None], device)
-        # These stay on the host, where the model reads them.
-        offsets = torch.tensor([0, *itertools.accumulate(len(text) for text in ids)], dtype=torch.int32)
-        packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
-        return cast(PreTrainedModel, self)(input_ids=row, needed=needed, return_dict=True, **packing)
 
 
 def _iter_encode(
