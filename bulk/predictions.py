@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line.progress import Progress
-from ..data.batching import token_batches
+from ..data.batching import longest_first
+from ..data.padded_inputs import padded_inputs
 from ..export.exported_graph import ExportedHead
 from ..modeling import SequenceEncoderForSequenceClassification
 from ..modeling.calibrated_outputs import check_refusal, labels_in_sets, with_p_values
@@ -131,25 +131,18 @@ class Predictions:
         """Return the logits (G, C) in float32, zero for a text without tokens, and the p-values (G,), 1 without any."""
         lengths = [len(ids) for ids in tokens.ids]
         device = self.classifier.device
-        pad = {**dict.fromkeys(tokens.inputs, 0), "input_ids": self.classifier.config.pad_token_id or 0}
         logits = torch.zeros(len(lengths), len(self.labels), device=device)
         p_values = torch.ones(len(lengths), device=device)
-        # The longest texts come first, so that a lack of memory shows at once. The model drops the padding.
-        for batch in reversed(token_batches(lengths, self.max_tokens)):
-            inputs = {name: _padded([lists[i] for i in batch], pad[name]) for name, lists in tokens.inputs.items()}
-            inputs["attention_mask"] = _padded([[1] * lengths[i] for i in batch], 0)
-            inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        # The model drops the padding.
+        for batch in longest_first(lengths, self.max_tokens, progress):
+            rows = [{name: lists[index] for name, lists in tokens.inputs.items()} for index in batch]
+            padded = padded_inputs(rows, self.classifier.config.pad_token_id)
+            inputs = {name: tensor.to(device) for name, tensor in padded.items()}
             outputs, found = with_p_values(self.classifier, self.calibration, **inputs)
             logits[batch] = outputs.logits.float()
             if found is not None:
                 p_values[batch] = found
-            progress.update(len(batch))
         return logits, p_values
-
-
-def _padded(lists: list[list[int]], value: int) -> torch.Tensor:
-    """Return (G, S) with a value after the end of each list."""
-    return pad_sequence([torch.tensor(each) for each in lists], batch_first=True, padding_value=value)
 
 
 def stated_activation(config: Any) -> str | None:

@@ -1,5 +1,8 @@
 """Groups texts into batches with about the same number of tokens."""
 
+from collections.abc import Iterator
+from typing import Any
+
 
 def token_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
     """Group the indices of texts into batches of at most `max_tokens` tokens, the shortest texts first.
@@ -15,3 +18,17 @@ def token_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
             tokens = lengths[index]
         batches[-1].append(index)
     return batches
+
+
+def longest_first(lengths: list[int], max_tokens: int, progress: Any = None) -> Iterator[list[int]]:
+    """Yield the batches of `token_batches`, the longest texts first, so that a lack of memory shows at once.
+
+    Args:
+        lengths: The number of tokens of each text.
+        max_tokens: The largest number of tokens in a batch.
+        progress: A progress bar, which advances by the texts of each batch once the next one is asked for.
+    """
+    for batch in reversed(token_batches(lengths, max_tokens)):
+        yield batch
+        if progress is not None:
+            progress.update(len(batch))

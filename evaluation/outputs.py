@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..command_line.progress import Progress
-from ..data.batching import token_batches
+from ..data.batching import longest_first
+from ..data.padded_inputs import padded_inputs
 from ..modeling.layer_vectors import LayerVectors
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 
@@ -55,13 +56,15 @@ def outputs_of(
     """
     layers = sorted(set(layers))
     lengths = [len(each["input_ids"]) for each in inputs]
+    names = [name for name in tokenizer.model_input_names if name != "attention_mask" and name in inputs[0]]
     logits: list[Any] = [None] * len(inputs)
     vectors = {layer: torch.zeros(len(inputs), model.config.hidden_size) for layer in layers}
     progress = Progress(f"Running on {what}", len(inputs), "text")
     with progress, evaluation_mode(model):
-        # The longest texts come first, so that a lack of memory shows at once.
-        for batch in reversed(token_batches(lengths, _MAX_TOKENS)):
-            padded = _padded([inputs[index] for index in batch], tokenizer)
+        for batch in longest_first(lengths, _MAX_TOKENS, progress):
+            padded = padded_inputs(
+                [{name: inputs[index][name] for name in names} for index in batch], tokenizer.pad_token_id
+            )
             found = LayerVectors(layers)
             outputs = model(
                 **{name: each.to(model.device) for name, each in padded.items()},
@@ -77,7 +80,6 @@ def outputs_of(
                     )
             for layer in layers:
                 vectors[layer][batch] = found[layer].float().cpu()
-            progress.update(len(batch))
     return Outputs(logits, vectors)
 
 
@@ -87,16 +89,3 @@ def _logits_of(outputs: Any, row: int, length: int) -> torch.Tensor:
         return both[:length].float().cpu()
     logits = outputs.logits[row].float().cpu()
     return logits[:length] if logits.dim() > 1 else logits
-
-
-def _padded(inputs: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Return the inputs (B, S) with padding on the right."""
-    longest = max(len(each["input_ids"]) for each in inputs)
-    padding = {"input_ids": tokenizer.pad_token_id or 0}
-    names = [name for name in tokenizer.model_input_names if name in inputs[0] and name != "attention_mask"]
-    padded = {
-        name: torch.tensor([[*each[name], *[padding.get(name, 0)] * (longest - len(each[name]))] for each in inputs])
-        for name in names
-    }
-    lengths = torch.tensor([[len(each["input_ids"])] for each in inputs])
-    return {**padded, "attention_mask": (torch.arange(longest) < lengths).long()}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..data.batching import token_batches
+from ..data.batching import longest_first
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from .heads import LEAVE_OUT, MASK, Head
 from .requests import Request
@@ -94,8 +94,7 @@ class Values:
         """Return the outputs of the head for each row."""
         found: list[Any] = [None] * len(rows)
         with evaluation_mode(self.head.model):
-            # The longest rows come first, so that a lack of memory shows at once.
-            for batch in reversed(token_batches([len(row.ids) for row in rows], self.max_tokens)):
+            for batch in longest_first([len(row.ids) for row in rows], self.max_tokens):
                 part = [rows[index] for index in batch]
                 for index, output in zip(batch, self.head.outputs(self._inputs(part), part), strict=True):
                     found[index] = output
@@ -129,7 +128,7 @@ class Values:
         ]
         lengths = [sum(len(row.ids) for row in asked[number][0].rows) for number, _, _ in copies]
         with evaluation_mode(self.head.model), torch.enable_grad(), _frozen(self.head.model):
-            for batch in reversed(token_batches(lengths, self.max_tokens)):
+            for batch in longest_first(lengths, self.max_tokens):
                 self._add_gradients(asked, [copies[index] for index in batch], found)
         for (request, _), tables in zip(asked, found, strict=True):
             for table in tables:

@@ -13,13 +13,13 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.batching import token_batches
+from ..data.batching import longest_first
 from ..modeling.pooling import POOLINGS
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from .exported_graph import ExportedGraph
-from .graphs import VECTORS, padded_inputs
+from .graphs import VECTORS, inputs_of
 from .loading import hub_options, load_exported
 from .similar_lengths import similar_lengths
 
@@ -152,7 +152,7 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         return _RecipeInGraph(**{**values, "after": asked.after[done:]}, graph_channels=self._graph_channels)
 
     def _run(self, ids: list[list[int]]) -> Any:
-        return self(**padded_inputs(ids, self.config.pad_token_id, self._inputs))
+        return self(**inputs_of(ids, self.config.pad_token_id, self._inputs))
 
     def _check_finite(self, vectors: torch.Tensor, name: Callable[[int], str]) -> None:
         if not (finite := vectors.isfinite().all(dim=1)).all():
@@ -164,10 +164,8 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         """Return the vectors of texts in float32; zero for a text without tokens."""
         channels = self._graph_channels or self.config.hidden_size * len(modes)
         vectors = torch.zeros(len(ids), channels, device=self.device)
-        # The longest texts come first, so that a lack of memory shows at once.
-        for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
+        for batch in longest_first([len(text) for text in ids], max_tokens, progress):
             vectors[batch] = self.encode_batch([ids[index] for index in batch], modes, skipped).to(vectors)
-            progress.update(len(batch))
         return vectors
 
     def encode_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line.extras import MissingLibraryError
+from ..data.padded_inputs import padded_inputs
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..modeling.calibration import calibration_of
 from ..modeling.feed_forward import MLP
@@ -121,7 +122,7 @@ def input_names(model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedToke
     return ("input_ids", "attention_mask", *(("token_type_ids",) if has_segments else ()))
 
 
-def padded_inputs(ids: Sequence[Sequence[int]], pad_token_id: int | None, names: Sequence[str]) -> dict[str, Any]:
+def inputs_of(ids: Sequence[Sequence[int]], pad_token_id: int | None, names: Sequence[str]) -> dict[str, Any]:
     """Return the inputs of a batch of texts, (B, S) each, with padding on the right.
 
     Args:
@@ -129,13 +130,9 @@ def padded_inputs(ids: Sequence[Sequence[int]], pad_token_id: int | None, names:
         pad_token_id: The id of padding; None for 0.
         names: The names of the inputs.
     """
-    longest = max(map(len, ids))
-    rows = [[*text, *[pad_token_id or 0] * (longest - len(text))] for text in ids]
-    real = [[1] * len(text) + [0] * (longest - len(text)) for text in ids]
-    inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(real)}
-    if "token_type_ids" in names:
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    return inputs
+    types = "token_type_ids" in names
+    rows = [{"input_ids": text, **({"token_type_ids": [0] * len(text)} if types else {})} for text in ids]
+    return padded_inputs(rows, pad_token_id)
 
 
 def sample_inputs(
@@ -148,7 +145,7 @@ def sample_inputs(
         ids: The token ids of each text.
         names: The names of the inputs.
     """
-    inputs = padded_inputs(ids, model.config.pad_token_id, names)
+    inputs = inputs_of(ids, model.config.pad_token_id, names)
     if "token_type_ids" in inputs:
         lengths = inputs["attention_mask"].sum(dim=1, keepdim=True)
         index = torch.arange(inputs["input_ids"].shape[1])

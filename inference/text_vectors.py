@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from ..data.batching import token_batches
+from ..data.batching import longest_first
 from ..modeling.cpu.prepacked import prepacked_for
 from ..modeling.packing import run_packed
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
@@ -124,15 +124,13 @@ class TextVectors(ABC):
         module: nn.Module = self.model
         tokens = sum(map(len, ids)) if self.model.device.type == "cpu" else 0
         with evaluation_mode(module), prepacked_for(module, tokens):
-            # The longest texts come first, so that a lack of memory shows at once.
-            for batch in reversed(token_batches([max(1, len(text)) for text in ids], max_tokens)):
+            for batch in longest_first([max(1, len(text)) for text in ids], max_tokens, progress):
                 computed = self.compute([ids[index] for index in batch], task, normalize)
                 for vectors, results in zip(computed, found, strict=True):
                     for index, vector in zip(batch, vectors, strict=True):
                         if not np.isfinite(values_of(vector)).all():
                             raise ValueError(f"The vectors of {name(index)} are not finite.")
                         results[index] = vector
-                progress.update(len(batch))
         return found
 
     def states(self, ids: list[list[int]]) -> torch.Tensor:

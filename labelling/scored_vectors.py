@@ -19,7 +19,7 @@ from ..bulk.rows import Chunk
 from ..bulk.vectors import Vectors
 from ..command_line import UsageError
 from ..conversion.source import Source
-from ..data.batching import token_batches
+from ..data.batching import longest_first
 from ..export.exported_graph import is_classifier
 from ..inference.device import choose_device, prepare
 
@@ -47,7 +47,7 @@ class ScoredVectors(Predictions):
         self._inputs.clear()
         columns = super().compute(chunk, tokens, progress)
         # The batches in the order of `Predictions`.
-        batches = reversed(token_batches([len(ids) for ids in tokens.ids], self.max_tokens))
+        batches = longest_first([len(ids) for ids in tokens.ids], self.max_tokens)
         rows = torch.zeros(len(chunk.good), self._channels)
         if self._inputs:
             places = torch.from_numpy(chunk.good).nonzero().squeeze(1)[[index for batch in batches for index in batch]]

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.batching import token_batches
 from ..data.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
+from ..data.padded_inputs import padded_inputs
 from ..data.windows import sentences
 from ..modeling import (
     SequenceEncoderForMultipleChoice,
@@ -97,10 +98,7 @@ def record_inputs(
 
 def _batches(ids: Sequence[Sequence[int]], pad_token_id: int | None) -> Iterator[dict[str, torch.Tensor]]:
     for batch in token_batches([len(text) for text in ids], _BATCH_TOKENS):
-        texts = [torch.tensor(ids[index]) for index in batch]
-        padded = nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=pad_token_id or 0)
-        mask = nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
-        yield {"input_ids": padded, "attention_mask": mask}
+        yield padded_inputs([{"input_ids": ids[index]} for index in batch], pad_token_id)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.padded_inputs import padded_inputs
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN
 from ..export import ExportedEncoder
 from ..export.exported_graph import ExportedHead, is_classifier
@@ -280,18 +281,14 @@ class ServedModel:
 
     def _padded(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """Return the inputs of models that make one prediction per row. They remove the padding themselves."""
-        longest = max(len(row.ids) for row in rows)
-        ids, types, mask = (np.zeros((len(rows), longest), dtype=np.int64) for _ in range(3))
-        for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = row.ids
-            mask[index, : len(row.ids)] = 1
-            if row.types is not None:
-                types[index, : len(row.types)] = row.types
-        inputs = {"input_ids": ids, "attention_mask": mask}
         # Exported models expect all inputs of their graph, and ignore others.
-        if isinstance(self.model, ExportedHead) or any(row.types is not None for row in rows):
-            inputs["token_type_ids"] = types
-        return {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+        typed = isinstance(self.model, ExportedHead) or any(row.types is not None for row in rows)
+        inputs = [
+            {"input_ids": row.ids, **({"token_type_ids": row.types or [0] * len(row.ids)} if typed else {})}
+            for row in rows
+        ]
+        padded = padded_inputs(inputs, self.model.config.pad_token_id)
+        return {name: tensor.to(self.device) for name, tensor in padded.items()}
 
     def _likely_tokens(self, rows: list[Row]) -> list[Any]:
         inputs = self._padded(rows)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.batching import token_batches
+from ...data.batching import longest_first
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, run_packed
 from .evaluation_mode import evaluation_mode
@@ -174,7 +174,7 @@ class MultiEncodingMixin(TextEncodingMixin):
         token_vectors = [torch.zeros(0, channels, device=device, dtype=prepared.dtype)] * len(ids)
         tokens = sum(map(len, ids)) if device.type == "cpu" else 0
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
-            for batch in reversed(token_batches([len(text) for text in ids], prepared.max_tokens)):
+            for batch in longest_first([len(text) for text in ids], prepared.max_tokens, progress):
                 found = self.encode_multi_batch([ids[i] for i in batch], prepared.recipe.pooling, prepared.skipped)
                 vectors[batch] = found.pooled.to(device)
                 for place, index in enumerate(batch):
@@ -183,7 +183,6 @@ class MultiEncodingMixin(TextEncodingMixin):
                     if asked[2]:
                         # A copy, since a part of a batch would keep all of it in memory.
                         token_vectors[index] = found.token_vectors[place].to(device, prepared.dtype, copy=True)
-                progress.update(len(batch))
         return vectors, weights, token_vectors
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.batching import token_batches
+from ...data.batching import longest_first
 from ...tokenizer.private_copy import lowercased, private_copy
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, moved, run_packed
@@ -199,11 +199,9 @@ class TextEncodingMixin(TextLengthMixin):
         vectors = torch.zeros(len(ids), model.config.hidden_size * len(modes), device=device, dtype=dtype)
         tokens = sum(len(text) for text in ids) if device.type == "cpu" else 0
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
-            # The longest texts come first, so that a lack of memory shows at once.
-            for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
+            for batch in longest_first([len(text) for text in ids], max_tokens, progress):
                 found = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
                 vectors.index_copy_(0, moved(torch.tensor(batch), device), found)
-                progress.update(len(batch))
         return vectors
 
     @torch.no_grad()
