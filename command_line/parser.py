@@ -141,7 +141,8 @@ class Command:
         typed = {options.get(part.partition("=")[0]) for part in arguments}
         if missing := [self.shown(each.name) for each in _required(kinds) if each.name not in typed]:
             place = ", before the options" if arguments and any(map(str.isupper, missing)) else ""
-            raise UsageError(f"{' and '.join(missing)} must be given{place}. {self.with_example}")
+            named = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+            raise UsageError(f"{named} must be given{place}. {self.with_example}")
         parser = _hf_argument_parser()(kinds, allow_abbrev=False, add_help=False)
         parser.error = _refuse
         # `argparse` fills in defaults only for what the namespace lacks, so what is still unset was not given.
@@ -169,9 +170,11 @@ class Command:
             UsageError: If the first argument is neither an option nor a settings file, and the command takes no others.
             OSError: If the settings file cannot be read.
         """
-        first = list(itertools.takewhile(lambda part: not part.startswith("-"), arguments))
+        first = list(itertools.takewhile(lambda part: not _is_option(part), arguments))
         rest = arguments[len(first) :]
-        if first and Path(first[0]).suffix in SETTINGS_FILES:
+        # A query may end in the name of a file.
+        named = first and Path(first[0]).suffix in SETTINGS_FILES
+        if named and ("query" not in self.positional or os.path.isfile(first[0])):
             return [*read_settings(Path(first[0])), *arguments[1:]]
         if len(first) > len(self.positional) and self.positional and self._takes_list(self.positional[-1]):
             return [f"--{self.positional[-1]}", *first, *rest]
