@@ -231,7 +231,11 @@ def _place_of(name: str) -> str | os.PathLike[str]:
 
 def _code(place: str | os.PathLike[str], config: Any) -> str | None:
     """Return whether the code beside a configuration is what the package wrote, in words."""
-    folder = place if os.path.isdir(place) else download(os.fspath(place), [*BUNDLE_FILES, CALIBRATION])
+    folder = (
+        place
+        if os.path.isdir(place)
+        else download(os.fspath(place), [*BUNDLE_FILES, CALIBRATION, "tokenizer_config.json"])
+    )
     return describe_code(Path(folder), config)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from ..version import package_version
 from .auto_classes import LEFT_OUT, TASK_MODELS, classes_in_folder, saved_class
 from .calibration_files import CALIBRATION
-from .code_bundle import BUNDLE_FILES, MARK
+from .code_bundle import BUNDLE_FILES, MARK, MODELING
 from .merged_code import Selection, merged_code
 from .module_list import MODULE_LIST
 from .partial_evaluation import Facts, table_text
@@ -199,12 +200,43 @@ def code_digest(texts: Mapping[str, str]) -> str:
 
 
 def describe_code(folder: Path, config: Any) -> str | None:
-    """Return whether the code in a folder is what the package wrote, in words; None if there is no code of the package.
+    """Return whether the code in a folder is what the package wrote, in words; None if there is no code.
 
     Args:
         folder: The folder of a saved model.
         config: Its configuration.
     """
+    others = ", ".join(_other_code(folder, config))
+    said = [
+        _describe_files(folder, config),
+        f"trust_remote_code=True also runs {others}; read it first" if others else None,
+    ]
+    return "; ".join(filter(None, said)) or None
+
+
+def _other_code(folder: Path, config: Any) -> list[str]:
+    """Return the classes that Auto classes and pipelines load from other files than those of the package."""
+    try:
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("auto_map")
+    except (OSError, ValueError, AttributeError):
+        tokenizer = None
+    named = [getattr(config, "auto_map", None), tokenizer, getattr(config, "custom_pipelines", None)]
+    # Transformers puts the repository before the names if it loads a configuration from the Hub.
+    own = (f"{MODELING}.", f"{config.name_or_path}--{MODELING}.")
+    return [name for name in dict.fromkeys(_texts(named)) if "." in name and not name.startswith(own)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
+
+
+def _describe_files(folder: Path, config: Any) -> str | None:
+    """Return whether the files are what the package wrote, in words; None if they are not of the package."""
     try:
         texts = {name: (folder / name).read_text(encoding="utf-8") for name in BUNDLE_FILES}
     except (OSError, ValueError):
@@ -219,4 +251,5 @@ def describe_code(folder: Path, config: Any) -> str | None:
     written = _VERSION.search(texts[BUNDLE_FILES[1]])
     if texts == saved_code(folder, config):
         return f"as version {package_version()} of the package, which is installed, writes it"
-    return f"unchanged since version {written[1] if written else 'unknown'} of the package wrote it"
+    version = written[1] if written else "unknown"
+    return f"other than the installed version writes; by its digest, unchanged since version {version} wrote it"

@@ -276,6 +276,18 @@ def test_edited_code_in_a_folder_is_found(tiny_config: Callable[..., Any], tmp_p
     assert inspect(tmp_path).code is None
 
 
+def test_code_in_other_files_is_named(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    SequenceEncoderForTokenClassification(tiny_config("bert")).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields["auto_map"]["AutoModel"] = "theirs.Model"
+    fields["custom_pipelines"]["token-classification"]["impl"] = "them/other--modeling_sequence_encoder.Pipeline"
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": [null, "words.Tokenizer"]}}')
+    said = str(inspect(tmp_path).code)
+    assert "which is installed, writes it; trust_remote_code=True also runs " in said
+    assert "theirs.Model, words.Tokenizer, them/other--modeling_sequence_encoder.Pipeline; read it first" in said
+
+
 def test_sizes_are_in_readable_units() -> None:
     def words(parameters: int) -> str:
         return in_words(Inspection("m", "BertModel", "bert", None, parameters=parameters).memory)
