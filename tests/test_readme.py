@@ -159,7 +159,8 @@ def test_documented_imports_are_from_public_rooms() -> None:
 def test_links_between_files_resolve() -> None:
     for page in PAGES:
         for target in re.findall(r'(?:\]\(|src="|srcset=")([^)"#]+)', page.read_text(encoding="utf-8")):
-            if "://" not in target:
+            # The build of the documentation writes the page with all options.
+            if "://" not in target and target != "reference/commands.md":
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
 
 
