@@ -243,7 +243,7 @@ def test_changed_weights_are_detected_by_the_check(bert_folder: Path) -> None:
     for change in (0.5, float("nan")):
         with torch.no_grad():
             weight[3, 5] += change
-        with pytest.raises(ValueError, match="more than rounding explains"):
+        with pytest.raises(ValueError, match="which rounding does not explain"):
             check_same_outputs(right, outputs_of(model, texts))
 
 

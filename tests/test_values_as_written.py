@@ -217,5 +217,5 @@ def test_a_folder_of_a_version_that_guessed_types_is_not_continued(model: Path, 
     settings = OutputFolder(tmp_path / "out", "embed").settings_file
     before = json.loads(settings.read_text())
     settings.write_text(json.dumps({name: value for name, value in before.items() if name != "reading of columns"}))
-    with pytest.raises(UsageError, match="an earlier version wrote it, which guessed the types of columns"):
+    with pytest.raises(UsageError, match="written by an earlier version, which guessed the types of columns"):
         embed(model, file, tmp_path / "out", columns=["value"])

@@ -108,7 +108,7 @@ def test_an_index_takes_only_its_own_kind_of_model(
     with pytest.raises(UsageError, match="late does not have sparse vectors, as the index does"):
         index.search("owl")
     (tmp_path / "texts.txt").write_text("a dog\n")
-    with pytest.raises(UsageError, match="do not have length 1, and an index compares cosines; pass --normalize"):
+    with pytest.raises(UsageError, match="do not have length 1, but an index compares cosines; pass --normalize"):
         index_corpus(vector_folders["plain"], tmp_path / "texts.txt", tmp_path / "index")
     index_corpus(vector_folders["plain"], tmp_path / "texts.txt", tmp_path / "index", normalize=True)
     assert [hit.text for hit in SearchIndex(tmp_path / "index").search("dog", mode="vector")] == ["a dog"]

@@ -57,7 +57,10 @@ def _named_like_checkpoints(folder: Path) -> list[Path]:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    entries = list(folder.iterdir())
+    try:
+        entries = list(folder.iterdir())
+    except FileNotFoundError:  # The run that owns the folder has just removed it.
+        return False
     return not entries or any(_is_written(path, _WRITTEN) for path in entries)
 
 
