@@ -35,3 +35,9 @@ def check_written_for(config: Any) -> None:
                 f"The code in this folder only computes models with {name}={value!r}, got {getattr(config, name)!r}. "
                 "For other models, install sequence-encoder and import sequence_encoder."
             )
+    # The window of code without sliding layers is None, with which these would attend to all tokens.
+    if "sliding_window" in WRITTEN_FOR and "sliding_attention" in config.layer_types:
+        raise ValueError(
+            "The code in this folder only computes models without sliding_attention in layer_types. For other models, "
+            "install sequence-encoder and import sequence_encoder."
+        )

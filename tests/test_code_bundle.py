@@ -158,16 +158,17 @@ def test_another_architecture_than_the_saved_one_is_refused(saved: Path, without
     code = """
 import json, transformers
 found = []
-for other in ({"norm": "rms_norm"}, {"norm_placement": "pre"}):
+for other in ({"norm": "rms_norm"}, {"norm_placement": "pre"}, {"layer_types": ["sliding_attention"]}):
     try:
         transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, **other)
     except ValueError as error:
         found.append(str(error))
 print(json.dumps(found))
 """
-    norm, placement = without_package(code, saved / "AutoModel")
+    norm, placement, layers = without_package(code, saved / "AutoModel")
     assert "only computes models with norm='layer_norm', got 'rms_norm'" in norm
     assert "only computes models with norm_placement='post', got 'pre'" in placement
+    assert "only computes models without sliding_attention in layer_types" in layers
     assert "install sequence-encoder" in norm
 
 
