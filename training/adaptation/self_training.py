@@ -103,23 +103,23 @@ def spread_labels(
     """
     start = log_softmax(linear.astype(np.float64))
     if names is not None:
-        start = log_softmax(start + _by_names(by_vectors(vectors, names)(np.arange(vectors.shape[1]), None)))
+        start = log_softmax(start + _by_names(_cosines(vectors, names)))
     return _learned(vectors, _counts_of(ids), start, known)
 
 
 def by_vectors(vectors: Array, names: Array) -> Similarities:
-    """Return the cosines of texts (N, D) and names (C, D)."""
-
-    def similarities(channels: Array, wording: int | None) -> Array:
-        texts, classes = vectors[:, channels], names[:, channels]
-        return np.asarray(_unit(texts - texts.mean(0)) @ _unit(classes - classes.mean(0)).T)
-
-    return similarities
+    """Return the cosines of the vectors of texts (N, D) and names (C, D), whatever the wording."""
+    return lambda channels, wording: _cosines(vectors[:, channels], names[:, channels])
 
 
 def by_wordings(scores: Array) -> Similarities:
     """Return the scores (2, N, C) of one of two wordings, or their mean, whatever the channels."""
     return lambda channels, wording: scores.mean(0) if wording is None else scores[wording]
+
+
+def _cosines(vectors: Array, names: Array) -> Array:
+    """Return the cosines (N, C) of vectors (N, D) and (C, D), each centred on its mean."""
+    return np.asarray(_unit(vectors - vectors.mean(0)) @ _unit(names - names.mean(0)).T)
 
 
 def _by_names(similarity: Array) -> Array:
