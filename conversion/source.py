@@ -54,12 +54,12 @@ class Source:
 
     @cached_property
     def is_exported(self) -> bool:
-        """Whether it is a model that `export` has written."""
+        """Whether `sequence-encoder export` wrote this model."""
         return is_exported(self.folder)
 
     @property
     def identity(self) -> str:
-        """What identifies its content: its commit on the Hub, or a digest of the files in its folder.
+        """What identifies the content of the checkpoint: its commit on the Hub, or a digest of the files in its folder.
 
         Raises:
             OSError: If a file cannot be read.
@@ -80,11 +80,11 @@ class Source:
 
     @cached_property
     def remote_code(self) -> RemoteCodeCheckpoint | None:
-        """What is known about it if its code is on the Hub, see `find_remote_code`."""
+        """The result of `find_remote_code`: how to convert a checkpoint whose code is only on the Hub, or None."""
         return find_remote_code(self.place)
 
     def load_original(self, base_model: bool = False) -> PreTrainedModel:
-        """Load it as a model of its own family, or convert it if the code of its family is on the Hub.
+        """Load the checkpoint as a model of its own family. If the code of that family is only on the Hub, convert it.
 
         Args:
             base_model: Whether to load only the encoder.
@@ -97,7 +97,7 @@ class Source:
         return load_checkpoint(self.place, base_model) if found is None else convert_remote_code(found, base_model)
 
     def load(self, base_model: bool = False) -> SequenceEncoderPreTrainedModel:
-        """Load it as a model of this package, converted if it belongs to a family that `convert` supports.
+        """Load the checkpoint as a model of this package. Other families are converted, if `convert` supports them.
 
         A `TaskAdapter` is loaded as a classifier, and a peft adapter is merged into its base model. The configuration
         of a cross-encoder states its activation.
@@ -124,11 +124,11 @@ class Source:
         return cast(SequenceEncoderPreTrainedModel, loaded)
 
     def tokenizer_for(self, model: PreTrainedModel | SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:
-        """Load the tokenizer of a model that was loaded from here.
+        """Load the tokenizer, and check that it fits a model of this checkpoint.
 
         Raises:
-            UsageError: If there is none.
-            ValueError: If it does not fit the model.
+            UsageError: If the checkpoint has no tokenizer.
+            ValueError: If the tokenizer does not fit the model.
         """
         tokenizer = load_tokenizer(self.encoder, cast(Any, model))
         if tokenizer is None:

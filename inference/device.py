@@ -1,4 +1,4 @@
-"""Where and in which dtype models compute: the one place that chooses a device."""
+"""Chooses the device and the dtype for inference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .optimizing import optimize_for_inference
 
 
 def best_device() -> torch.device:
-    """Return this process's GPU or other accelerator, or the CPU if there is none."""
+    """Return the accelerator of this process, or the CPU if the machine has no accelerator."""
     if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()) is not None:
         process = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0)))
         return torch.device(found.type, process % torch.accelerator.device_count())

@@ -37,8 +37,7 @@ def entailments(name: str, texts: Sequence[str], classes: ClassNames, labels: Se
         args: The arguments of the training: the device, the batch size and whether to show progress.
 
     Raises:
-        UsageError: If it is no model for natural language inference.
-        ValueError: If it cannot be converted.
+        UsageError: If the model cannot be loaded, or is not made for natural language inference.
     """
     from transformers import ZeroShotClassificationPipeline
 
