@@ -7,10 +7,10 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from . import modeling
+from .cards.card import card_to_push
+from .cards.sections import trim_card
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
-from .hub.card import card_to_push
-from .hub.card_sections import trim_card
 from .inference.registration import install_pipelines
 from .modeling import (
     SequenceEncoderForMaskedLM,

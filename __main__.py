@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("conversion.arguments:CONVERT", "conversion.command:convert_command"),
     "export": ("export.arguments:EXPORT", "export.command:export"),
     "quantize": ("quantization.arguments:QUANTIZE", "quantization.command:quantize_checkpoint"),
-    "calibrate": ("evaluation.calibration_arguments:CALIBRATE", "evaluation.calibrate_command:calibrate_checkpoint"),
+    "calibrate": ("evaluation.calibration.arguments:CALIBRATE", "evaluation.calibration.command:calibrate_checkpoint"),
     "evaluate": ("evaluation.arguments:EVALUATE", "evaluation.evaluate_command:evaluate_checkpoint"),
     "inspect": ("conversion.arguments:INSPECT", "conversion.inspect_command:inspect"),
     "embed": ("bulk.arguments:EMBED", "bulk.commands:embed"),

@@ -20,7 +20,7 @@ from .results import Tokens, count_truncated
 from .rows import Chunk
 
 if TYPE_CHECKING:
-    from ..inference.text_vectors import TextVectors
+    from ..vectors.text_vectors import TextVectors
 
 # Rows to compute before their vectors are stored in columns. Storing a whole chunk at once would double the memory.
 _ROWS = 1024

@@ -14,11 +14,11 @@ from ..data.vector_kinds import DENSE
 from ..export import ExportedEncoder
 from ..export.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..inference.device import choose_device, prepare
-from ..inference.retrieval_vectors import retrieval_vectors
-from ..inference.text_vectors import TextVectors
 from ..inference.uses import use_of
-from ..inference.vector_kinds import text_vectors_of
 from ..modeling import SequenceEncoderForSequenceClassification
+from ..vectors.retrieval_vectors import retrieval_vectors
+from ..vectors.text_vectors import TextVectors
+from ..vectors.vector_kinds import text_vectors_of
 
 
 def load_encoder(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ..hub.card_sections import example_of, replace_section
+from ..cards.sections import example_of, replace_section
 from ..modeling import SequenceEncoderPreTrainedModel
 
 _TEXT = """\

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..command_line.lazy_exports import lazy_exports
 
 _MODULES = {
-    "CalibrationReport": "calibrating",
+    "CalibrationReport": "calibration.calibrating",
     "Evaluation": "evaluating",
-    "calibrate": "calibrating",
+    "calibrate": "calibration.calibrating",
     "correct_label_shift": "label_correction",
     "evaluate": "evaluating",
     "match_label_shares": "label_correction",

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .calibration.scaling import fit_temperature, single_label_loss
 from .judging import Judged
-from .scaling import fit_temperature, single_label_loss
 
 # The estimate that the report shows first, where it exists, and else the next one.
 PREFERRED = ("thresholds_and_transport", "thresholded_confidence")

@@ -11,9 +11,9 @@ import numpy as np
 from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.progress import Progress, counted_by
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
 from ..tasks.arguments import ExampleArguments
-from .calibrating import labels_of
+from .calibration.calibrating import labels_of
 from .estimates import estimates_of
 from .examples import Examples, read_examples, task_of
 from .findings import FileEvaluation, Findings

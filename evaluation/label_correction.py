@@ -15,11 +15,11 @@ import torch
 from ..command_line import UsageError
 from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import label_of
-from .calibrating import labels_of
+from .calibration.calibrating import labels_of
+from .calibration.scaling import calibrates_logits, scale_outputs
 from .examples import read_examples, task_of
 from .label_shift import LabelShift
 from .predicting import predict
-from .scaling import calibrates_logits, scale_outputs
 
 _ROUNDS = 500
 _TINY = 1e-12

@@ -14,7 +14,7 @@ import torch
 from ..command_line.progress import Progress
 from ..data.batching import longest_first
 from ..data.padded_inputs import padded_inputs
-from ..modeling.layer_vectors import LayerVectors
+from ..modeling.calibration.layer_vectors import LayerVectors
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 
 _MAX_TOKENS = 4096

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
 from .outputs import outputs_of
 
 

@@ -13,8 +13,8 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+from ..cards.calibration_section import NOUNS
 from ..command_line.counts import counted
-from ..hub.calibration_section import NOUNS
 from ..saving.staged_files import staged
 from ..saving.whole_folders import check_writable
 from . import charts

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..modeling.calibrated_entities import kinds_of, probabilities_of_kinds
-from ..modeling.calibration import PredictionSets
-from .calibrating import encoded_rows
+from ..modeling.calibration.calibration import PredictionSets
+from ..modeling.calibration.entities import kinds_of, probabilities_of_kinds
+from .calibration.calibrating import encoded_rows
+from .calibration.fitting_answers import in_set, questions_of
+from .calibration.fitting_entities import find_entities
 from .examples import Examples
-from .fitting_answers import in_set, questions_of
-from .fitting_entities import find_entities
 from .judging import Judged
 from .predicting import Predictions
 

@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
-from ..hub.card import TASKS, auto_class_of
-from ..hub.card_rules import check_card
+from ..cards.card import TASKS, auto_class_of
+from ..cards.rules import check_card
 from ..saving.model_files import save_card
 from .comparison import ExportCheck
 from .requirements import FORMATS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..cards.inherited_fields import inherited_card_fields
 from ..conversion.source import Source
-from ..hub.passed_on import inherited_card_fields
 from ..saving.whole_folders import check_replaceable
 from .arguments import ExportArguments
 from .comparison import ExportCheck

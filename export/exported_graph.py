@@ -17,8 +17,8 @@ from transformers.utils import ModelOutput
 
 from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderForSequenceClassification
-from ..modeling.calibration import Calibration, read_calibration
-from ..modeling.layer_vectors import LAYER_VECTORS
+from ..modeling.calibration.calibration import Calibration, read_calibration
+from ..modeling.calibration.layer_vectors import LAYER_VECTORS
 from ..modeling.text_encoding.text_length import TextLengthMixin
 from .loading import hub_options, load_exported
 from .similar_lengths import similar_lengths

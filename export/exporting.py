@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ..cards.inherited_fields import inherited_card_fields
 from ..command_line.progress import Steps
 from ..conversion.command import SAMPLES, in_float32
 from ..conversion.peft_adapters import check_merged
-from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..modeling.text_encoding.recipe_files import write_recipe

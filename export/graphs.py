@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line.extras import MissingLibraryError
 from ..data.padded_inputs import padded_inputs
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
+from ..modeling.calibration.layer_vectors import LAYER_VECTORS, LayerVectors
 from ..modeling.feed_forward import MLP
-from ..modeling.layer_vectors import LAYER_VECTORS, LayerVectors
 from ..modeling.pooling import POOLINGS
 from ..modeling.quantized.eight_bit_graph import EightBitProduct
 from ..modeling.quantized.eight_bit_linear import EightBitLinear

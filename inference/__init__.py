@@ -1,8 +1,7 @@
-"""Inference with fine-tuned models, and its speed."""
+"""Pipelines, and the device and dtype of inference."""
 
 from .infilling_pipeline import InfillingPipeline
 from .optimizing import optimize_for_inference
 from .question_answering import QuestionAnsweringPipeline
-from .unpadded import unpad_inputs
 
-__all__ = ["InfillingPipeline", "QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"]
+__all__ = ["InfillingPipeline", "QuestionAnsweringPipeline", "optimize_for_inference"]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..modeling.calibrated_outputs import check_refusal
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
+from ..modeling.calibration.outputs import check_refusal
 
 
 class CalibratedPipelineMixin:

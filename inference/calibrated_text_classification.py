@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.pipelines.text_classification import TextClassificationPipeline
 
-from ..modeling.calibrated_outputs import labels_in_sets, with_p_values
+from ..modeling.calibration.outputs import labels_in_sets, with_p_values
 from .calibrated_pipeline import CalibratedPipelineMixin
 
 # `Any`, because the parameters differ from those of the base class.

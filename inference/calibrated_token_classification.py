@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
 
-from ..modeling.calibrated_entities import kinds_of, probabilities_of_kinds
-from ..modeling.calibrated_outputs import labels_in_sets, p_values_of, vectors_for
+from ..modeling.calibration.entities import kinds_of, probabilities_of_kinds
+from ..modeling.calibration.outputs import labels_in_sets, p_values_of, vectors_for
 from .calibrated_pipeline import CalibratedPipelineMixin
 
 # `Any`, because the parameters differ from those of the base class.

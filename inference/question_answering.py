@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 from transformers.pipelines.base import ChunkPipeline
 
-from ..modeling.calibrated_outputs import check_refusal, refuse_uncalibrated, with_p_values
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
+from ..modeling.calibration.outputs import check_refusal, refuse_uncalibrated, with_p_values
 from ..saving.written_for import CALIBRATED
 from ..tokenizer.private_copy import private_copy
 

@@ -5,7 +5,7 @@ from typing import Any
 from transformers.pipelines.text_classification import TextClassificationPipeline
 from transformers.pipelines.token_classification import TokenClassificationPipeline
 
-from ..modeling.calibrated_outputs import refuse_uncalibrated
+from ..modeling.calibration.outputs import refuse_uncalibrated
 
 # `Any`, because the parameters differ from those of the base classes.
 _TextClassificationPipeline: Any = TextClassificationPipeline

@@ -16,7 +16,7 @@ from ..saving.loading import SafeModelLoadingMixin
 from ..saving.saved_code import complete_code
 from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, check_written_for
 from .attention.self_attention import SelfAttention
-from .calibration import calibration_of, read_calibration
+from .calibration.calibration import calibration_of, read_calibration
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
 from .prepacking import PrepackingMixin

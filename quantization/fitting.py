@@ -10,7 +10,7 @@ from torch import nn
 
 from ..modeling.quantized.eight_bit_embedding import EightBitEmbedding
 from ..modeling.quantized.eight_bit_linear import HIGHEST, LOWEST, EightBitLinear
-from .calibration import Inputs
+from .input_ranges import Inputs
 
 # How much of the range of a channel moves from its input to its weight (α of SmoothQuant).
 _SMOOTHING = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9)

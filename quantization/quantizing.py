@@ -20,8 +20,13 @@ from ..modeling.quantized.eight_bit_config import EightBitConfig
 from ..modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from ..modeling.quantized.eight_bit_quantizer import EightBitQuantizer
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
-from .calibration import default_texts, mean_cosine, outputs_of, record_inputs
 from .fitting import fit_embedding, fit_linear
+from .input_ranges import (
+    default_texts,
+    mean_cosine,
+    outputs_of,
+    record_inputs,
+)
 
 logger = logging.get_logger(__name__)
 

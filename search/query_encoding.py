@@ -11,7 +11,7 @@ from ..command_line.progress import Progress
 from ..conversion.source import Source
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY
 from ..inference.device import choose_device
-from ..inference.text_vectors import TextVectors
+from ..vectors.text_vectors import TextVectors
 
 
 class QueryEncoding(NamedTuple):

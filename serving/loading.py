@@ -17,9 +17,9 @@ from ..export import ExportedEncoder
 from ..export.exported_encoder import is_encoder
 from ..export.exported_graph import is_classifier, load_exported_head
 from ..inference.device import choose_device, prepare
-from ..inference.retrieval_vectors import retrieval_vectors
 from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
+from ..vectors.retrieval_vectors import retrieval_vectors
 from .served_model import ServedModel
 
 

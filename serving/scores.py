@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..modeling.calibrated_outputs import labels_in_sets
-from ..modeling.calibration import Calibration
+from ..modeling.calibration.calibration import Calibration
+from ..modeling.calibration.outputs import labels_in_sets
 
 
 def probabilities(logits: np.ndarray[Any, Any], several: bool) -> np.ndarray[Any, Any]:

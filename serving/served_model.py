@@ -18,7 +18,6 @@ from ..data.padded_inputs import padded_inputs
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN
 from ..export import ExportedEncoder
 from ..export.exported_graph import ExportedHead, is_classifier
-from ..inference.text_vectors import TextVectors
 from ..inference.uses import use_of
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -26,12 +25,13 @@ from ..modeling import (
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
-from ..modeling.calibrated_outputs import with_p_values
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
+from ..modeling.calibration.outputs import with_p_values
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from ..tokenizer.private_copy import lowercased, private_copy
+from ..vectors.text_vectors import TextVectors
 
 EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"
 RERANK, PREDICT, FILL_MASK = "rerank", "predict", "fill_mask"

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import BeforeValidator, Field
 
 from ..data.vector_kinds import DOCUMENT, QUERY
-from ..modeling.calibrated_outputs import check_refusal
+from ..modeling.calibration.outputs import check_refusal
 from ..version import __version__
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors

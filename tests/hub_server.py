@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from sequence_encoder.hub.card_rules import check_card
+from sequence_encoder.cards.rules import check_card
 from sequence_encoder.tests.hub_repositories import Commit, File, Repository, is_large
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.hub.card import Training
+from sequence_encoder.cards.card import Training
 from sequence_encoder.tests.adaptation_runs import run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.cards import complete
 from sequence_encoder.training.adaptation.report import Result, Results

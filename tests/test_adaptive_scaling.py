@@ -28,10 +28,15 @@ from sequence_encoder import (
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.evaluation import calibrate, correct_label_shift
-from sequence_encoder.evaluation.adaptive_scaling import AdaptiveScaling, fit_adaptive
-from sequence_encoder.evaluation.scaling import LinearScaling, fit_temperature, multi_label_loss, single_label_loss
-from sequence_encoder.modeling.calibration import calibration_of
-from sequence_encoder.modeling.heads.logit_calibration import calibrated_logits
+from sequence_encoder.evaluation.calibration.adaptive_scaling import AdaptiveScaling, fit_adaptive
+from sequence_encoder.evaluation.calibration.scaling import (
+    LinearScaling,
+    fit_temperature,
+    multi_label_loss,
+    single_label_loss,
+)
+from sequence_encoder.modeling.calibration.calibration.calibration import calibration_of
+from sequence_encoder.modeling.calibration.calibration.logit_calibration import calibrated_logits
 from sequence_encoder.tests.calibrated_models import (
     HOME,
     TEMPERATURE,

@@ -15,12 +15,13 @@ from transformers import AutoModelForSequenceClassification
 
 from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
-from sequence_encoder.evaluation import calibrate, calibrating
-from sequence_encoder.hub import model_card
-from sequence_encoder.hub.calibration_section import card_section
-from sequence_encoder.hub.card_sections import replace_section
-from sequence_encoder.modeling.calibration import calibration_of
-from sequence_encoder.modeling.layer_vectors import LayerVectors
+from sequence_encoder.cards import model_card
+from sequence_encoder.cards.calibration_section import card_section
+from sequence_encoder.cards.sections import replace_section
+from sequence_encoder.evaluation import calibrate
+from sequence_encoder.evaluation.calibration import calibrating
+from sequence_encoder.modeling.calibration.calibration.calibration import calibration_of
+from sequence_encoder.modeling.calibration.calibration.layer_vectors import LayerVectors
 from sequence_encoder.saving.model_files import is_unedited, save_card
 from sequence_encoder.tests.calibrated_models import (
     AWAY,

@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer
-from sequence_encoder.hub.card import MARKER, Training, model_card
-from sequence_encoder.hub.card_rules import check_card
-from sequence_encoder.hub.section_marks import section_marks
+from sequence_encoder.cards.card import MARKER, Training, model_card
+from sequence_encoder.cards.rules import check_card
+from sequence_encoder.cards.section_marks import section_marks
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 

@@ -24,7 +24,6 @@ from sequence_encoder import (
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion import convert
-from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.training.adaptation.arguments import AdaptedModelArguments
 from sequence_encoder.training.adaptation.encoder import encoder_of
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
@@ -32,6 +31,7 @@ from sequence_encoder.training.adaptation.reading import read_examples
 from sequence_encoder.training.adaptation.run import Adaptation, AdaptationArguments
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 from sequence_encoder.training.encoders import pooling_fields
+from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 st = pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")
 from sentence_transformers.sentence_transformer import modules as models  # noqa: E402

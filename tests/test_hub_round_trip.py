@@ -14,10 +14,10 @@ import torch
 import transformers
 
 from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter, convert
-from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.tests.hub_client import ClientError, HubClient, outputs
 from sequence_encoder.tests.hub_repositories import LARGE_SIZE
 from sequence_encoder.tests.hub_server import Hub
+from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 Build = Callable[..., Any]
 Outputs = list[list[Any]]

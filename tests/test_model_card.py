@@ -15,9 +15,14 @@ from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.cards.card import (
+    TASKS,
+    TEMPLATE,
+    Training,
+    model_card,
+)
+from sequence_encoder.cards.rules import check_card
 from sequence_encoder.configuration import PRESETS
-from sequence_encoder.hub.card import TASKS, TEMPLATE, Training, model_card
-from sequence_encoder.hub.card_rules import check_card
 from sequence_encoder.saving.auto_classes import AUTO_MODELS
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
 

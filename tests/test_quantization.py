@@ -25,9 +25,9 @@ from sequence_encoder import (
     convert,
 )
 from sequence_encoder.__main__ import main
+from sequence_encoder.cards.card import model_card
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.inspection import inspect
-from sequence_encoder.hub.card import model_card
 from sequence_encoder.inference import optimize_for_inference
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer, convert
-from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 Build = Callable[..., Any]
 PACKAGE = Path(sequence_encoder.__file__).parent

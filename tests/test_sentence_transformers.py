@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, SequenceEncoderTokenizer
-from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedModel, Trainer, pipeline
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter, TaskAdapterConfig
-from sequence_encoder.hub.card import model_card
+from sequence_encoder.cards.card import model_card
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 Build = Callable[..., Any]

@@ -28,10 +28,10 @@ from sequence_encoder.bulk.models import kind_of, load_text_vectors  # noqa: E40
 from sequence_encoder.command_line import UsageError  # noqa: E402
 from sequence_encoder.conversion.source import Source  # noqa: E402
 from sequence_encoder.inference.device import choose_device  # noqa: E402
-from sequence_encoder.inference.text_vectors import TextVectors  # noqa: E402
-from sequence_encoder.inference.vector_recipes import read_token_recipe  # noqa: E402
 from sequence_encoder.tests.corpus_runs import table_of  # noqa: E402
 from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
+from sequence_encoder.vectors.recipes import read_token_recipe  # noqa: E402
+from sequence_encoder.vectors.text_vectors import TextVectors  # noqa: E402
 
 Reference = Callable[..., list[np.ndarray]]
 EXPANSION = {"strategy": "min", "attend": True, "length": 12}
@@ -95,7 +95,7 @@ def test_long_texts_are_pooled_in_parts(
     vectors = load(vector_folders[name])
     ids = vectors.reader("document").tokenize(TEXTS)["input_ids"]
     (expected,) = vectors.compute(ids, "document")
-    monkeypatch.setattr("sequence_encoder.inference.sparse_vectors._LOGITS", 7 * vectors.channels("sparse"))
+    monkeypatch.setattr("sequence_encoder.vectors.sparse_vectors._LOGITS", 7 * vectors.channels("sparse"))
     parts: list[int] = []
     pooled = vectors._pooled  # type: ignore[attr-defined]
 

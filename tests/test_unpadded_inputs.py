@@ -11,7 +11,7 @@ import torch
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderTokenizer
-from sequence_encoder.inference import unpad_inputs
+from sequence_encoder.vectors import unpad_inputs
 
 pytest.importorskip("sentence_transformers.multi_vector_encoder", reason="needs sentence-transformers 6")
 

@@ -11,7 +11,13 @@ from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
-from ..hub.card import MARKER, TASKS, Training, auto_class_of, model_card
+from ..cards.card import (
+    MARKER,
+    TASKS,
+    Training,
+    auto_class_of,
+    model_card,
+)
 from ..saving.model_files import save_card
 from ..saving.saved_code import write_code
 from .hardware import device_name

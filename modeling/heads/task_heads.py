@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.written_for import CALIBRATED
 from ..attention.masks import real_tokens
+from ..calibration.logit_calibration import calibrated_logits
 from ..checks import batch_shape, check_shapes
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
@@ -33,7 +34,6 @@ from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .earlier_names import EarlierNamesMixin
-from .logit_calibration import calibrated_logits
 from .losses import (
     multiple_choice_loss,
     question_answering_loss,

@@ -14,7 +14,7 @@ from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import MAX_LENGTH, OVERWRITE, REPORT_TO, SEED, TRUE_OR_FALSE, option
 from ...command_line.parser import Command, check_used
-from ...evaluation.calibration_arguments import CALIBRATED_TASKS
+from ...evaluation.calibration.arguments import CALIBRATED_TASKS
 from .examples.arguments import TaskDataArguments
 from .tasks import HEAD_TASKS, TASKS, WRITING_TASKS
 from .tuning import TUNINGS

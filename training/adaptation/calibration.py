@@ -10,9 +10,14 @@ import torch
 import transformers
 
 from ...command_line import UsageError
-from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples, encoded_rows
-from ...evaluation.calibration_arguments import CALIBRATED_TASKS, COVERAGES
-from ...evaluation.choice_of_scaling import KEEP_PREDICTIONS
+from ...evaluation.calibration.arguments import CALIBRATED_TASKS, COVERAGES
+from ...evaluation.calibration.calibrating import (
+    CalibrationReport,
+    calibrate_encoded,
+    check_examples,
+    encoded_rows,
+)
+from ...evaluation.calibration.choice_of_scaling import KEEP_PREDICTIONS
 from .cross_validation import LEAST_TO_CHOOSE, out_of_fold
 from .report import Results
 from .run import Adaptation

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ...cards.card import Training
 from ...command_line.counts import counted
-from ...hub.card import Training
 from .baselines import BASELINES
 from .report import Results
 

@@ -21,7 +21,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ...command_line.console import show_table
 from ...command_line.counts import counted
-from ...evaluation.scaling import fit_temperature, multi_label_loss, single_label_loss
+from ...evaluation.calibration.scaling import fit_temperature, multi_label_loss, single_label_loss
 from ...saving.whole_folders import write_atomically
 from ..checkpoints import train_with_cleanup
 from .linear_head import loss_of

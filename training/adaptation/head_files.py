@@ -8,12 +8,12 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...cards.card import TASKS as CARD_TASKS
+from ...cards.card import Training, model_card
 from ...command_line.quiet import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.peft_adapters import merge_adapter
 from ...conversion.task_adapters import classifier_of
-from ...hub.card import TASKS as CARD_TASKS
-from ...hub.card import Training, model_card
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
 from ...tasks import HeadTask

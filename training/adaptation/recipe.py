@@ -19,8 +19,8 @@ from transformers import set_seed
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
-from ...evaluation.calibrate_command import add_to_card
-from ...evaluation.calibrating import CalibrationReport
+from ...evaluation.calibration.calibrating import CalibrationReport
+from ...evaluation.calibration.command import add_to_card
 from ...evaluation.label_errors import FILE, LabelErrors
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import FILES_WITH_TEXTS, model_files

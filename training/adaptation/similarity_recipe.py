@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from ...cards.card import Training
 from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...command_line.quiet import new_head, without_bars_of
-from ...hub.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of

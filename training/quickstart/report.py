@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ...hub.card import Training, model_card
+from ...cards.card import Training, model_card
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of
 from ..hardware import device_name, peak_memory

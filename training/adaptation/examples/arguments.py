@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ....command_line import UsageError
 from ....command_line.options import DATASET_CONFIG_NAME, LABEL_NAMES_FILE, option
-from ....evaluation.calibration_arguments import CALIBRATION_FILE
+from ....evaluation.calibration.arguments import CALIBRATION_FILE
 from ....tasks.arguments import ExampleArguments
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .packing import moved
-from .pooling import mean_of_tokens
+from ..packing import moved
+from ..pooling import mean_of_tokens
 
 # The output of an exported model with the vectors that its calibration needs.
 LAYER_VECTORS = "layer_vectors"

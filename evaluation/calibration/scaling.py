@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..modeling import SequenceEncoderForSequenceClassification
+from ...modeling import SequenceEncoderForSequenceClassification
 
 _TINY = 1e-6
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -12,9 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..command_line import UsageError
-from ..modeling.heads.logit_calibration import adaptive_temperatures, divided_by_temperatures, log_entropies
-from .scaling import Loss, fit_temperature, minimise, multi_label_loss
+from ...command_line import UsageError
+from ...modeling.calibration.logit_calibration import adaptive_temperatures, divided_by_temperatures, log_entropies
+from .scaling import (
+    Loss,
+    fit_temperature,
+    minimise,
+    multi_label_loss,
+)
 
 _DIGITS = 6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..modeling.calibration import Calibration
+from ..modeling.calibration.calibration import Calibration
 from ..saving.calibration_files import CALIBRATION_PICTURE
 
 _NAMES = {

@@ -15,11 +15,11 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..modeling.calibration import calibration_of
+from ..modeling.calibration.calibration import calibration_of
 from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
 from .architecture_in_words import describe_architecture
 from .calibration_section import card_section
-from .card_rules import check_card
+from .rules import check_card
 from .section_marks import section_marks, without_section
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"

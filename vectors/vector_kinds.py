@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .recipes import read_settings
 from .sparse_vectors import SparseVectors
 from .text_vectors import TextVectors
 from .token_vectors import TokenVectors
-from .vector_recipes import read_settings
 
 # By the type that sentence-transformers states in the settings of a folder.
 _ENCODERS: dict[str, type[TextVectors]] = {"SparseEncoder": SparseVectors, "MultiVectorEncoder": TokenVectors}

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import logging
 
-from ..saving.calibration_files import CALIBRATION, CALIBRATION_TENSORS
-from ..saving.optional_files import optional_files
+from ...saving.calibration_files import CALIBRATION, CALIBRATION_TENSORS
+from ...saving.optional_files import optional_files
 
 logger = logging.get_logger(__name__)
 

@@ -9,9 +9,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..command_line.progress import Progress, counted_by
+from ...command_line.progress import Progress, counted_by
 from .adaptive_scaling import fit_adaptive
-from .scaling import Loss, Scaling, fit_temperature, fit_vector
+from .scaling import (
+    Loss,
+    Scaling,
+    fit_temperature,
+    fit_vector,
+)
 
 FOLDS = 5
 Fit = Callable[[torch.Tensor, torch.Tensor, Loss], Scaling]

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..command_line import UsageError
-from ..modeling.calibration import PredictionSets, check_coverage
+from ...command_line import UsageError
+from ...modeling.calibration.calibration import PredictionSets, check_coverage
+from ..outputs import Outputs
 from .choice_of_scaling import choose_scaling
-from .outputs import Outputs
 from .reliability import Confidences
 from .scaling import Scaling, multi_label_loss, single_label_loss
 

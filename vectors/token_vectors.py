@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.vector_kinds import QUERY, TOKEN
 from ..modeling.text_encoding.embedding_recipe import Normalize
+from .recipes import TokenRecipe, read_token_recipe
 from .text_vectors import TextVectors
-from .vector_recipes import TokenRecipe, read_token_recipe
 
 
 class TokenVectors(TextVectors):

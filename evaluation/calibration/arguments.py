@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..command_line import UsageError
-from ..command_line.extras import require
-from ..command_line.options import MAX_LENGTH, MODEL, OVERWRITE, check_least, option
-from ..command_line.parser import Command
-from ..tasks.arguments import ExampleArguments
+from ...command_line import UsageError
+from ...command_line.extras import require
+from ...command_line.options import (
+    MAX_LENGTH,
+    MODEL,
+    OVERWRITE,
+    check_least,
+    option,
+)
+from ...command_line.parser import Command
+from ...tasks.arguments import ExampleArguments
 
 # The tasks of `adapt` whose models can be calibrated.
 CALIBRATED_TASKS = ("classification", "multi-label", "ner", "qa")

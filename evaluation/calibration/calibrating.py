@@ -11,25 +11,36 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..command_line import UsageError
-from ..command_line.extras import require
-from ..command_line.progress import Progress
-from ..hub.calibration_section import summary_of
-from ..modeling import SequenceEncoderPreTrainedModel
-from ..modeling.calibration import Calibration, calibration_of, weight_digests
-from ..tasks import HEAD_TASKS, HeadTask
-from ..tasks.answers import Answers
-from ..tasks.arguments import ExampleArguments
-from ..tasks.example_files import place_of
-from .calibration_arguments import AUTO, COVERAGES, SCALINGS
+from ...cards.calibration_section import summary_of
+from ...command_line import UsageError
+from ...command_line.extras import require
+from ...command_line.progress import Progress
+from ...modeling import SequenceEncoderPreTrainedModel
+from ...modeling.calibration.calibration import Calibration, calibration_of, weight_digests
+from ...tasks import HEAD_TASKS, HeadTask
+from ...tasks.answers import Answers
+from ...tasks.arguments import ExampleArguments
+from ...tasks.example_files import place_of
+from ..examples import task_of
+from ..outputs import outputs_of
+from .arguments import AUTO, COVERAGES, SCALINGS
 from .choice_of_scaling import FITS, folds_of
-from .examples import task_of
-from .fitting import Fitted, ToFit, check_number, fit_classification, fit_multi_label
+from .fitting import (
+    Fitted,
+    ToFit,
+    check_number,
+    fit_classification,
+    fit_multi_label,
+)
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
-from .outputs import outputs_of
 from .reliability import Confidences, plot_reliability
-from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
+from .unfamiliarity import (
+    Known,
+    choose_score,
+    default_kind,
+    layers_to_compare,
+)
 
 # The name of the examples in errors.
 SPLIT = "calibration"

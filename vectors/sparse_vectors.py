@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.vector_kinds import SPARSE
 from ..modeling import SequenceEncoderForMaskedLM
+from .recipes import SparseRecipe, read_sparse_recipe
 from .text_vectors import TextVectors
-from .vector_recipes import SparseRecipe, read_sparse_recipe
 
 # Logits of a vocabulary to compute at once, 64 MB in float32. The logits of a whole batch could take gigabytes.
 _LOGITS = 2**24

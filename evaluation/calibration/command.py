@@ -5,23 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..command_line import UsageError
-from ..command_line.progress import Progress
-from ..conversion.command import SAMPLES
-from ..conversion.sidecar_files import save_tokenizer
-from ..conversion.source import Source
-from ..data.corpus_files import find_files
-from ..data.text_files import TextFormat, text_lines
-from ..hub.calibration_section import card_section
-from ..hub.card import model_card
-from ..hub.card_sections import replace_section
-from ..saving.calibration_files import CALIBRATION_PICTURE
-from ..saving.model_files import save_card
-from ..saving.whole_folders import atomic_folder, check_replaceable
-from ..tasks.example_files import ExampleFiles, files_of
+from ...cards.calibration_section import card_section
+from ...cards.card import model_card
+from ...cards.sections import replace_section
+from ...command_line import UsageError
+from ...command_line.progress import Progress
+from ...conversion.command import SAMPLES
+from ...conversion.sidecar_files import save_tokenizer
+from ...conversion.source import Source
+from ...data.corpus_files import find_files
+from ...data.text_files import TextFormat, text_lines
+from ...saving.calibration_files import CALIBRATION_PICTURE
+from ...saving.model_files import save_card
+from ...saving.whole_folders import atomic_folder, check_replaceable
+from ...tasks.example_files import ExampleFiles, files_of
+from ..examples import task_of
+from .arguments import CalibrationArguments, CalibrationFiles
 from .calibrating import SPLIT, CalibrationReport, calibrate
-from .calibration_arguments import CalibrationArguments, CalibrationFiles
-from .examples import task_of
 
 
 def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) -> CalibrationReport:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..command_line.progress import Progress, counted_by
-from ..modeling.calibration import Unfamiliarity
-from .metrics import auroc
+from ...command_line.progress import Progress, counted_by
+from ...modeling.calibration.calibration import Unfamiliarity
+from ..metrics import auroc
 
 # More neighbours would make the files large, without telling more.
 _MOST_NEIGHBOURS = 2000

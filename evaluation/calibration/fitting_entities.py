@@ -11,10 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ..command_line import UsageError
-from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probabilities_of_kinds
-from ..modeling.label_checks import IGNORED
-from .fitting import Fitted, ToFit, check_number, check_sets, sets_of
+from ...command_line import UsageError
+from ...modeling.calibration.entities import (
+    group_tags,
+    kind_of,
+    kinds_of,
+    probabilities_of_kinds,
+)
+from ...modeling.label_checks import IGNORED
+from .fitting import (
+    Fitted,
+    ToFit,
+    check_number,
+    check_sets,
+    sets_of,
+)
 from .reliability import Confidences
 from .scaling import LinearScaling, fit_confidences
 

@@ -1,0 +1,1 @@
+"""What a calibrated model computes: scaled scores, prediction sets and p-values."""
