@@ -17,14 +17,13 @@ from transformers import PreTrainedModel
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..modeling.calibration.calibration import calibration_of
 from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
+from ..saving.card_mark import is_unedited, marked
 from .architecture_in_words import describe_architecture
 from .calibration_section import card_section
 from .rules import check_card
 from .section_marks import section_marks, without_section
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-# Marks cards that were rendered from the model alone, so that a push may render them again.
-MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
 # The Hub's name of each task, and whether transformers has a pipeline for it.
 TASKS = {
@@ -161,7 +160,6 @@ def model_card(
         limits=[*limits, *_limits(model, training)],
         licence=" ".join(str(part) for part in (license, license_name, license_link) if part)
         or "No licence is stated. Ask the publisher before you use this model.",
-        marker=MARKER if bare else None,
     )
     if (calibration := calibration_of(model)) is not None:
         start, end = section_marks("calibration")
@@ -169,7 +167,7 @@ def model_card(
     errors, _ = check_card(card.content)
     if errors:
         raise ValueError(f"The Hub would reject this model card: {'; '.join(errors)}.")
-    return card
+    return ModelCard(marked(card.content, alone=True)) if bare else card
 
 
 def card_to_push(
@@ -196,7 +194,7 @@ def card_to_push(
         return model_card(model, repo_id, tags=tags or ())
     card = ModelCard.load(path)
     tags = [*(card.data.to_dict().get("tags") or []), *(tags or ())]
-    if MARKER in card.text:
+    if is_unedited(Path(path), alone=True):
         return model_card(model, repo_id, tags=tags)
     if calibration_of(model) is None:
         card = ModelCard(without_section(card.content, "calibration"))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..saving.auto_classes import RETRIEVAL
 from ..saving.calibration_files import CALIBRATION, CALIBRATION_PICTURE
-from ..saving.model_files import is_unedited, remove_mark, save_card
+from ..saving.card_mark import is_unedited, remove_mark, save_card
 from ..saving.module_list import MODULE_LIST
 from ..saving.whole_folders import write_atomically
 from .card import auto_class_of

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..cards.card import TASKS, auto_class_of
 from ..cards.rules import check_card
-from ..saving.model_files import save_card
+from ..saving.card_mark import save_card
 from .comparison import ExportCheck
 from .requirements import FORMATS
 

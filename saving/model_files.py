@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 
 from .calibration_files import CALIBRATION_FILES, CALIBRATION_PICTURE
+from .card_mark import is_unedited
 from .code_bundle import BUNDLE_FILES, MARK, OLDER_FILES
 from .custom_generate import CUSTOM_GENERATE, CUSTOM_GENERATE_MARK
 from .module_list import MODULE_LIST, module_paths
@@ -54,9 +54,6 @@ _OLDER_ENTRY = "sequence_encoder_auto_classes.py"
 _EXPORT = "export.json"
 _BESIDE_EXPORTS = {".onnx": ".onnx.data", ".xml": ".bin"}
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
-_MARK = re.compile(
-    r"\n*<!-- Written by sequence-encoder, which replaces this card until someone edits it: (\w+) -->\n*"
-)
 
 
 def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
@@ -76,32 +73,6 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
     if _is_results(folder / "results.json"):
         found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
     return found
-
-
-def save_card(path: Path, text: str) -> None:
-    """Write a model card with a mark by which `is_unedited` recognises it."""
-    text = _MARK.sub("\n", text).rstrip("\n")
-    mark = f"<!-- Written by sequence-encoder, which replaces this card until someone edits it: {_digest(text)} -->"
-    path.write_text(f"{text}\n\n{mark}\n", encoding="utf-8")
-
-
-def remove_mark(text: str) -> str:
-    """Return the text of a card without the mark of `save_card`."""
-    return _MARK.sub("\n", text)
-
-
-def is_unedited(path: Path) -> bool:
-    """Return whether a file is a card that nobody has edited since `save_card` wrote it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    mark = _MARK.search(text)
-    return mark is not None and mark.end() == len(text) and mark[1] == _digest(text[: mark.start()])
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _known_files(folder: Path) -> set[str]:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .model_files import is_unedited, model_files
+from .card_mark import is_unedited
+from .model_files import model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import locked_folder, scratch_folder
 from .staged_files import check_parents, files_in, replace_files, restore_usual_modes

@@ -35,8 +35,8 @@ from sequence_encoder.evaluation.calibration.scaling import (
     multi_label_loss,
     single_label_loss,
 )
-from sequence_encoder.modeling.calibration.calibration.calibration import calibration_of
-from sequence_encoder.modeling.calibration.calibration.logit_calibration import calibrated_logits
+from sequence_encoder.modeling.calibration.calibration import calibration_of
+from sequence_encoder.modeling.calibration.logit_calibration import calibrated_logits
 from sequence_encoder.tests.calibrated_models import (
     HOME,
     TEMPERATURE,

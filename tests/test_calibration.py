@@ -20,9 +20,9 @@ from sequence_encoder.cards.calibration_section import card_section
 from sequence_encoder.cards.sections import replace_section
 from sequence_encoder.evaluation import calibrate
 from sequence_encoder.evaluation.calibration import calibrating
-from sequence_encoder.modeling.calibration.calibration.calibration import calibration_of
-from sequence_encoder.modeling.calibration.calibration.layer_vectors import LayerVectors
-from sequence_encoder.saving.model_files import is_unedited, save_card
+from sequence_encoder.modeling.calibration.calibration import calibration_of
+from sequence_encoder.modeling.calibration.layer_vectors import LayerVectors
+from sequence_encoder.saving.card_mark import is_unedited, save_card
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
     HOME,

@@ -11,9 +11,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer
-from sequence_encoder.cards.card import MARKER, Training, model_card
+from sequence_encoder.cards.card import Training, model_card
 from sequence_encoder.cards.rules import check_card
 from sequence_encoder.cards.section_marks import section_marks
+from sequence_encoder.saving.card_mark import marked, remove_mark
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 
@@ -61,11 +62,10 @@ def test_a_pushed_model_has_a_card_even_if_its_tokenizer_was_pushed_first(
 def test_a_card_on_the_hub_is_rendered_again_unless_someone_edited_it(hub: Hub, user: HubClient, saved: str) -> None:
     user.call("push", HEAD, saved, "user/again")
     first = readme(hub, "user/again")
-    user.call("push_card", "user/again", first.replace("learned, 64", "learned, 65"))
+    mine = first.replace("learned, 64", "learned, 65")
+    user.call("push_card", "user/again", marked(remove_mark(mine), alone=True))
     user.call("push", HEAD, saved, "user/again")
     assert readme(hub, "user/again") == first
-    assert MARKER in first
-    mine = first.replace("learned, 64", "learned, 65").replace(MARKER, "Mine.")
     start, end = section_marks("calibration")
     user.call("push_card", "user/again", f"{mine}\n{start}\nof an older model\n{end}\n")
     user.call("push", HEAD, saved, "user/again", tags=["books"])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sequence_encoder.saving.card_mark import save_card
 from sequence_encoder.saving.custom_generate import CUSTOM_GENERATE_MARK
-from sequence_encoder.saving.model_files import save_card
 from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
 

@@ -11,22 +11,15 @@ from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
-from ..cards.card import (
-    MARKER,
-    TASKS,
-    Training,
-    auto_class_of,
-    model_card,
-)
-from ..saving.model_files import save_card
+from ..cards.card import TASKS, Training, auto_class_of, model_card
+from ..saving.card_mark import is_unedited, save_card
 from ..saving.saved_code import write_code
 from .hardware import device_name
 
 # Evaluations log these values in addition to the metrics.
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
-# Lines that mark cards that nobody has edited: by `HubTrainer`, and by transformers' `Trainer`.
-_GENERATED = "Rendered by HubTrainer, which renders it again after the next training; without this line it does not."
-_GENERATED_BY = (MARKER, _GENERATED, "generated automatically according to the information the Trainer had access to")
+# In the cards of transformers' `Trainer`, which this one replaces.
+_OF_TRAINER = "generated automatically according to the information the Trainer had access to"
 
 
 def training_of(
@@ -118,7 +111,7 @@ class HubTrainer(Trainer):
             return
         folder = self.args.output_dir or ""
         path = Path(folder, "README.md")
-        if path.exists() and not _is_generated(path):
+        if path.exists() and not is_unedited(path) and _OF_TRAINER not in path.read_text("utf-8", errors="replace"):
             return
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, PreTrainedModel)
@@ -133,7 +126,6 @@ class HubTrainer(Trainer):
             datasets=dataset_tags,
             tags=[*([tags] if isinstance(tags, str) else tags or []), "generated_from_trainer"],
         )
-        card.text += f"\n<!-- {_GENERATED} -->\n"
         save_card(path, card.content)
 
 
@@ -143,11 +135,6 @@ class _CodeForPushes(TrainerCallback):
     def on_push_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             write_code(Path(args.output_dir or ""), kwargs["model"].config)
-
-
-def _is_generated(path: Path) -> bool:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return any(line in text for line in _GENERATED_BY)
 
 
 def _first(names: str | list[str] | None) -> str | None:

@@ -16,7 +16,7 @@ from ...conversion.source import Source
 from ...data.corpus_files import find_files
 from ...data.text_files import TextFormat, text_lines
 from ...saving.calibration_files import CALIBRATION_PICTURE
-from ...saving.model_files import save_card
+from ...saving.card_mark import save_card
 from ...saving.whole_folders import atomic_folder, check_replaceable
 from ...tasks.example_files import ExampleFiles, files_of
 from ..examples import task_of

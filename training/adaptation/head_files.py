@@ -15,7 +15,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...conversion.peft_adapters import merge_adapter
 from ...conversion.task_adapters import classifier_of
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
-from ...saving.model_files import save_card
+from ...saving.card_mark import save_card
 from ...tasks import HeadTask
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import training_of

@@ -13,7 +13,7 @@ from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...command_line.quiet import new_head, without_bars_of
 from ...modeling.text_encoding.recipe_files import read_recipe
-from ...saving.model_files import save_card
+from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
 from .callbacks import callbacks_of
 from .encoder import text_length

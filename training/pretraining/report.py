@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ...cards.card import model_card
 from ...data.corpus_files import DOCUMENTATION, find_files
 from ...data.packs import PackedWindows
-from ...saving.model_files import is_unedited, save_card
+from ...saving.card_mark import is_unedited, save_card
 from ..encoders import card_fields_of
 from ..hub_trainer import HubTrainer, training_of
 from .diffusion_bound import BY_RATE

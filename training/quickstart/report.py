@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ...cards.card import Training, model_card
-from ...saving.model_files import save_card
+from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
 from ..hardware import device_name, peak_memory
 
