@@ -30,7 +30,7 @@ from .quantization.loading import quantize_loaded
 from .saving.atomic_saving import ModelSavingMixin
 from .saving.auto_classes import AUTO_CLASSES
 from .tokenizer import SequenceEncoderTokenizer
-from .training.task_adapter.training import train_adapted_model
+from .training.task_adapter_training import train_adapted_model
 from .version import __version__ as __version__
 
 __all__ = [

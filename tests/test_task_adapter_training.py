@@ -18,7 +18,6 @@ from transformers import BertConfig, BertModel, DataCollatorWithPadding
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
-from sequence_encoder.training.task_adapter.feature_cache import FeatureCache
 
 Build = Callable[..., Any]
 
@@ -50,35 +49,28 @@ def counted(adapter: TaskAdapter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def trained(adapter: TaskAdapter, shuffle: bool, **options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Train for three epochs from fixed weights, and return the losses and the final weights."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        adapter.classifier.weight.normal_(std=0.1)
-        adapter.classifier.bias.zero_()
-    losses = train_adapted_model(adapter, loader_of(EXAMPLES, shuffle), 3, 0.01, **options)
-    return losses, {name: weight.clone() for name, weight in adapter.classifier.state_dict().items()}
-
-
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_encoding_texts_once_does_not_change_the_result(
     adapter: TaskAdapter, counted: list[int], shuffle: bool
 ) -> None:
-    distinct = len({text for text, _ in EXAMPLES})
-    kept = trained(adapter, shuffle)
-    assert sum(counted) == distinct
-    counted.clear()
-    again = trained(adapter, shuffle, memory_bytes=0, disk_bytes=0)
-    assert sum(counted) == 3 * len(EXAMPLES)
-    torch.testing.assert_close(kept, again, atol=1e-5, rtol=1e-5)
-
-
-def test_vectors_that_do_not_fit_in_memory_are_kept_on_disk(adapter: TaskAdapter, counted: list[int]) -> None:
-    in_memory = trained(adapter, True)
-    counted.clear()
-    on_disk = trained(adapter, True, memory_bytes=0)
+    start = {name: weight.clone() for name, weight in adapter.state_dict().items()}
+    losses = train_adapted_model(adapter, loader_of(EXAMPLES, shuffle), 3, 0.01)
     assert sum(counted) == len({text for text, _ in EXAMPLES})
-    torch.testing.assert_close(in_memory, on_disk, atol=0, rtol=0)
+    weight = adapter.classifier.weight.clone()
+    adapter.load_state_dict(start)
+    optimizer = torch.optim.AdamW(adapter.classifier.parameters(), lr=0.01)
+    loader, expected = loader_of(EXAMPLES, shuffle), []
+    for _ in range(3):
+        total = 0.0
+        for batch in loader:
+            loss = adapter(**batch).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            total += float(loss.detach()) * len(batch["labels"])
+        expected.append(total / len(EXAMPLES))
+    assert losses == pytest.approx(expected, abs=1e-5)
+    torch.testing.assert_close(adapter.classifier.weight, weight, atol=1e-5, rtol=1e-5)
 
 
 def test_each_epoch_reports_the_mean_loss_over_texts(adapter: TaskAdapter, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,11 +157,11 @@ def test_a_text_with_other_token_positions_is_encoded_again(adapter: TaskAdapter
     batches = [left_padded([text]), left_padded([text, other])]
     if form == "hole":
         batches = [(torch.tensor([text]), torch.ones(1, 2, dtype=torch.long)), with_a_hole([text, other])]
-    cache = FeatureCache(lambda inputs: adapter.features(**inputs), 2**20, 0)
-    for ids, mask in batches:
-        torch.testing.assert_close(
-            cache({"input_ids": ids, "attention_mask": mask}), adapter.features(ids, mask), atol=1e-5, rtol=1e-5
-        )
+    given = [(*batch, torch.zeros(len(batch[0]), dtype=torch.long)) for batch in batches]
+    with torch.no_grad():
+        expected = sum(float(adapter(ids, mask, labels=labels).loss) * len(ids) for ids, mask, labels in given) / 3
+    loader: DataLoader[Any] = DataLoader(given, batch_size=None)  # type: ignore[arg-type]
+    assert train_adapted_model(adapter, loader, 1, 1e-9) == pytest.approx([expected], abs=1e-5)
 
 
 def test_a_tensor_dataset_is_accepted(adapter: TaskAdapter) -> None:
@@ -194,30 +186,15 @@ def test_padding_without_a_mask_is_excluded_from_the_mean(adapter: TaskAdapter) 
         adapter.features(padded, torch.zeros(2, 5).masked_fill(padded == 3, -torch.inf))
 
 
-def test_a_text_is_recognized_in_another_batch_with_other_padding() -> None:
-    encoded: list[torch.Tensor] = []
+def test_the_same_tokens_with_other_segments_are_another_text(adapter: TaskAdapter, counted: list[int]) -> None:
+    one, other = ({"input_ids": [5, 6], "token_type_ids": [0, second], "labels": 0} for second in (0, 1))
+    loader: DataLoader[Any] = DataLoader([one, other, one], batch_size=1, collate_fn=torch_batch)  # type: ignore
+    train_adapted_model(adapter, loader, 2, 0.01)
+    assert sum(counted) == 2
 
-    def encode(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        encoded.append(inputs["input_ids"])
-        return inputs["input_ids"].sum(1, keepdim=True).float().expand(-1, 3)
 
-    cache = FeatureCache(encode, 2**20, 0)
-    first = cache(
-        {"input_ids": torch.tensor([[4, 5, 0], [7, 8, 9]]), "attention_mask": torch.tensor([[1, 1, 0], [1] * 3])}
-    )
-    second = cache(
-        {
-            "input_ids": torch.tensor([[7, 8, 9, 0, 0], [1, 2, 3, 4, 5], [4, 5, 0, 0, 0]]),
-            "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1] * 5, [1, 1, 0, 0, 0]]),
-        }
-    )
-    assert [len(batch) for batch in encoded] == [2, 1]
-    assert encoded[1].tolist() == [[1, 2, 3, 4, 5]]
-    assert torch.equal(second[[2, 0]], first)
-    # The same tokens with other segments are a different text.
-    segments = {"input_ids": torch.tensor([[4, 5]]), "token_type_ids": torch.tensor([[0, 1]])}
-    cache(segments)
-    assert len(encoded) == 3
+def torch_batch(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
 
 TWO_PROCESSES = """

@@ -6,17 +6,17 @@ Shapes: B batch, S sequence, D hidden.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from ...modeling.attention.masks import mask_of_padding
-from ...modeling.checks import check_tensor
-from ...modeling.heads.task_adapter import TaskAdapter
-from ...modeling.label_checks import check_classification_labels
-from .feature_cache import FeatureCache
+from ..modeling.attention.masks import mask_of_padding
+from ..modeling.checks import check_tensor
+from ..modeling.heads.task_adapter import TaskAdapter
+from ..modeling.label_checks import check_classification_labels
 
 
 def train_adapted_model(
@@ -24,15 +24,12 @@ def train_adapted_model(
     train_loader: DataLoader[Any],
     epochs: int,
     learning_rate: float,
-    *,
-    memory_bytes: int = 2**30,
-    disk_bytes: int = 2**34,
 ) -> list[float]:
     """Train the classifier of a `TaskAdapter` with AdamW, and print the mean loss of each epoch.
 
     Training uses Accelerate, with the available device and the processes that `accelerate launch` starts. The
-    frozen encoder always gives a text the same vector, so vectors are cached by tokens and positions. The result is
-    the same as without the cache, however the loader shuffles.
+    frozen encoder always gives a text the same vector, so each process encodes a text once and keeps its vector in
+    memory.
 
     Args:
         model: The model, which is trained in place and moved to the device.
@@ -47,9 +44,6 @@ def train_adapted_model(
             configuration. Without that id, there is no padding.
         epochs: The number of passes over the loader.
         learning_rate: The learning rate of AdamW.
-        memory_bytes: The maximum size of the vectors that each process keeps in memory.
-        disk_bytes: The maximum size of the further vectors that each process keeps on disk. Texts that fit neither are
-            encoded in every epoch.
 
     Returns:
         The mean loss of each epoch.
@@ -65,38 +59,59 @@ def train_adapted_model(
     optimizer = torch.optim.AdamW(model.classifier.parameters(), lr=learning_rate)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     loader = accelerator.prepare_data_loader(train_loader)
-    cache = FeatureCache(lambda inputs: model.features(**inputs), memory_bytes, disk_bytes)
+    known: dict[bytes, torch.Tensor] = {}
     losses = []
     prepared.train()
-    try:
-        for epoch in range(epochs):
-            # (sum of losses, number of texts)
-            total = torch.zeros(2, device=accelerator.device)
-            bar = logging.tqdm(
-                loader, desc=f"epoch {epoch + 1} of {epochs}", leave=False, disable=not _shows_progress(accelerator)
-            )
-            for batch in bar:
-                if batch is None:
-                    break  # Older releases of Accelerate yield None if there are no batches.
-                inputs, labels = _split(batch, model)
-                check_classification_labels(
-                    labels, model.config.problem_type, model.classifier.out_features, len(labels)
-                )
-                loss = prepared(features=cache(inputs), labels=labels).loss
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-                total += torch.stack(
-                    [loss.detach() * len(labels), torch.tensor(float(len(labels)), device=loss.device)]
-                )
-            total = cast(torch.Tensor, accelerator.reduce(total))
-            if not total[1]:
-                raise ValueError("train_loader must yield at least one batch, got none.")
-            losses.append(float(total[0] / total[1]))
-            accelerator.print(f"epoch {epoch + 1} of {epochs}: mean loss {losses[-1]:.4f}")
-    finally:
-        cache.close()
+    for epoch in range(epochs):
+        # (sum of losses, number of texts)
+        total = torch.zeros(2, device=accelerator.device)
+        shows_progress = accelerator.is_main_process and logging.get_verbosity() <= logging.WARNING
+        bar = logging.tqdm(loader, desc=f"epoch {epoch + 1} of {epochs}", leave=False, disable=not shows_progress)
+        for batch in bar:
+            if batch is None:
+                break  # Older releases of Accelerate yield None if there are no batches.
+            inputs, labels = _split(batch, model)
+            check_classification_labels(labels, model.config.problem_type, model.classifier.out_features, len(labels))
+            loss = prepared(features=_features(model, inputs, known), labels=labels).loss
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            total += torch.stack([loss.detach() * len(labels), torch.tensor(float(len(labels)), device=loss.device)])
+        total = cast(torch.Tensor, accelerator.reduce(total))
+        if not total[1]:
+            raise ValueError("train_loader must yield at least one batch, got none.")
+        losses.append(float(total[0] / total[1]))
+        accelerator.print(f"epoch {epoch + 1} of {epochs}: mean loss {losses[-1]:.4f}")
     return losses
+
+
+def _features(model: TaskAdapter, inputs: Mapping[str, torch.Tensor], known: dict[bytes, torch.Tensor]) -> torch.Tensor:
+    """Return the vectors (B, D) of a batch, and add those of new texts to `known`."""
+    keys = _keys(inputs)
+    new = [index for index, key in enumerate(keys) if key not in known]
+    if new:
+        vectors = model.features(**{name: tensor[new] for name, tensor in inputs.items()}).detach()
+        vectors = vectors.to("cpu", torch.promote_types(vectors.dtype, torch.float32))
+        known.update(zip((keys[index] for index in new), vectors, strict=True))
+    return torch.stack([known[key] for key in keys]).to(inputs["input_ids"].device)
+
+
+def _keys(inputs: Mapping[str, torch.Tensor]) -> list[bytes]:
+    """Return a key for each text of a batch that does not depend on the padding after the text.
+
+    Padding and masked tokens before the last token are part of the key, because they can shift positions.
+    """
+    arrays: dict[str, Any] = {name: inputs[name].detach().cpu().numpy() for name in sorted(inputs)}
+    mask = arrays.get("attention_mask")
+    keys = []
+    for index in range(len(inputs["input_ids"])):
+        digest = blake2b(digest_size=16)
+        end = None if mask is None else int(max(mask[index].nonzero()[0], default=-1)) + 1
+        for name, values in arrays.items():
+            digest.update(name.encode())
+            digest.update(values[index][:end].tobytes())
+        keys.append(digest.digest())
+    return keys
 
 
 def _check(model: TaskAdapter, train_loader: DataLoader[Any], epochs: int, learning_rate: float) -> None:
@@ -159,7 +174,3 @@ def _checked_mask(mask: Any, ids: torch.Tensor) -> torch.Tensor:
             f"attention_mask must be 0 at padding and 1 elsewhere, got values from {mask.min()} to {mask.max()}."
         )
     return whole
-
-
-def _shows_progress(accelerator: Any) -> bool:
-    return accelerator.is_main_process and logging.get_verbosity() <= logging.WARNING

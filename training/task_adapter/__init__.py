@@ -1,1 +1,0 @@
-"""Training of a `TaskAdapter`, the classifier on a frozen encoder."""
