@@ -1,4 +1,8 @@
-"""Published configurations convert, with small widths and few layers, or `convert` rejects them and names a field."""
+"""Published configurations convert, with small widths and few layers, or `convert` rejects them and names a field.
+
+`published_configurations.json` holds the fields of `config.json` of published checkpoints, as their repositories on the
+Hub state them. Fields that concern neither the architecture nor its class are left out.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,8 @@ from transformers import AutoConfig, AutoModel
 
 from sequence_encoder import convert
 from sequence_encoder.conversion.inspection import inspect
-from sequence_encoder.tests.published_configurations import PUBLISHED, PUBLISHED_WITH_CODE
 
+PUBLISHED = json.loads(Path(__file__).with_name("published_configurations.json").read_text())
 # Maps names of fields in code on the Hub to their names in transformers.
 RENAMED = {
     "n_embd": "hidden_size",
@@ -46,8 +50,9 @@ UNNAMED: dict[str, tuple[str | None, dict[str, Any]]] = {"deberta-v2": ("Deberta
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
     """Return the marks that skip a configuration if the installed release lacks its family."""
-    family = PUBLISHED[name]["model_type"]
-    named = family in UNNAMED and "architectures" in PUBLISHED[name]
+    fields = PUBLISHED["converted"][name]
+    family = fields["model_type"]
+    named = family in UNNAMED and "architectures" in fields
     return [] if named or family not in SINCE else [pytest.mark.since(*SINCE[family])]
 
 
@@ -63,18 +68,9 @@ def small(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: sizes.get(RENAMED.get(name, name), value) for name, value in fields.items()} | tokens
 
 
-def distinct() -> list[str]:
-    """Return the names of the configurations that differ even when they are small, without those to reject."""
-    found: dict[str, str] = {}
-    for name, fields in PUBLISHED.items():
-        if name not in REJECTED:
-            found.setdefault(json.dumps(small(fields), sort_keys=True), name)
-    return list(found.values())
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in distinct()])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in PUBLISHED["converted"]])
 def test_a_published_configuration_keeps_its_outputs(tmp_path: Path, randomize: Callable[..., Any], name: str) -> None:
-    fields = small(PUBLISHED[name])
+    fields = small(PUBLISHED["converted"][name])
     # The weights come from a model of transformers, which only knows the new names.
     today = {RENAMED.get(key, key): value for key, value in fields.items() if key != "auto_map"}
     class_name, unstated = UNNAMED.get(fields["model_type"], (None, {}))
@@ -96,14 +92,14 @@ def test_a_published_configuration_keeps_its_outputs(tmp_path: Path, randomize: 
 
 @pytest.mark.parametrize("name", REJECTED)
 def test_a_published_configuration_without_an_equivalent_is_rejected(tmp_path: Path, name: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]))
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["rejected"][name]))
     with pytest.raises(ValueError, match=REJECTED[name]):
         convert(tmp_path)
 
 
-@pytest.mark.parametrize("name", PUBLISHED_WITH_CODE)
+@pytest.mark.parametrize("name", PUBLISHED["with_code"])
 def test_a_published_configuration_with_code_on_the_hub_can_be_converted(tmp_path: Path, name: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_WITH_CODE[name]))
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["with_code"][name]))
     found = inspect(tmp_path)
     assert found.remote_code
     assert found.obstacle is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,107 +222,14 @@ def test_a_pooler_is_kept_with_an_encoder_and_dropped_with_a_head(
     assert convert(save(tmp_path / "bare", bare.fields, bare.weights())).config.pooler_act is None
 
 
-# The fields of published checkpoints that concern the architecture.
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "chandar-lab/NeoBERT": (
-        "neobert",
-        {
-            "architectures": ["NeoBERTLMHead"],
-            "auto_map": {
-                "AutoConfig": "model.NeoBERTConfig",
-                "AutoModel": "model.NeoBERT",
-                "AutoModelForMaskedLM": "model.NeoBERTLMHead",
-                "AutoModelForSequenceClassification": "model.NeoBERTForSequenceClassification",
-            },
-            "classifier_init_range": 0.02,
-            "decoder_init_range": 0.02,
-            "dim_head": 64,
-            "embedding_init_range": 0.02,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "kwargs": {
-                "classifier_init_range": 0.02,
-                "pretrained_model_name_or_path": "google-bert/bert-base-uncased",
-                "trust_remote_code": True,
-            },
-            "max_length": 4096,
-            "model_type": "neobert",
-            "norm_eps": 1e-05,
-            "num_attention_heads": 12,
-            "num_hidden_layers": 28,
-            "pad_token_id": 0,
-            "pretrained_model_name_or_path": "google-bert/bert-base-uncased",
-            "torch_dtype": "float32",
-            "transformers_version": "4.48.2",
-            "trust_remote_code": True,
-            "vocab_size": 30522,
-        },
-    ),
-    "jinaai/jina-embeddings-v2-base-en": (
-        "jina_bert",
-        {
-            "_name_or_path": "jinaai/jina-bert-implementation",
-            "model_max_length": 8192,
-            "architectures": ["JinaBertForMaskedLM"],
-            "attention_probs_dropout_prob": 0.0,
-            "auto_map": {
-                name: f"jinaai/jina-bert-implementation--{place}"
-                for name, place in {
-                    "AutoConfig": "configuration_bert.JinaBertConfig",
-                    "AutoModelForMaskedLM": "modeling_bert.JinaBertForMaskedLM",
-                    "AutoModel": "modeling_bert.JinaBertModel",
-                    "AutoModelForSequenceClassification": "modeling_bert.JinaBertForSequenceClassification",
-                }.items()
-            },
-            "classifier_dropout": None,
-            "gradient_checkpointing": False,
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.1,
-            "hidden_size": 768,
-            "initializer_range": 0.02,
-            "intermediate_size": 3072,
-            "layer_norm_eps": 1e-12,
-            "max_position_embeddings": 8192,
-            "model_type": "bert",
-            "num_attention_heads": 12,
-            "num_hidden_layers": 12,
-            "pad_token_id": 0,
-            "position_embedding_type": "alibi",
-            "torch_dtype": "float32",
-            "transformers_version": "4.26.0",
-            "type_vocab_size": 2,
-            "use_cache": True,
-            "vocab_size": 30528,
-            "feed_forward_type": "geglu",
-            "emb_pooler": "mean",
-        },
-    ),
-    "Alibaba-NLP/gte-large-en-v1.5": (
-        "new",
-        {
-            "architectures": ["NewModel"],
-            "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "layer_norm_eps": 1e-12,
-            "max_position_embeddings": 8192,
-            "model_type": "new",
-            "num_attention_heads": 16,
-            "num_hidden_layers": 24,
-            "rope_scaling": {"factor": 2.0, "type": "ntk"},
-            "rope_theta": 160000,
-            "type_vocab_size": 2,
-            "vocab_size": 30528,
-        },
-    ),
-}
+PUBLISHED = json.loads(Path(__file__).with_name("published_configurations.json").read_text())["computed_by_formulas"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_configuration_has_the_outputs_of_the_formulas(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    family, published = PUBLISHED[name]
+    family, published = PUBLISHED[name].values()
     heads = published["num_attention_heads"]
     small = {"vocab_size": 97, "hidden_size": 4 * heads, "intermediate_size": 3 * heads + 2}
     model = replace(MODELS[family], fields={**published, **small})
