@@ -9,8 +9,8 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 from . import modeling
 from .cards.card import card_to_push
 from .cards.sections import trim_card
+from .command_line.lazy_exports import lazy_exports
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
-from .conversion import convert
 from .inference.registration import install_pipelines
 from .modeling import (
     SequenceEncoderForMaskedLM,
@@ -30,8 +30,58 @@ from .quantization.loading import quantize_loaded
 from .saving.atomic_saving import ModelSavingMixin
 from .saving.auto_classes import AUTO_CLASSES
 from .tokenizer import SequenceEncoderTokenizer
-from .training.task_adapter_training import train_adapted_model
 from .version import __version__ as __version__
+
+# Everything else that is documented is imported on first use, from these modules.
+_MODULES = {
+    **dict.fromkeys(("AttentionMap", "attention_of"), "explanation.attention_map"),
+    **dict.fromkeys(("CalibrationReport", "calibrate"), "evaluation.calibration.calibrating"),
+    **dict.fromkeys(("DiffusionBound", "diffusion_bound"), "training.pretraining.diffusion_bound"),
+    **dict.fromkeys(("Docstring", "read_documentation"), "data.documentation"),
+    **dict.fromkeys(("Evaluation", "evaluate"), "evaluation.evaluating"),
+    **dict.fromkeys(("Explanation", "save_explanations"), "explanation.explanation"),
+    **dict.fromkeys(("HubTrainer", "training_of"), "training.hub_trainer"),
+    **dict.fromkeys(("Neighbour", "nearest_examples"), "explanation.neighbours"),
+    **dict.fromkeys(("QuantizationReport", "quantize"), "quantization.quantizing"),
+    **dict.fromkeys(("TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"), "data.token_batches"),
+    **dict.fromkeys(("Training", "model_card"), "cards.card"),
+    **dict.fromkeys(("correct_label_shift", "match_label_shares"), "evaluation.label_correction"),
+    **dict.fromkeys(("embed_corpus", "predict_corpus"), "bulk.commands"),
+    "ExportCheck": "runtimes.comparison",
+    "ExportedEncoder": "runtimes.exported_encoder",
+    "Faithfulness": "explanation.faithfulness",
+    "InfillingPipeline": "inference.infilling_pipeline",
+    "Objectives": "training.pretraining.objective_arguments",
+    "PRESETS": "configuration.presets",
+    "PackedWindows": "data.packs",
+    "PretrainingCollator": "training.pretraining.objectives",
+    "QuestionAnsweringPipeline": "inference.question_answering",
+    "Reranker": "search.reranking",
+    "SearchHit": "search.hit",
+    "SearchIndex": "search.search_index",
+    "ServerLimits": "serving.limits",
+    "choose_texts": "labelling.choosing",
+    "convert": "conversion.converting",
+    "create_app": "serving.app",
+    "explain": "explanation.explaining",
+    "export": "runtimes.exporting",
+    "exported_pipeline": "runtimes.pipelines",
+    "index_corpus": "search.indexing",
+    "load_served_model": "serving.loading",
+    "optimize_for_inference": "inference.optimizing",
+    "save_sentence_transformer": "vectors.sentence_transformers",
+    "segment_windows": "data.windows",
+    "to_jax": "runtimes.jax_function",
+    "train_adapted_model": "training.task_adapter_training",
+    "unpad_inputs": "vectors.unpadded",
+}
+_EXTRAS = {
+    "bulk": ("embed", "pyarrow"),
+    "evaluation": ("adapt", "sklearn"),
+    "labelling": ("embed", "pyarrow"),
+    "search": ("search", "pyarrow"),
+}
+__getattr__ = lazy_exports(__name__, _MODULES, _EXTRAS)
 
 __all__ = [
     "EightBitConfig",
@@ -48,8 +98,7 @@ __all__ = [
     "SequenceEncoderTokenizer",
     "TaskAdapter",
     "TaskAdapterConfig",
-    "convert",
-    "train_adapted_model",
+    *_MODULES,
 ]
 
 

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("training.pretraining.arguments:PRETRAIN", "training.pretraining.recipe:run_command"),
     "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.recipe:run_command"),
     "convert": ("conversion.arguments:CONVERT", "conversion.command:convert_command"),
-    "export": ("export.arguments:EXPORT", "export.command:export"),
+    "export": ("runtimes.arguments:EXPORT", "runtimes.command:export"),
     "quantize": ("quantization.arguments:QUANTIZE", "quantization.command:quantize_checkpoint"),
     "calibrate": ("evaluation.calibration.arguments:CALIBRATE", "evaluation.calibration.command:calibrate_checkpoint"),
     "evaluate": ("evaluation.arguments:EVALUATE", "evaluation.evaluate_command:evaluate_checkpoint"),

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sequence_encoder import calibrate
 from sequence_encoder.data.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
-from sequence_encoder.evaluation import calibrate
 from sequence_encoder.evaluation.calibration.reliability import Confidences
 from sequence_encoder.evaluation.metrics import auroc
 from sequence_encoder.evaluation.outputs import outputs_of

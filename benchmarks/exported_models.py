@@ -25,10 +25,8 @@ from minilm import MINILM
 from peers import interleaved, print_machine, print_table, short_texts
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
-from sequence_encoder import SequenceEncoderModel, convert
-from sequence_encoder.export import ExportedEncoder
-from sequence_encoder.export import export as export_ours
-from sequence_encoder.quantization import quantize
+from sequence_encoder import ExportedEncoder, SequenceEncoderModel, convert, quantize
+from sequence_encoder import export as export_ours
 
 TEXTS, MAX_LENGTH, CLOSE = 2048, 256, 0.999
 # The number of texts to embed in both orders.

@@ -20,11 +20,10 @@ from minilm import MINILM
 from peers import interleaved, print_machine, print_table, short_texts
 from transformers import AutoTokenizer, BertModel
 
-from sequence_encoder import SequenceEncoderForSequenceClassification, convert
+from sequence_encoder import SequenceEncoderForSequenceClassification, convert, quantize
 from sequence_encoder.data.batching import token_batches
 from sequence_encoder.data.documentation import Docstring, read_documentation
 from sequence_encoder.data.windows import sentences
-from sequence_encoder.quantization import quantize
 
 SEEDS, TRAIN, TEST, LENGTH = 5, 1500, 1000, 64
 EPOCHS, BATCH_TOKENS, RATE = 2, 2048, 2e-4

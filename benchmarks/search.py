@@ -27,10 +27,10 @@ import numpy as np
 from minilm import MINILM
 from peers import print_machine
 
+from sequence_encoder import Reranker, SearchIndex, index_corpus
 from sequence_encoder.__main__ import main
 from sequence_encoder.data.documentation import Docstring, read_documentation
 from sequence_encoder.data.windows import sentences
-from sequence_encoder.search import Reranker, SearchIndex, index_corpus
 from sequence_encoder.search.arguments import MODES
 
 ROWS, QUERIES, NEIGHBOURS = 100_000, 200, 10

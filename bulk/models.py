@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..conversion.source import Source
 from ..data.vector_kinds import DENSE
-from ..export import ExportedEncoder
-from ..export.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..inference.device import choose_device, prepare
 from ..inference.uses import use_of
 from ..modeling import SequenceEncoderForSequenceClassification
+from ..runtimes.exported_encoder import ExportedEncoder
+from ..runtimes.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
 from ..vectors.text_vectors import TextVectors
 from ..vectors.vector_kinds import text_vectors_of

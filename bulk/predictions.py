@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line.progress import Progress
 from ..data.batching import longest_first
 from ..data.padded_inputs import padded_inputs
-from ..export.exported_graph import ExportedHead
 from ..modeling import SequenceEncoderForSequenceClassification
 from ..modeling.calibration.calibration import calibration_of
 from ..modeling.calibration.outputs import check_refusal, labels_in_sets, with_p_values
 from ..modeling.text_encoding.embedding_recipe import ACTIVATIONS
+from ..runtimes.exported_graph import ExportedHead
 from ..tokenizer.private_copy import private_copy
 from .arguments import ModelArguments, PredictionArguments
 from .results import Tokens, count_truncated

@@ -1,4 +1,4 @@
-"""Lets a package export names without importing their modules, so that the command line starts without torch."""
+"""Lets the package export names without importing their modules, so that few of them need optional libraries."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from .extras import require
 
 
 def lazy_exports(
-    package: str, modules: Mapping[str, str], extra: str | None = None, *libraries: str
+    package: str, modules: Mapping[str, str], extras: Mapping[str, tuple[str, ...]]
 ) -> Callable[[str], Any]:
     """Return a module-level `__getattr__` (PEP 562), which imports a name from its module on first use.
 
     Args:
         package: The `__name__` of the package.
         modules: The module of each exported name, relative to the package.
-        extra: The extra of this package that installs the libraries.
-        *libraries: The libraries that the modules import.
+        extras: The extra that the modules of a subpackage need and the libraries that it installs, by the name of the
+            subpackage.
     """
 
     def import_name(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        extra, *libraries = extras.get(modules[name].partition(".")[0], (None,))
         require(name, *libraries, extra=extra)
         return getattr(importlib.import_module(f".{modules[name]}", package), name)
 

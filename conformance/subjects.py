@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 import sequence_encoder
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS
 
 # The vocabulary is not divisible by the number of ranks, like real vocabularies.
 TINY: dict[str, Any] = {

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from unmasking_tests import UnmaskingTests
 
 import sequence_encoder
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS
 
 
 class ModelTests(ModelTesterMixin, UnmaskingTests):

@@ -2,8 +2,3 @@
 
 Each family has one module. `convert` is the entry point.
 """
-
-from ..command_line.lazy_exports import lazy_exports
-
-__all__ = ["convert"]
-__getattr__ = lazy_exports(__name__, {"convert": "converting"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-from ..configuration import PRESETS
+from ..configuration.presets import PRESETS
 from .family import SIZES, Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PreTrainedConfig
 
-from ..configuration import PRESETS
+from ..configuration.presets import PRESETS
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, PREDICTIONS, TRUNK
 from .family import Family, Head
 from .key_mapping import CONVOLUTION, SEPARATE_QKV, Rule, module

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..configuration import PRESETS
+from ..configuration.presets import PRESETS
 from .bert import CLASSIFIER
 from .family import SIZES, Family, Head, check_head_dim
 from .key_mapping import SEPARATE_QKV, STACKED, Rule, module

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..configuration import PRESETS
+from ..configuration.presets import PRESETS
 from .family import SIZES, Family, Head
 from .key_mapping import STACKED_QKV, Rule, module
 

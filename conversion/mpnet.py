@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..configuration import PRESETS
+from ..configuration.presets import PRESETS
 from .bert import FIELDS, LAYER, POOLER, TANH, TASK_HEADS, TRUNK
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..configuration import PRESETS
+from ..configuration.presets import PRESETS
 from .bert import CLASSIFIER, DECODER, FIELDS, POOLER, TANH, classifier_dropout
 from .family import Family, Head, check_head_dim
 from .key_mapping import SEPARATE_QKV, STACKED, Rule, module

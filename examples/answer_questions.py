@@ -23,8 +23,15 @@ from common import read_arguments
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, pipeline
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
-from sequence_encoder.data import Docstring, read_documentation
+from sequence_encoder import (
+    Docstring,
+    SequenceEncoderConfig,
+    SequenceEncoderModel,
+    TaskAdapter,
+    convert,
+    read_documentation,
+    train_adapted_model,
+)
 
 
 @dataclass

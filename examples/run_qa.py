@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
-from sequence_encoder.inference import QuestionAnsweringPipeline
+from sequence_encoder import QuestionAnsweringPipeline
 
 
 @dataclass

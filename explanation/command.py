@@ -19,7 +19,7 @@ from ..saving.whole_folders import check_writable
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
 from .explaining import head_of, iter_explain, paired
-from .explanation import Explanation, save
+from .explanation import Explanation, save_explanations
 from .heads import SimilarityHead
 from .neighbours import Neighbour, nearest_examples
 from .texts import read_columns
@@ -145,8 +145,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     # First the file by which an interrupted run is known.
-    save(found, output / _DATA)
-    save(found, output / _PAGE)
+    save_explanations(found, output / _DATA)
+    save_explanations(found, output / _PAGE)
     for old in [*output.glob("explanation-*.png"), *output.glob("attention-*-layer-*.png")]:
         old.unlink()
     for number, each in enumerate(found[:_SHOWN]):

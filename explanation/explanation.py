@@ -85,10 +85,10 @@ class Explanation(ScoredWords):
         Raises:
             ValueError: If it has another ending.
         """
-        save([self], file)
+        save_explanations([self], file)
 
 
-def save(explanations: Sequence[Explanation], file: str | Path) -> None:
+def save_explanations(explanations: Sequence[Explanation], file: str | Path) -> None:
     """Save explanations as a page (.html), a picture (.png) or data (.json or .jsonl), by the ending of the file.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..conversion import convert
+from ..conversion.converting import convert
 from ..modeling import TaskAdapter
 
 

@@ -28,7 +28,7 @@ class QuestionAnsweringPipeline(_Pipeline):
     package. With the package, create it directly:
 
     ```python
-    >>> from sequence_encoder.inference import QuestionAnsweringPipeline
+    >>> from sequence_encoder import QuestionAnsweringPipeline
     >>> answer = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)  # doctest: +SKIP
     >>> answer(question="Who wrote it?", context="It was written by Ada.")  # doctest: +SKIP
     {'score': 0.9, 'start': 18, 'end': 21, 'answer': 'Ada'}

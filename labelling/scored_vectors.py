@@ -20,8 +20,8 @@ from ..bulk.vectors import Vectors
 from ..command_line import UsageError
 from ..conversion.source import Source
 from ..data.batching import longest_first
-from ..export.exported_graph import is_classifier
 from ..inference.device import choose_device, prepare
+from ..runtimes.exported_graph import is_classifier
 
 SCORES = "scores"
 # The kinds of problems in which the scores of labels compete.

@@ -35,5 +35,5 @@ def check_not_exported(name: str | os.PathLike[str], **options: Any) -> None:
     if is_exported(name, **options):
         raise ValueError(
             f"{name} is an exported model, which only `embed`, `predict`, `index`, `search`, `serve` and "
-            "`sequence_encoder.export` can run. For anything else, use the model that it was exported from."
+            "`sequence_encoder.ExportedEncoder` can run. For anything else, use the model that it was exported from."
         )

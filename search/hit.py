@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Hit:
+class SearchHit:
     """A text that a search has found.
 
     Attributes:

@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from .arguments import SearchArguments
-from .hit import Hit
+from .hit import SearchHit
 from .search_index import SearchIndex
 
 # The number of lines of a text to print.
@@ -41,7 +41,7 @@ def search(options: SearchArguments) -> None:
         print("No text matches.")
 
 
-def in_words(number: int, hit: Hit) -> str:
+def in_words(number: int, hit: SearchHit) -> str:
     """Return the rank, the score and the fields of a hit, and the first lines of its text."""
     facts: list[Any] = [hit.id, *(value for value in hit.fields.values() if value is not None)]
     width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns - 4)

@@ -10,7 +10,7 @@ from ..bulk.models import load_classifier
 from ..bulk.predictions import Predictions
 from ..command_line import UsageError
 from ..conversion.source import Source
-from .hit import Hit
+from .hit import SearchHit
 
 
 class Reranker:
@@ -37,7 +37,7 @@ class Reranker:
         found = self._predictions.scores([[query] * len(texts), list(texts)])
         return [float(score) for score in found[:, 0]]
 
-    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+    def rerank(self, query: str, hits: Sequence[SearchHit]) -> list[SearchHit]:
         """Return the hits with their new scores, the best first."""
         scored = zip(hits, self.scores(query, [hit.text for hit in hits]), strict=True)
         return sorted((replace(hit, score=score) for hit, score in scored), key=lambda hit: -hit.score)

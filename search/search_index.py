@@ -19,7 +19,7 @@ from ..command_line import UsageError
 from ..command_line.extras import require
 from .arguments import MODES, check_candidates
 from .conditions import as_expression
-from .hit import Hit
+from .hit import SearchHit
 from .layout import Layout, open_table
 from .ranking import POOL, Ranking, exact_ranking_of, merged
 from .vector_search import vector_search
@@ -71,7 +71,7 @@ class SearchIndex:
         reranker: Reranker | None = None,
         candidates: int = 50,
         vector: Any = None,
-    ) -> list[Hit]:
+    ) -> list[SearchHit]:
         """Find the texts that fit a query best.
 
         Args:
@@ -173,7 +173,7 @@ class SearchIndex:
         request = self.table.search(make(query, self.layout.text_column), query_type="fts")
         return exact_ranking_of(request if where is None else request.where(where), limit, "_score")
 
-    def _hits(self, found: Ranking) -> list[Hit]:
+    def _hits(self, found: Ranking) -> list[SearchHit]:
         if not len(found.rows):
             return []
         # A row can have thousands of numbers, which nobody reads.
@@ -183,7 +183,7 @@ class SearchIndex:
         rows = self.table.take_offsets(np.sort(found.rows).tolist()).select(columns).to_arrow().to_pylist()
         ranked = [rows[place] for place in places]
         return [
-            Hit(row.pop("id"), row.pop(text), float(score), row)
+            SearchHit(row.pop("id"), row.pop(text), float(score), row)
             for row, score in zip(ranked, found.scores, strict=True)
         ]
 

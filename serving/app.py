@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from .libraries import check_libraries
-from .limits import Limits, check_api_key
+from .limits import ServerLimits, check_api_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.routing import APIRoute
 
     from ..labelling.label_file import LabelFile
-    from ..search import SearchIndex
+    from ..search.search_index import SearchIndex
     from .served_model import ServedModel
 
 
 def create_app(
     models: Sequence[ServedModel],
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     *,
     api_key: str | None = None,
     truncate: bool = False,
@@ -63,7 +63,7 @@ def create_app(
     from .token_routes import token_routes
 
     check_api_key(api_key)
-    service = Service(models, limits or Limits(), truncate)
+    service = Service(models, limits or ServerLimits(), truncate)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

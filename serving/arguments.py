@@ -9,7 +9,7 @@ from ..command_line import UsageError
 from ..command_line.options import DEVICE, DTYPE, LABEL_NAMES_FILE, option
 from ..command_line.parser import Command
 from .libraries import check_libraries
-from .limits import Limits, check_api_key
+from .limits import ServerLimits, check_api_key
 
 KEY_VARIABLE = "SEQUENCE_ENCODER_API_KEY"
 
@@ -56,6 +56,6 @@ SERVE = Command(
     "serve",
     "Serve models over HTTP: embeddings, reranking, classification and fill-mask, for clients of OpenAI and TEI.",
     "sentence-transformers/all-MiniLM-L6-v2 --port 8080",
-    (ServeArguments, Limits),
+    (ServeArguments, ServerLimits),
     check=lambda options, limits: check_libraries("serve"),
 )

@@ -13,10 +13,10 @@ import uvicorn
 
 from ..command_line import UsageError
 from ..labelling.label_file import LabelFile
-from ..search import SearchIndex
+from ..search.search_index import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments
-from .limits import Limits, check_different
+from .limits import ServerLimits, check_different
 from .loading import load_served_model, split_name
 from .served_model import ServedModel
 from .service import Service
@@ -30,7 +30,7 @@ _GRACE = 110
 _CLOSING = 5
 
 
-def serve(options: ServeArguments, limits: Limits) -> None:
+def serve(options: ServeArguments, limits: ServerLimits) -> None:
     """Load models and serve them until the process receives a signal to stop.
 
     Args:

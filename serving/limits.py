@@ -34,7 +34,7 @@ def check_different(names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """The limits of a server. A single text may have more tokens than a batch.
 
     Raises:

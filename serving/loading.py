@@ -13,12 +13,11 @@ from ..bulk.models import kind_of, load_text_vectors
 from ..command_line import UsageError
 from ..conversion.source import Source
 from ..data.vector_kinds import SPARSE, TOKEN
-from ..export import ExportedEncoder
-from ..export.exported_encoder import is_encoder
-from ..export.exported_graph import is_classifier, load_exported_head
 from ..inference.device import choose_device, prepare
 from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
+from ..runtimes.exported_encoder import ExportedEncoder, is_encoder
+from ..runtimes.exported_graph import is_classifier, load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
 from .served_model import ServedModel
 

@@ -16,10 +16,9 @@ from pydantic import Field
 
 from ..command_line import UsageError
 from ..data.vector_kinds import DENSE, QUERY
-from ..search import SearchIndex
 from ..search.arguments import check_candidates
 from ..search.query_encoding import text_vectors_encoding
-from ..search.search_index import LEAST_COSINE
+from ..search.search_index import LEAST_COSINE, SearchIndex
 from .errors import RequestError
 from .responses import Body, StrictJsonRoute
 from .scores import probabilities

@@ -16,8 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.padded_inputs import padded_inputs
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN
-from ..export import ExportedEncoder
-from ..export.exported_graph import ExportedHead, is_classifier
 from ..inference.uses import use_of
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -30,6 +28,8 @@ from ..modeling.calibration.outputs import with_p_values
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
+from ..runtimes.exported_encoder import ExportedEncoder
+from ..runtimes.exported_graph import ExportedHead, is_classifier
 from ..tokenizer.private_copy import lowercased, private_copy
 from ..vectors.text_vectors import TextVectors
 

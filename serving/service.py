@@ -12,7 +12,7 @@ from fastapi import Request
 
 from ..data.vector_kinds import DOCUMENT
 from .errors import RequestError, too_late
-from .limits import Limits, check_different
+from .limits import ServerLimits, check_different
 from .metrics import Metrics
 from .scheduler import DroppedError, Scheduler
 from .served_model import RERANK, Group, Row, ServedModel, TooLongError
@@ -44,7 +44,7 @@ class Service:
         UsageError: If there are no models, or two have the same name.
     """
 
-    def __init__(self, models: Sequence[ServedModel], limits: Limits, truncate: bool) -> None:
+    def __init__(self, models: Sequence[ServedModel], limits: ServerLimits, truncate: bool) -> None:
         check_different([model.name for model in models])
         self.models, self.limits, self.truncate = tuple(models), limits, truncate
         self.metrics = Metrics()

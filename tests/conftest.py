@@ -20,8 +20,7 @@ from packaging.version import Version
 from torch.utils.data import _utils
 from transformers import BertConfig, BertForMaskedLM
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.tests.vector_folders import save_vector_folders

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from sequence_encoder.bulk import embed_corpus
+from sequence_encoder import embed_corpus
 from sequence_encoder.bulk.results import Counts
 from sequence_encoder.tests.adaptation_runs import WORDS
 

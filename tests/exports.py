@@ -15,13 +15,12 @@ import torch
 from transformers import PreTrainedModel
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderConfig
-from sequence_encoder.configuration import PRESETS
-from sequence_encoder.export.comparison import compare_outputs
-from sequence_encoder.export.graphs import exporter_of, sample_inputs, trace
-from sequence_encoder.export.loading import runtime_options
-from sequence_encoder.export.quiet import quiet_exporters
-from sequence_encoder.export.requirements import FORMATS
+from sequence_encoder import PRESETS, SequenceEncoderConfig
+from sequence_encoder.runtimes.comparison import compare_outputs
+from sequence_encoder.runtimes.graphs import exporter_of, sample_inputs, trace
+from sequence_encoder.runtimes.loading import runtime_options
+from sequence_encoder.runtimes.quiet import quiet_exporters
+from sequence_encoder.runtimes.requirements import FORMATS
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,

@@ -205,7 +205,7 @@ def _serve() -> None:
     def outputs_of(name: str) -> list[list[Any]]:
         """Return the outputs of a model as our commands load it, which may be exported or an adapter of peft."""
         from sequence_encoder.conversion.source import Source
-        from sequence_encoder.export.exported_graph import load_exported_head
+        from sequence_encoder.runtimes.exported_graph import load_exported_head
         from sequence_encoder.saving.exported_models import is_exported
 
         if not is_exported(name):

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
-from sequence_encoder.cards import model_card
+from sequence_encoder import model_card
 
 installed = Path(sequence_encoder.__file__).parent
 assert installed.is_relative_to(sys.prefix), installed

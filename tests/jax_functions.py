@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import sequence_encoder
-from sequence_encoder.export import to_jax
+from sequence_encoder import to_jax
 from sequence_encoder.tests.exports import batch, configuration, models, randomised
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 

@@ -20,15 +20,15 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
     SequenceEncoderTokenizer,
+    create_app,
 )
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
-from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.guides import ROOT, Block, blocks_of
 from sequence_encoder.tests.vector_folders import tiny_bert
 
 if TYPE_CHECKING:
-    from sequence_encoder.search import SearchIndex
+    from sequence_encoder import SearchIndex
 
 TEXTS = ["the red cat is here", "a dog", "we saw the green owl by the blue dog", "it"]
 PROMPTS = {"prompts": {"query": "where is ", "document": ""}, "default_prompt_name": None}
@@ -58,7 +58,7 @@ def served_models() -> dict[str, ServedModel]:
 
 def indexed(encoder: ServedModel, folder: Path) -> SearchIndex:
     """Make an index of 24 texts, with a column `n` of numbers."""
-    from sequence_encoder.search import SearchIndex, index_corpus  # An extra that most callers do without.
+    from sequence_encoder import SearchIndex, index_corpus  # An extra that most callers do without.
 
     encoder.model.save_pretrained(folder / "encoder")
     encoder.tokenizer.save_pretrained(folder / "encoder")

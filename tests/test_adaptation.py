@@ -19,10 +19,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from sequence_encoder import SequenceEncoderForSequenceClassification
+from sequence_encoder import QuestionAnsweringPipeline, SequenceEncoderForSequenceClassification
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.quiet import quiet_libraries
-from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import (
     COUNTS,
     FAST,

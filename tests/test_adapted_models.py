@@ -12,13 +12,19 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, SplinterConfig, SplinterModel, pipeline
 
-from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, TaskAdapter, convert
+from sequence_encoder import (
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    TaskAdapter,
+    calibrate,
+    convert,
+    evaluate,
+    explain,
+    quantize,
+)
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.conversion.source import Source
-from sequence_encoder.evaluation import calibrate, evaluate
-from sequence_encoder.explanation import explain
-from sequence_encoder.quantization import quantize
 from sequence_encoder.tests.texts import tokenizer_of
 
 Build = Callable[..., Any]

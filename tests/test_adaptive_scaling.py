@@ -23,11 +23,12 @@ from sequence_encoder import (
     SequenceEncoderConfig,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
+    calibrate,
     convert,
+    correct_label_shift,
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.evaluation import calibrate, correct_label_shift
 from sequence_encoder.evaluation.calibration.adaptive_scaling import AdaptiveScaling, fit_adaptive
 from sequence_encoder.evaluation.calibration.scaling import (
     LinearScaling,

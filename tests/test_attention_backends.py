@@ -15,8 +15,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DataCollatorWithFlattening
 from transformers.masking_utils import flash_attention_mask
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderModel
 from sequence_encoder.modeling.attention.banded import BandedAttention
 from sequence_encoder.modeling.attention.dispatch import (
     BlockMaskAttention,

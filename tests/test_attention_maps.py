@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sequence_encoder.configuration import PRESETS
-from sequence_encoder.explanation import attention_of, explain
+from sequence_encoder import PRESETS, attention_of, explain
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from sequence_encoder.tests.explained_models import build
 

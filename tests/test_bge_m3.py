@@ -275,7 +275,7 @@ def test_the_folder_stays_one_of_a_dense_encoder(converted: Path, tokenizer: Any
 
 def test_a_server_returns_all_three_representations(converted: Path, tokenizer: Any, expected: Any) -> None:
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder.serving import create_app
+    from sequence_encoder import create_app
     from sequence_encoder.tests.serving_apps import ask
 
     app = create_app([load_served_model(str(converted), "float32", "cpu")])

@@ -23,18 +23,20 @@ from transformers.pipelines.text_classification import TextClassificationPipelin
 from transformers.pipelines.token_classification import TokenClassificationPipeline
 
 from sequence_encoder import (
+    QuestionAnsweringPipeline,
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
     TaskAdapter,
+    calibrate,
+    create_app,
+    export,
+    exported_pipeline,
+    predict_corpus,
 )
-from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.evaluation import calibrate
-from sequence_encoder.export import comparison, export, exported_pipeline
-from sequence_encoder.export.exported_graph import load_exported_head
-from sequence_encoder.inference import QuestionAnsweringPipeline
-from sequence_encoder.serving import create_app
+from sequence_encoder.runtimes import comparison
+from sequence_encoder.runtimes.exported_graph import load_exported_head
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.calibrated_models import (
     AWAY,

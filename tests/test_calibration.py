@@ -13,12 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from sequence_encoder import SequenceEncoderForSequenceClassification
+from sequence_encoder import SequenceEncoderForSequenceClassification, calibrate, model_card
 from sequence_encoder.__main__ import main
-from sequence_encoder.cards import model_card
 from sequence_encoder.cards.calibration_section import card_section
 from sequence_encoder.cards.sections import replace_section
-from sequence_encoder.evaluation import calibrate
 from sequence_encoder.evaluation.calibration import calibrating
 from sequence_encoder.modeling.calibration.calibration import calibration_of
 from sequence_encoder.modeling.calibration.layer_vectors import LayerVectors

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sequence_encoder import SequenceEncoderForSequenceClassification
+from sequence_encoder import SequenceEncoderForSequenceClassification, choose_texts
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.labelling import choose_texts
 from sequence_encoder.labelling.design import choose_by_design
 from sequence_encoder.tests.adaptation_runs import COLOURS, examples_of, save_encoder
 

@@ -21,8 +21,7 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.saving.auto_classes import AUTO_CLASSES, AUTO_MODELS
 from sequence_encoder.saving.code_bundle import BUNDLE_FILES
 from sequence_encoder.saving.saved_code import saved_code

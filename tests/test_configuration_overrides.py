@@ -12,8 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderModel
 
 Build = Callable[..., SequenceEncoderConfig]
 

@@ -17,13 +17,19 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder import (
+    Objectives,
+    PretrainingCollator,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderModel,
+    SequenceEncoderTokenizer,
+    diffusion_bound,
+)
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data.packs import Pack
 from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
-from sequence_encoder.training import Objectives, PretrainingCollator, diffusion_bound
 from sequence_encoder.training.checkpoints import remove_checkpoint
 from sequence_encoder.training.pretraining.diffusion_bound import BoundWindows
 from sequence_encoder.training.pretraining.objective_metrics import means, sums_of

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from sequence_encoder import SequenceEncoderModel
+from sequence_encoder import ExportedEncoder, SequenceEncoderModel, export, quantize
 from sequence_encoder.__main__ import main
-from sequence_encoder.export import ExportedEncoder, comparison, export, exporting
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
-from sequence_encoder.quantization import quantize
+from sequence_encoder.runtimes import comparison, exporting
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 pytestmark = [
@@ -60,7 +59,7 @@ def test_vectors_are_those_of_the_model(exported: tuple[SequenceEncoderModel, di
 
 def test_a_server_embeds_in_eight_bits(exported: tuple[SequenceEncoderModel, dict[str, Path]]) -> None:
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder.serving import load_served_model
+    from sequence_encoder import load_served_model
 
     model, folders = exported
     expected = model.encode(TEXTS, tokenizer_of(), convert_to_tensor=True)

@@ -20,10 +20,10 @@ from sequence_encoder import (
     SequenceEncoderModel,
     SequenceEncoderTokenizer,
     TaskAdapter,
+    convert,
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.conversion import convert
 from sequence_encoder.training.adaptation.arguments import AdaptedModelArguments
 from sequence_encoder.training.adaptation.encoder import encoder_of
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments

@@ -11,12 +11,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from sequence_encoder import (
+    PRESETS,
     SequenceEncoderConfig,
     SequenceEncoderForMaskedLM,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
 )
-from sequence_encoder.configuration import PRESETS
 
 TinyConfig = Callable[..., SequenceEncoderConfig]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]

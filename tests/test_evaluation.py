@@ -16,14 +16,16 @@ import torch
 from transformers import AutoTokenizer, pipeline
 
 from sequence_encoder import (
+    QuestionAnsweringPipeline,
     SequenceEncoderForMaskedLM,
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
+    calibrate,
+    evaluate,
 )
 from sequence_encoder.__main__ import main
-from sequence_encoder.evaluation import calibrate, charts, evaluate
-from sequence_encoder.inference import QuestionAnsweringPipeline
+from sequence_encoder.evaluation import charts
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, examples_of, save_encoder
 
 LABELS = {"label", "labels", "ner_tags", "answers"}

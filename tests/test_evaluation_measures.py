@@ -11,8 +11,7 @@ import torch
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 from transformers import AutoTokenizer, pipeline
 
-from sequence_encoder import SequenceEncoderForSequenceClassification
-from sequence_encoder.evaluation import correct_label_shift, match_label_shares
+from sequence_encoder import SequenceEncoderForSequenceClassification, correct_label_shift, match_label_shares
 from sequence_encoder.evaluation.estimates import estimates_of, temperature_of, transport_costs, with_temperature
 from sequence_encoder.evaluation.judging import Judged
 from sequence_encoder.evaluation.label_correction import matching_bias

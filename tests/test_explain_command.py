@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sequence_encoder import SequenceEncoderForSequenceClassification
+from sequence_encoder import AttentionMap, SequenceEncoderForSequenceClassification, explain
 from sequence_encoder.__main__ import main
-from sequence_encoder.explanation import AttentionMap, explain
 from sequence_encoder.explanation.arguments import METHOD_NAMES
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.tests.explained_models import build

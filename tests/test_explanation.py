@@ -15,8 +15,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sequence_encoder import SequenceEncoderForMultipleChoice
-from sequence_encoder.explanation import attention_of, explain, nearest_examples
+from sequence_encoder import SequenceEncoderForMultipleChoice, attention_of, explain, nearest_examples
 from sequence_encoder.explanation.explaining import HEADS as KNOWN
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.explanation.values import Values

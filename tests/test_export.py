@@ -17,16 +17,22 @@ import pytest
 import torch
 from transformers import pipeline
 
-from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderModel
+from sequence_encoder import (
+    ExportedEncoder,
+    QuestionAnsweringPipeline,
+    SequenceEncoderForQuestionAnswering,
+    SequenceEncoderModel,
+    export,
+    exported_pipeline,
+)
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.models import load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.conversion.source import Source
-from sequence_encoder.export import ExportedEncoder, comparison, export, exported_pipeline, exporting, requirements
-from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.modeling.pooling import POOLINGS
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
+from sequence_encoder.runtimes import comparison, exporting, requirements
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.exported_runs import record_shapes
@@ -395,7 +401,7 @@ def test_runtimes_use_as_many_threads_as_torch(encoders: dict[str, tuple[Any, Pa
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_a_server_embeds_with_an_exported_encoder(encoders: dict[str, tuple[Any, Path]], to: str) -> None:
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder.serving import create_app, load_served_model
+    from sequence_encoder import create_app, load_served_model
     from sequence_encoder.tests.serving_apps import ask
 
     model, folder = encoders[to]

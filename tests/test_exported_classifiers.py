@@ -18,14 +18,15 @@ from sequence_encoder import (
     SequenceEncoderConfig,
     SequenceEncoderForMultipleChoice,
     SequenceEncoderForSequenceClassification,
+    export,
+    predict_corpus,
 )
-from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.bulk.models import load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.conversion.source import Source
-from sequence_encoder.export import comparison, export
-from sequence_encoder.export.exported_graph import load_exported_head
+from sequence_encoder.runtimes import comparison
+from sequence_encoder.runtimes.exported_graph import load_exported_head
 from sequence_encoder.saving.exported_models import is_exported
 from sequence_encoder.search.reranking import Reranker
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
@@ -116,7 +117,7 @@ def test_texts_of_similar_length_run_together(
 @TORCH
 def test_a_server_ranks_and_predicts_with_an_exported_cross_encoder(cross_encoder: tuple[Path, Path]) -> None:
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder.serving import create_app, load_served_model
+    from sequence_encoder import create_app, load_served_model
     from sequence_encoder.tests.serving_apps import ask
 
     apps = [create_app([load_served_model(str(folder), "float32")]) for folder in cross_encoder]
@@ -208,7 +209,7 @@ def test_a_server_refuses_an_exported_model_for_multiple_choice(
     cross_encoder: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder.serving import load_served_model
+    from sequence_encoder import load_served_model
 
     monkeypatch.setattr(comparison, "_MEASURED", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(cross_encoder[0])

@@ -11,8 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from sequence_encoder import SequenceEncoderForMaskedLM
-from sequence_encoder.inference import InfillingPipeline
+from sequence_encoder import InfillingPipeline, SequenceEncoderForMaskedLM
 from sequence_encoder.tests.grammar_models import PAD, SENTENCES, grammar_model, grammar_tokenizer
 
 TOKENIZER = grammar_tokenizer()

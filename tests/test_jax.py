@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from sequence_encoder import SequenceEncoderModel
+from sequence_encoder import SequenceEncoderModel, to_jax
 from sequence_encoder.command_line.extras import MissingLibraryError, is_installed
-from sequence_encoder.export import to_jax
 from sequence_encoder.tests import jax_functions
 from sequence_encoder.tests.jax_functions import GRADIENTS, OUTPUTS
 

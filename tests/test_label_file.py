@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
+from sequence_encoder import create_app
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.labelling.label_file import ConflictError, LabelFile
-from sequence_encoder.serving import create_app
 from sequence_encoder.tests.serving_apps import ask, served_models
 
 CONTENT = 'id,text,label,note\n07,"a\nb, ""c""",,NA\n08,d,good,\n09,e,,é\n'

@@ -14,7 +14,12 @@ from huggingface_hub import EvalResult, ModelCard
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder import (
+    PRESETS,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    SequenceEncoderTokenizer,
+)
 from sequence_encoder.cards.card import (
     TASKS,
     TEMPLATE,
@@ -22,7 +27,6 @@ from sequence_encoder.cards.card import (
     model_card,
 )
 from sequence_encoder.cards.rules import check_card
-from sequence_encoder.configuration import PRESETS
 from sequence_encoder.saving.auto_classes import AUTO_MODELS
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
 

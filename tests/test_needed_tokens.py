@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from sequence_encoder import (
+    PRESETS,
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
     SequenceEncoderForPreTraining,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
 )
-from sequence_encoder.configuration import PRESETS
 
 Build = Callable[..., Any]
 LENGTHS = [9, 4, 6, 9]

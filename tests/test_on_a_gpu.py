@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sequence_encoder import (
+    PRESETS,
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
     SequenceEncoderForPreTraining,
@@ -22,7 +23,6 @@ from sequence_encoder import (
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
 )
-from sequence_encoder.configuration import PRESETS
 from sequence_encoder.modeling.calibration.layer_vectors import LayerVectors
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.simulated_gpu import HALF, device, on_simulated_gpu, simulated_gpu, to_simulated_gpu

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithFlattening
 
-from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS, SequenceEncoderModel
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.simulated_gpu import has_simulated_gpu, on_simulated_gpu, simulated_gpu
 

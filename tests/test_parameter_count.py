@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderConfig
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder import PRESETS, SequenceEncoderConfig
 from sequence_encoder.configuration.parameter_count import count_parameters
 from sequence_encoder.saving.auto_classes import AUTO_MODELS
 

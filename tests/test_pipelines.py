@@ -14,8 +14,7 @@ import torch
 from transformers import pipeline
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderTokenizer
-from sequence_encoder.inference import QuestionAnsweringPipeline
+from sequence_encoder import QuestionAnsweringPipeline, SequenceEncoderForQuestionAnswering, SequenceEncoderTokenizer
 
 Build = Callable[..., Any]
 

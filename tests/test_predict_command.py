@@ -13,9 +13,8 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer, pipeline
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification, predict_corpus
 from sequence_encoder.__main__ import main
-from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.tests.corpus_runs import (

@@ -16,16 +16,20 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
-from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForSequenceClassification, SequenceEncoderModel
+from sequence_encoder import (
+    PRESETS,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    save_sentence_transformer,
+)
 from sequence_encoder.__main__ import main
-from sequence_encoder.configuration import PRESETS
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
 from sequence_encoder.tests.family_folders import FAMILIES
 from sequence_encoder.tests.guides import ROOT, Block, blocks_of
 from sequence_encoder.tests.stand_ins import stand_ins_in
 from sequence_encoder.tests.texts import TEXTS
-from sequence_encoder.vectors import save_sentence_transformer
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIBRARIES = [f"library{number}" for number in range(10)]

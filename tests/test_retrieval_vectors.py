@@ -16,10 +16,13 @@ pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 
 from transformers import AutoTokenizer  # noqa: E402
 
-from sequence_encoder import SequenceEncoderForRetrieval  # noqa: E402
-from sequence_encoder.bulk import embed_corpus  # noqa: E402
+from sequence_encoder import (  # noqa: E402
+    SearchIndex,
+    SequenceEncoderForRetrieval,
+    embed_corpus,
+    index_corpus,
+)
 from sequence_encoder.command_line import UsageError  # noqa: E402
-from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.tests.stand_ins import STAND_INS  # noqa: E402
 
 TEXTS = ["a cat of the cat", "the text of the software", "dog", "a model"]
@@ -95,7 +98,7 @@ def test_search_and_serve_find_the_text_itself_in_an_index_of_one_kind(folder: P
     hits = index.search(TEXTS[1], limit=2, mode="vector")
     assert hits[0].text == TEXTS[1]
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder.serving import create_app, load_served_model
+    from sequence_encoder import create_app, load_served_model
     from sequence_encoder.tests.serving_apps import ask
 
     app = create_app([load_served_model(str(folder))], index=index)

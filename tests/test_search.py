@@ -24,8 +24,8 @@ from sequence_encoder.command_line import UsageError
 lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
 pa = pytest.importorskip("pyarrow", reason="needs the extra search")
 
+from sequence_encoder import Reranker, SearchHit, SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.bulk.formats import FACTS, VECTORS, connect  # noqa: E402
-from sequence_encoder.search import Hit, Reranker, SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
 from sequence_encoder.search.printing import in_words  # noqa: E402
@@ -312,7 +312,9 @@ def test_conditions_compare_numbers_if_the_column_has_numbers(models: dict[str, 
 
 def test_a_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "3")
-    assert in_words(1, Hit("a\nb", "river\x1b[31m", 0.5, {"c": "\x1b]x"})) == " 1  0.5000  a b   ]x\n    river [31m"
+    assert (
+        in_words(1, SearchHit("a\nb", "river\x1b[31m", 0.5, {"c": "\x1b]x"})) == " 1  0.5000  a b   ]x\n    river [31m"
+    )
 
 
 def test_another_model_is_refused_for_queries(folder: Path, models: dict[str, Path], tmp_path: Path) -> None:

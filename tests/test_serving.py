@@ -16,7 +16,8 @@ import torch
 pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx")
 
-from sequence_encoder.serving import Limits, create_app, served_model  # noqa: E402
+from sequence_encoder import ServerLimits, create_app  # noqa: E402
+from sequence_encoder.serving import served_model  # noqa: E402
 from sequence_encoder.serving.served_model import ServedModel  # noqa: E402
 from sequence_encoder.tests.serving_apps import MAX_LENGTH, TEXTS, ask, served_models  # noqa: E402
 
@@ -238,7 +239,7 @@ def test_metrics_count_requests_and_tokens(models: dict[str, ServedModel]) -> No
 def test_mistakes_are_told_in_the_format_of_each_protocol(
     models: dict[str, ServedModel], body: dict[str, Any], status: int, said: str
 ) -> None:
-    app = create_app([*models.values()], Limits(max_texts=100))
+    app = create_app([*models.values()], ServerLimits(max_texts=100))
     answer = ask(app, "/v1/embeddings", body)
     assert answer.status_code == status
     assert said in answer.json()["error"]["message"]
@@ -258,7 +259,7 @@ def test_bodies_that_are_not_json_are_refused(app: Any, body: str) -> None:
 
 
 def test_large_bodies_are_refused_whether_or_not_they_state_their_size(models: dict[str, ServedModel]) -> None:
-    app = create_app([models["encoder"]], Limits(max_body_bytes=1000))
+    app = create_app([models["encoder"]], ServerLimits(max_body_bytes=1000))
     body = json.dumps({"inputs": "a" * 1000}).encode()
 
     async def parts() -> Any:
@@ -286,7 +287,7 @@ def test_a_key_opens_every_route(models: dict[str, ServedModel]) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch) -> None:
-    app = create_app([models["encoder"]], Limits(max_queue_tokens=30))
+    app = create_app([models["encoder"]], ServerLimits(max_queue_tokens=30))
     assert ask(app, "/embed", {"inputs": ["a dog"] * 20}).status_code == 413
     begun, go_on = threading.Event(), threading.Event()
     compute = ServedModel.compute

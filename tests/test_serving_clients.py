@@ -17,7 +17,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from huggingface_hub import InferenceClient  # noqa: E402
 
-from sequence_encoder.serving import Limits, create_app  # noqa: E402
+from sequence_encoder import ServerLimits, create_app  # noqa: E402
 from sequence_encoder.serving.served_model import ServedModel  # noqa: E402
 from sequence_encoder.tests.guides import Block  # noqa: E402
 from sequence_encoder.tests.serving_apps import (  # noqa: E402
@@ -39,7 +39,7 @@ def models() -> dict[str, ServedModel]:
 
 @pytest.fixture(scope="module")
 def address(models: dict[str, ServedModel]) -> Iterator[str]:
-    yield from listening(*models.values(), api_key="key", limits=Limits(max_texts=10))
+    yield from listening(*models.values(), api_key="key", limits=ServerLimits(max_texts=10))
 
 
 @pytest.fixture(scope="module")

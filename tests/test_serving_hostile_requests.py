@@ -14,7 +14,8 @@ pytest.importorskip("httpx")
 
 from pydantic import ValidationError
 
-from sequence_encoder.serving import Limits, create_app, guard, loading, tei_routes
+from sequence_encoder import ServerLimits, create_app
+from sequence_encoder.serving import guard, loading, tei_routes
 from sequence_encoder.serving.hub_routes import HubClassification
 from sequence_encoder.serving.openai_routes import EmbeddingsBody, RerankBody
 from sequence_encoder.serving.served_model import ServedModel
@@ -31,7 +32,7 @@ def models() -> dict[str, ServedModel]:
 
 @pytest.fixture(scope="module")
 def app(models: dict[str, ServedModel]) -> Any:
-    limits = Limits(max_texts=5, max_queue_tokens=30, max_body_bytes=2000)
+    limits = ServerLimits(max_texts=5, max_queue_tokens=30, max_body_bytes=2000)
     return create_app([models[name] for name in ("masked", "ranker", "classifier", "encoder")], limits)
 
 

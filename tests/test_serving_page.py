@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+from sequence_encoder import create_app, load_served_model
 from sequence_encoder.labelling.label_file import LabelFile
-from sequence_encoder.serving import create_app, load_served_model
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.serving_apps import TEXTS, ask, indexed, listening, served_models
 

@@ -10,8 +10,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("lancedb", reason="needs the extra search")
 
-from sequence_encoder.search import SearchIndex
-from sequence_encoder.serving import create_app
+from sequence_encoder import SearchIndex, create_app
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.guides import Block
 from sequence_encoder.tests.serving_apps import ask, ask_as_curl, documented_requests, indexed, served_models

@@ -17,11 +17,16 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
+from sequence_encoder import (
+    PRESETS,
+    Objectives,
+    SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderModel,
+    convert,
+)
 from sequence_encoder.cards.card import model_card
-from sequence_encoder.configuration import PRESETS
 from sequence_encoder.tests.comparisons import assert_same
-from sequence_encoder.training import Objectives
 from sequence_encoder.training.pretraining.trainer import operations_per_token
 
 Build = Callable[..., Any]

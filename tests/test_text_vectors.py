@@ -21,8 +21,8 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling  # noqa: 
 from tqdm import tqdm  # noqa: E402
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM  # noqa: E402
 
+from sequence_encoder import embed_corpus  # noqa: E402
 from sequence_encoder.__main__ import main  # noqa: E402
-from sequence_encoder.bulk import embed_corpus  # noqa: E402
 from sequence_encoder.bulk.formats import connect  # noqa: E402
 from sequence_encoder.bulk.models import kind_of, load_text_vectors  # noqa: E402
 from sequence_encoder.command_line import UsageError  # noqa: E402

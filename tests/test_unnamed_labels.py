@@ -11,9 +11,14 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderForTokenClassification
-from sequence_encoder.evaluation import calibrate, evaluate, match_label_shares
-from sequence_encoder.explanation import explain
+from sequence_encoder import (
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+    calibrate,
+    evaluate,
+    explain,
+    match_label_shares,
+)
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
 
 # The labels of each task, in the order of a model's outputs.

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderTokenizer
-from sequence_encoder.vectors import unpad_inputs
+from sequence_encoder import SequenceEncoderTokenizer, unpad_inputs
 
 pytest.importorskip("sentence_transformers.multi_vector_encoder", reason="needs sentence-transformers 6")
 

@@ -22,13 +22,12 @@ pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 
 from sentence_transformers import MultiVectorEncoder, SparseEncoder  # noqa: E402
 
+from sequence_encoder import SearchIndex, ServerLimits, create_app, index_corpus, load_served_model  # noqa: E402  # noqa: E402
 from sequence_encoder.command_line import UsageError  # noqa: E402
-from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
 from sequence_encoder.search.postings import write_postings  # noqa: E402
 from sequence_encoder.search.vector_search import LanceSearch  # noqa: E402
-from sequence_encoder.serving import Limits, create_app, load_served_model  # noqa: E402
 from sequence_encoder.tests.serving_apps import ask  # noqa: E402
 from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 
@@ -214,7 +213,7 @@ def test_a_server_stops_computing_more_sparse_weights_than_it_can_send(
     computed: list[Any] = []
     compute = served.compute
     monkeypatch.setattr(served, "compute", lambda group, rows: computed.extend(rows) or compute(group, rows))
-    app = create_app([served], Limits(max_tokens=1))
+    app = create_app([served], ServerLimits(max_tokens=1))
     answer = ask(app, "/embed_sparse", {"inputs": ["a dog", "it"] * 3})
     app.state.service.scheduler.close()
     assert (answer.status_code, len(computed)) == (413, 3)

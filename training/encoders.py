@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..cards.inherited_fields import inherited_card_fields
 from ..command_line import UsageError
 from ..command_line.progress import Progress
-from ..conversion import convert
+from ..conversion.converting import convert
 from ..conversion.sidecar_files import folder_of
 from ..conversion.source import Source
 from ..modeling import SequenceEncoderPreTrainedModel

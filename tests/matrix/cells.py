@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from sequence_encoder.export import comparison
+from sequence_encoder.runtimes import comparison
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.matrix import commands, libraries, server
 from sequence_encoder.tests.matrix.command_line import Refused

@@ -26,7 +26,7 @@ def pipeline(model: Model, shop: Workshop, work: Path) -> None:
             "Transformers has no pipeline for multiple choice; call the model, or evaluate it with `adapt`."
         )
     if model.state in EXPORTED:
-        from sequence_encoder.export import exported_pipeline
+        from sequence_encoder import exported_pipeline
 
         found: Any = exported_pipeline(model.kind.pipeline, model.folder)(model.kind.inputs)
     else:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sequence_encoder.serving import create_app, load_served_model
+from sequence_encoder import create_app, load_served_model
 from sequence_encoder.tests.matrix.commands import TEXTS, index
 from sequence_encoder.tests.matrix.models import Model, Workshop
 from sequence_encoder.tests.serving_apps import ask
@@ -47,7 +47,7 @@ def routes(protocol: str) -> Any:
 
 def search(model: Model, shop: Workshop, work: Path) -> None:
     """`serve --index`: a text finds itself."""
-    from sequence_encoder.search import SearchIndex
+    from sequence_encoder import SearchIndex
 
     found = SearchIndex(index(model, work))
     with _app(model, index=found) as app:

@@ -36,7 +36,7 @@ BY_RATE = "loss_at_rate_"
 
 
 @dataclass(frozen=True)
-class Bound:
+class DiffusionBound:
     """A bound on the negative log-likelihood of texts.
 
     Attributes:
@@ -107,7 +107,7 @@ class BoundWindows(Dataset[MaskedPack]):
         }
 
 
-def bound_of(sums: Any, counts: Any, data: BoundWindows) -> Bound:
+def bound_of(sums: Any, counts: Any, data: BoundWindows) -> DiffusionBound:
     """Compute the bound from the results of `masked_sums` over all items of a dataset."""
     weighted, losses, right, masked = np.asarray(sums, dtype=np.float64).T
     counts = np.asarray(counts, dtype=np.float64)
@@ -117,7 +117,7 @@ def bound_of(sums: Any, counts: Any, data: BoundWindows) -> Bound:
         (number + 0.5) / _INTERVALS: float(losses[place == number].sum() / masked[place == number].sum())
         for number in np.unique(place).tolist()
     }
-    return Bound(
+    return DiffusionBound(
         nats_per_token=nats_per_token,
         bits_per_byte=nats_per_token / math.log(2) * data.tokens / data.text_bytes,
         accuracy=float(right.sum() / masked.sum()),
@@ -146,7 +146,7 @@ def diffusion_bound(
     rates: int = RATES,
     max_tokens: int = 4096,
     seed: int = 0,
-) -> Bound:
+) -> DiffusionBound:
     """Estimate a bound on the negative log-likelihood of texts under a masked language model.
 
     It is only low for a model that was trained with masks at every rate, such as by `pretrain --objective diffusion`.

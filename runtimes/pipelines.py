@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from transformers import Pipeline, pipeline
 
-from ..inference import QuestionAnsweringPipeline
 from ..inference.calibrated_text_classification import CalibratedTextClassificationPipeline
+from ..inference.question_answering import QuestionAnsweringPipeline
 from .exported_graph import load_exported_head
 from .loading import hub_options
 

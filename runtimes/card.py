@@ -61,7 +61,7 @@ _MASK = (
     "computes padding."
 )
 _ENCODE = """\
-from sequence_encoder.export import ExportedEncoder
+from sequence_encoder import ExportedEncoder
 
 model = ExportedEncoder.from_pretrained({place}{trust})
 vectors = model.encode(["A short text.", "Another one."])"""

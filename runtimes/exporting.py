@@ -24,7 +24,13 @@ from ..modeling.text_encoding.recipe_files import write_recipe
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
 from .comparison import ExportCheck, Inputs, compare
-from .graphs import exporter_of, graph_module, input_names, sample_inputs, trace
+from .graphs import (
+    exporter_of,
+    graph_module,
+    input_names,
+    sample_inputs,
+    trace,
+)
 from .loading import open_exported, runtime_options
 from .quiet import quiet_exporters
 from .requirements import FORMATS, check_format
