@@ -20,7 +20,8 @@ from filelock import FileLock
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from sequence_encoder import SequenceEncoderModel, bulk, search
+import sequence_encoder
+from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.arguments import POOLINGS as ALLOWED_POOLINGS
 from sequence_encoder.bulk.vectors import Vectors
@@ -348,9 +349,9 @@ def test_texts_among_other_values_are_copied_without_quotes(model: Path, tmp_pat
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for package, name, extra in ((bulk, "embed_corpus", "embed"), (search, "SearchIndex", "search")):
+    for name, extra in (("embed_corpus", "embed"), ("SearchIndex", "search")):
         with pytest.raises(MissingLibraryError, match=rf"{name} needs pyarrow.*sequence-encoder\[{extra}\]"):
-            getattr(package, name)
+            getattr(sequence_encoder, name)
 
 
 def test_the_choices_are_those_of_the_model() -> None:
