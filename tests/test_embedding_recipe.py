@@ -241,7 +241,7 @@ def change(folder: Path, file: str, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "fields", "message"),
     [
-        ("modules.json", {"type": "sentence_transformers.models.LSTM"}, r"sentence_transformers\.models\.LSTM"),
+        ("modules.json", {"type": "sentence_transformers.models.LSTM"}, "the module LSTM"),
         ("modules.json", {"type": "of_someone.Normalize"}, r"of_someone\.Normalize"),
         ("2_Dense/config.json", {"activation_function": "os.system"}, r"activation_function='os\.system'"),
         ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),

@@ -5,21 +5,22 @@ They contain the modules of a `SparseEncoder` with `SpladePooling` or of a `Mult
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.recipe_files import (
-    LENGTHS,
     SETTINGS,
+    Module,
     check_names,
     read_dense,
     read_json,
+    read_modules,
     read_transformer,
 )
-from ..saving.module_list import MODULE_LIST, read_module_list
+from ..saving.module_list import MODULE_LIST
 
 _TOKENS = "token_embeddings"
 _POOLINGS, _ACTIVATIONS, _STRATEGIES = ("max", "sum"), ("relu", "log1p_relu"), ("min", "fixed")
@@ -79,27 +80,13 @@ class TokenRecipe:
     expansion: Expansion | None
 
 
-@dataclass(frozen=True)
-class _Module:
-    kind: str
-    folder: Path
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return _read(self.folder / "config.json")
-
-    def refuse(self) -> ValueError:
-        """Return the error for a module that is not supported here."""
-        return ValueError(f"it does not support the module {self.kind} in {self.folder}")
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read `config_sentence_transformers.json`, or return an empty dict if there is no such file.
 
     Raises:
         ValueError: If it is damaged.
     """
-    return _read(folder / SETTINGS)
+    return read_json(_finder(folder)(SETTINGS))
 
 
 def read_sparse_recipe(folder: Path) -> SparseRecipe:
@@ -113,7 +100,7 @@ def read_sparse_recipe(folder: Path) -> SparseRecipe:
     fields = read_transformer(_transformer(first), "fill-mask", "logits")
     if len(others) != 1 or others[0].kind != "SpladePooling":
         raise next((each for each in others if each.kind != "SpladePooling"), first).refuse()
-    config = others[0].config
+    config = others[0].config()
     pooling, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
     for name, value, allowed in (
         ("pooling_strategy", pooling, _POOLINGS),
@@ -139,12 +126,12 @@ def read_token_recipe(folder: Path) -> TokenRecipe:
     mask: Mapping[str, Any] = {}
     for module in others:
         if module.kind == "Dense":
-            steps.append(read_dense(module.config, str(module.folder / "model.safetensors"), _TOKENS))
+            steps.append(read_dense(module, _TOKENS))
         elif module.kind == "Normalize":
-            check_names("Normalize", module.config, _TOKENS)
+            check_names("Normalize", module.config(), _TOKENS)
             steps.append(Normalize())
         elif module.kind == "MultiVectorMask":
-            mask = module.config
+            mask = module.config()
         else:
             raise module.refuse()
     if mask.get("keep_only_token_ids"):
@@ -182,27 +169,21 @@ def _at_least_one(name: str, value: Any) -> int | None:
     return value
 
 
-def _modules(folder: Path) -> list[_Module]:
-    modules = []
-    for module in read_module_list(folder / MODULE_LIST):
-        package, _, kind = module["type"].rpartition(".")
-        if not package.startswith("sentence_transformers"):
-            raise ValueError(f"it does not support the module {module['type']}")
-        modules.append(_Module(kind, folder / module["path"]))
+def _modules(folder: Path) -> list[Module]:
+    modules = read_modules(_finder(folder))
     if not modules:
         raise ValueError(f"{MODULE_LIST} has no modules")
     return modules
 
 
-def _transformer(module: _Module) -> dict[str, Any]:
+def _transformer(module: Module) -> dict[str, Any]:
     """Return the settings of the first module."""
     if module.kind not in ("Transformer", "MLMTransformer"):
         raise module.refuse()
-    config: dict[str, Any] = next(filter(None, (_read(module.folder / name) for name in LENGTHS)), {})
     # Its name in older versions, for a head for masked language modelling.
     task = {"transformer_task": "fill-mask"} if module.kind == "MLMTransformer" else {}
-    return {**task, **config}
+    return {**task, **module.transformer_config()}
 
 
-def _read(file: Path) -> dict[str, Any]:
-    return read_json(file if file.is_file() else None)
+def _finder(folder: Path) -> Callable[[str], str | None]:
+    return lambda name: str(folder / name) if (folder / name).is_file() else None

@@ -7,6 +7,7 @@ The files are `modules.json`, a folder for each module, `sentence_bert_config.js
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -48,6 +49,37 @@ _CONFIG_OPTIONS = ("attn_implementation", "dtype", "torch_dtype", "use_cache")
 _Find = Callable[[str], str | None]
 
 
+@dataclass(frozen=True)
+class Module:
+    """A module that `modules.json` lists.
+
+    Attributes:
+        kind: The name of its class.
+        path: Its subfolder, or "" for the folder itself.
+        find: Returns the path of a file of the folder, or None if there is no such file.
+    """
+
+    kind: str
+    path: str
+    find: _Find
+
+    def file(self, name: str) -> str | None:
+        """Return the path of one of its files, or None if there is no such file."""
+        return self.find(str(PurePosixPath(self.path) / name))
+
+    def config(self, name: str = "config.json") -> dict[str, Any]:
+        """Read one of its JSON files; an empty dict if there is no such file."""
+        return read_json(self.file(name))
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Read the settings of a module for an encoder, whose file has several names."""
+        return next(filter(None, map(self.config, LENGTHS)), {})
+
+    def refuse(self) -> ValueError:
+        """Return the error for a module that is not supported."""
+        return ValueError(f"it does not support the module {self.kind} in {self.path or 'the folder itself'}")
+
+
 def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
     """Return the recipe of a model, or else of the folder that it was loaded from, or None without a recipe."""
     base: Any = model.base_model
@@ -84,13 +116,13 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
 
     find_outside = find_in(encoder.parent)
     try:
-        modules = _modules(find_outside) if encoder.name else []
+        modules = read_modules(find_outside) if encoder.name else []
     except ValueError:
         modules = []  # A `modules.json` that sentence-transformers did not write.
-    inside = not modules or modules[0]["path"] != encoder.name
+    inside = not modules or modules[0].path != encoder.name
     find = find_in(encoder) if inside else find_outside
     try:
-        return _read(_modules(find) if inside else modules, find)
+        return _read(read_modules(find) if inside else modules, find)
     except (OSError, ValueError, TypeError, KeyError) as error:
         where = os.path.join(name, encoder if inside else encoder.parent)
         return EmbeddingRecipe(obstacle=f"encode cannot follow {MODULE_LIST} of {where}: {error}")
@@ -145,37 +177,44 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int, with_s
             _write_dense(folder / path, step)
 
 
-def _modules(find: _Find) -> list[dict[str, str]]:
-    path = find(MODULE_LIST)
-    return [] if path is None else read_module_list(Path(path))
+def read_modules(find: _Find) -> list[Module]:
+    """Read the list of modules in a folder, which is empty if there is no `modules.json`.
+
+    Args:
+        find: Returns the path of a file of the folder, or None if there is no such file.
+
+    Raises:
+        ValueError: If a module is not from sentence-transformers, or the file is damaged.
+    """
+    listed, modules = find(MODULE_LIST), []
+    for module in [] if listed is None else read_module_list(Path(listed)):
+        package, _, kind = module["type"].rpartition(".")
+        if not package.startswith("sentence_transformers"):
+            raise ValueError(f"it does not support the module {module['type']}")
+        modules.append(Module(kind, module["path"], find))
+    return modules
 
 
-def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
+def _read(modules: list[Module], find: _Find) -> EmbeddingRecipe | None:
     if not modules:
         return None
     fields: dict[str, Any] = {}
     after: list[Normalize | Dense] = []
     for index, module in enumerate(modules):
-        package, _, kind = module["type"].rpartition(".")
-        place = PurePosixPath(module["path"])
-
-        def config(file: str, place: PurePosixPath = place) -> dict[str, Any]:
-            return read_json(find(str(place / file)))
-
-        if not package.startswith("sentence_transformers") or (kind == "Transformer") != (index == 0):
-            raise ValueError(f"it does not support the module {module['type']}")
-        if kind == "Transformer":
-            fields |= read_transformer(next(filter(None, map(config, LENGTHS)), {}))
-        elif kind == "Pooling" and index == 1:
-            fields |= _read_pooling(config("config.json"))
-        elif kind == "Normalize" and index > 1:
-            check_names(kind, config("config.json"))
+        if (module.kind == "Transformer") != (index == 0):
+            raise module.refuse()
+        if module.kind == "Transformer":
+            fields |= read_transformer(module.transformer_config())
+        elif module.kind == "Pooling" and index == 1:
+            fields |= _read_pooling(module.config())
+        elif module.kind == "Normalize" and index > 1:
+            check_names(module.kind, module.config())
             after.append(Normalize())
-        elif kind == "Dense" and index > 1:
-            after.append(read_dense(config("config.json"), find(str(place / "model.safetensors"))))
+        elif module.kind == "Dense" and index > 1:
+            after.append(read_dense(module))
         # Dropout has no effect in evaluation mode.
-        elif kind != "Dropout":
-            raise ValueError(f"it does not support the module {module['type']}")
+        elif module.kind != "Dropout":
+            raise module.refuse()
     settings = read_json(find(SETTINGS))
     if (kind := settings.get("model_type", _KIND)) != _KIND:
         raise ValueError(f"{SETTINGS} describes a {kind}, not a {_KIND}")
@@ -250,17 +289,17 @@ def check_names(kind: str, config: Mapping[str, Any], name: str = _VECTORS) -> N
             raise ValueError(f"it does not support a {kind} module with {key}={config[key]!r}")
 
 
-def read_dense(config: Mapping[str, Any], weights: str | None, name: str = _VECTORS) -> Dense:
+def read_dense(module: Module, name: str = _VECTORS) -> Dense:
     """Read a dense layer.
 
     Args:
-        config: The content of its `config.json`.
-        weights: The file with its weights, or None.
+        module: The module.
         name: The name of the vectors that it must read and write.
 
     Raises:
         ValueError: If something is not supported.
     """
+    config, weights = module.config(), module.file("model.safetensors")
     check_names("Dense", config, name)
     if config.get("use_residual"):
         raise ValueError("it does not support a Dense module with use_residual=True")
