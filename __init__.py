@@ -3,6 +3,8 @@
 Importing this package registers it with the Auto classes of transformers.
 """
 
+from typing import TYPE_CHECKING
+
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
@@ -10,26 +12,15 @@ from . import modeling
 from .cards.card import card_to_push
 from .cards.sections import trim_card
 from .command_line.lazy_exports import lazy_exports
-from .configuration import SequenceEncoderConfig, TaskAdapterConfig
+from .configuration import SequenceEncoderConfig as SequenceEncoderConfig
+from .configuration import TaskAdapterConfig as TaskAdapterConfig
 from .inference.registration import install_pipelines
-from .modeling import (
-    SequenceEncoderForMaskedLM,
-    SequenceEncoderForMultipleChoice,
-    SequenceEncoderForPreTraining,
-    SequenceEncoderForQuestionAnswering,
-    SequenceEncoderForRetrieval,
-    SequenceEncoderForSequenceClassification,
-    SequenceEncoderForTokenClassification,
-    SequenceEncoderModel,
-    SequenceEncoderPreTrainedModel,
-    TaskAdapter,
-)
-from .modeling.quantized.eight_bit_config import EightBitConfig
+from .modeling import *  # noqa: F403
+from .modeling.quantized.eight_bit_config import EightBitConfig as EightBitConfig
 from .modeling.quantized.eight_bit_quantizer import EightBitQuantizer
 from .quantization.loading import quantize_loaded
 from .saving.atomic_saving import ModelSavingMixin
-from .saving.auto_classes import AUTO_CLASSES
-from .tokenizer import SequenceEncoderTokenizer
+from .tokenizer import SequenceEncoderTokenizer as SequenceEncoderTokenizer
 from .version import __version__ as __version__
 
 # Everything else that is documented is imported on first use, from these modules.
@@ -83,29 +74,20 @@ _EXTRAS = {
 }
 __getattr__ = lazy_exports(__name__, _MODULES, _EXTRAS)
 
-__all__ = [
-    "EightBitConfig",
-    "SequenceEncoderConfig",
-    "SequenceEncoderForMaskedLM",
-    "SequenceEncoderForMultipleChoice",
-    "SequenceEncoderForPreTraining",
-    "SequenceEncoderForQuestionAnswering",
-    "SequenceEncoderForRetrieval",
-    "SequenceEncoderForSequenceClassification",
-    "SequenceEncoderForTokenClassification",
-    "SequenceEncoderModel",
-    "SequenceEncoderPreTrainedModel",
-    "SequenceEncoderTokenizer",
-    "TaskAdapter",
-    "TaskAdapterConfig",
-    *_MODULES,
-]
+if not TYPE_CHECKING:
+    # Type checkers read the names from the imports.
+    __all__ = [
+        "EightBitConfig",
+        "SequenceEncoderConfig",
+        "SequenceEncoderTokenizer",
+        "TaskAdapterConfig",
+        *modeling.__all__,
+        *_MODULES,
+    ]
 
-
-for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
-    for _auto_class, _model_class in AUTO_CLASSES[_config_class.model_type].items():
-        if _auto_class != "AutoConfig":
-            getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
+for _class in vars(modeling).values():
+    for _auto_class in getattr(_class, "_auto_classes", ()):
+        getattr(modeling_auto, _auto_class).register(_class.config_class, _class)
 ModelSavingMixin.card_to_push = card_to_push
 ModelSavingMixin.trim_card = trim_card
 install_pipelines()

@@ -18,8 +18,6 @@ _BIASES = {
     "alibi": "a penalty on the attention scores that grows with the distance (ALiBi)",
     "disentangled": "products of tokens with embeddings of their distance, added to the attention scores",
 }
-# Heads that do not pool.
-_OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 _POOLINGS = {"mean": "the mean of all tokens", "cls": "the first token"}
 
 
@@ -34,12 +32,11 @@ def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
         rows.append(("pooling", _POOLINGS[config.pooling]))
         rows.append(("encoder", type(getattr(model, "encoder", None)).__name__))
         config = config.encoder_config
-    else:
-        if not any(kind.__name__.endswith(_OF_TOKENS) for kind in type(model).__mro__):
-            rows.append(("pooling", _POOLINGS[config.pooling] + _pooler(config)))
+    elif getattr(model.base_model, "pooler", None) is not None:
+        rows.append(("pooling", _POOLINGS[config.pooling] + _pooler(config)))
     if isinstance(config, SequenceEncoderConfig):
         rows += _axes(config)
-    if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):
+    if hasattr(model, "num_labels"):
         names = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         rows.append(("labels", shown))

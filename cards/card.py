@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..modeling.calibration.calibration import calibration_of
-from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
+from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import is_unedited, marked
 from .architecture_in_words import describe_architecture
 from .calibration_section import card_section
@@ -24,18 +24,6 @@ from .rules import check_card
 from .section_marks import section_marks, without_section
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-
-# The Hub's name of each task, and whether transformers has a pipeline for it.
-TASKS = {
-    "AutoModel": ("feature-extraction", True),
-    "AutoModelForPreTraining": ("fill-mask", False),
-    "AutoModelForMaskedLM": ("fill-mask", True),
-    "AutoModelForSequenceClassification": ("text-classification", True),
-    "AutoModelForTokenClassification": ("token-classification", True),
-    "AutoModelForQuestionAnswering": ("question-answering", True),
-    "AutoModelForMultipleChoice": ("multiple-choice", False),
-    "AutoModelForTextEncoding": ("sentence-similarity", False),
-}
 
 
 @dataclass
@@ -117,11 +105,11 @@ def model_card(
     Raises:
         ValueError: If the model is not from this package, or if the Hub would reject the card.
     """
-    auto_class = auto_class_of(model)
+    model_class = model_class_of(model)
     bare = not (training or name or summary or license or language or base_model or datasets or limits)
     training = training or Training()
     name = name or Path(model_id).name or type(model).__name__
-    task, has_pipeline = (task, True) if task else TASKS[auto_class]
+    task, has_pipeline = (task, True) if task else (model_class.task, model_class.has_pipeline)
     config = getattr(model.config, "encoder_config", model.config)
     loaded_from = model.config._name_or_path
     if base_model is None and loaded_from != model_id and _is_hub_repository(loaded_from):
@@ -148,7 +136,7 @@ def model_card(
         quoted_id=json.dumps(model_id, ensure_ascii=False),
         summary=(summary or f"A {type(model).__name__} with {model.num_parameters():,} parameters.") + origin,
         task=task if has_pipeline else None,
-        auto_class=auto_class,
+        auto_class=model_class.auto_class,
         packs=isinstance(config, SequenceEncoderConfig),
         architecture=[(name, _cell(value)) for name, value in describe_architecture(model)],
         training=training.paragraphs(),
@@ -200,20 +188,6 @@ def card_to_push(
         card = ModelCard(without_section(card.content, "calibration"))
     card.data.tags = list(dict.fromkeys(tags))
     return card
-
-
-def auto_class_of(model: PreTrainedModel) -> str:
-    """Return the name of the Auto class of a model. Subclasses of our classes are allowed.
-
-    Raises:
-        ValueError: If the model is not from this package.
-    """
-    auto_classes = {kind: name for name, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items())}
-    # The nearest class comes first.
-    for kind in type(model).__mro__:
-        if kind.__name__ in auto_classes:
-            return auto_classes[kind.__name__]
-    raise ValueError(f"model must be a model of sequence_encoder, got a {type(model).__name__}.")
 
 
 def _is_hub_repository(name: str) -> bool:

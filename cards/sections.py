@@ -8,12 +8,11 @@ from pathlib import Path
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 
-from ..saving.auto_classes import RETRIEVAL
+from ..saving.auto_classes import model_class_of
 from ..saving.calibration_files import CALIBRATION, CALIBRATION_PICTURE
 from ..saving.card_mark import is_unedited, remove_mark, save_card
 from ..saving.module_list import MODULE_LIST
 from ..saving.whole_folders import write_atomically
-from .card import auto_class_of
 from .section_marks import section_marks, without_section
 
 _MODEL = """\
@@ -41,10 +40,9 @@ def example_of(folder: Path, name: str, model: PreTrainedModel) -> str:
         model: The model.
     """
     kind = _SENTENCES if (folder / MODULE_LIST).exists() else _MODEL
-    auto_class = auto_class_of(model)
-    if auto_class == RETRIEVAL:
+    if hasattr(model, "encode_multi"):
         kind = _MODEL + _RETRIEVAL
-    return kind.format(auto_class=auto_class, place=json.dumps(name, ensure_ascii=False))
+    return kind.format(auto_class=model_class_of(model).auto_class, place=json.dumps(name, ensure_ascii=False))
 
 
 def replace_section(folder: Path, topic: str, text: str | None) -> None:

@@ -391,6 +391,11 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         return self.embedding_dim if self.output_embedding_size is None else self.output_embedding_size
 
     @property
+    def token_vector_size(self) -> int:
+        """Number of channels of the vectors that `SequenceEncoderForRetrieval` gives tokens."""
+        return self.multi_vector_size or self.hidden_size
+
+    @property
     def tokens_without_weight(self) -> list[int]:
         """Ids of the tokens to which `SequenceEncoderForRetrieval` gives no weight."""
         if self.unweighted_token_ids is not None:

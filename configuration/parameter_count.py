@@ -3,19 +3,28 @@
 # The configuration imports this module, so that it cannot be imported here.
 from typing import Any
 
-# The heads whose encoder has a pooler. `Model` is the encoder without a head.
-WITH_POOLER = ("Model", "ForRetrieval", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
+from ..saving.auto_classes import model_classes
 
 
-def count_parameters(config: Any, head: str) -> int:
+def count_parameters(config: Any, name: str) -> int:
     """Return the number of parameters of a model.
 
     Args:
         config: The configuration.
-        head: The suffix of the class name, such as `ForMaskedLM`, or `Model` for the encoder without a head.
+        name: The name of its class.
     """
-    pooler = _linear(config.hidden_size, config.hidden_size) if config.pooler_act is not None else 0
-    return encoder_parameters(config) + (pooler if head in WITH_POOLER else 0) + _head_parameters(config, head)
+    kind = model_classes()[name]
+    size, total = config.hidden_size, encoder_parameters(config)
+    if kind.pools and config.pooler_act is not None:
+        total += _linear(size, size)
+    if "VocabularyModel" in kind.bases:
+        total += _dense_head(config, config.prediction_head, config.prediction_dim)
+        total += _linear(config.prediction_dim, config.vocab_size, config.decoder_bias)
+        total -= config.prediction_dim * config.vocab_size if config.tie_word_embeddings else 0
+    if "TaskModel" in kind.bases:
+        total += _dense_head(config, config.classifier_head, size)
+    outputs = (getattr(config, each) if isinstance(each, str) else each for each in kind.outputs)
+    return total + sum(_linear(size, each) for each in outputs)
 
 
 def encoder_parameters(config: Any) -> int:
@@ -59,21 +68,6 @@ def _layer_parameters(config: Any) -> int:
     up = {"mlp": 1, "glu": 2}[config.feed_forward] * inner
     total += _linear(size, up, config.mlp_bias) + _linear(inner, size, config.has_down_bias)
     return total + 2 * _norm(config, size)
-
-
-def _head_parameters(config: Any, head: str) -> int:
-    size = config.hidden_size
-    if head in ("ForMaskedLM", "ForPreTraining"):
-        dense = _dense_head(config, config.prediction_head, config.prediction_dim)
-        decoder = _linear(config.prediction_dim, config.vocab_size, config.decoder_bias)
-        tied = config.prediction_dim * config.vocab_size if config.tie_word_embeddings else 0
-        return dense + decoder - tied + (_linear(size, 2) if head == "ForPreTraining" else 0)
-    if head == "ForRetrieval":
-        return _linear(size, 1) + _linear(size, config.multi_vector_size or size)
-    if head == "Model":
-        return 0
-    outputs = {"ForQuestionAnswering": 2, "ForMultipleChoice": 1}.get(head, config.num_labels)
-    return _dense_head(config, config.classifier_head, size) + _linear(size, outputs)
 
 
 def _dense_head(config: Any, kind: str, outputs: int) -> int:

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..configuration import SequenceEncoderConfig
-from ..configuration.parameter_count import WITH_POOLER
+from ..saving.auto_classes import model_classes
 from .family import Family, their_class
 
 # Fields that every configuration has under the same name.
@@ -25,26 +25,22 @@ _COMMON = (
 )
 # Fields that a sentence-transformers cross-encoder adds to the configuration of any model.
 _SHARED_FIELDS = ("sentence_transformers", "sbert_ce_default_activation_function")
-# Fields that only matter for models with these heads. Initialisation and special tokens matter for none.
-_PREDICTING = ("ForMaskedLM", "ForPreTraining")
-_CLASSIFYING = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering")
-_ONLY_FOR = {
+# Fields that only matter for models with a pooler.
+_OF_POOLERS = ("pooling", "pooler_act", "pooler_placement", "pooler_dropout")
+# Fields that only matter for models of these classes. Initialisation and special tokens matter for none.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
     "initializer": (),
     "cls_token_id": (),
     "sep_token_id": (),
     "mask_token_id": (),
-    "pooling": WITH_POOLER,
-    "pooler_act": WITH_POOLER,
-    "pooler_placement": WITH_POOLER,
-    "pooler_dropout": WITH_POOLER,
-    "prediction_head": _PREDICTING,
-    "prediction_head_size": _PREDICTING,
-    "output_embedding_size": _PREDICTING,
-    "decoder_bias": _PREDICTING,
-    "classifier_head": _CLASSIFYING,
-    "logit_calibration": ("ForSequenceClassification",),
-    "head_act": (*_PREDICTING, *_CLASSIFYING),
-    "head_bias": (*_PREDICTING, *_CLASSIFYING),
+    "prediction_head": ("VocabularyModel",),
+    "prediction_head_size": ("VocabularyModel",),
+    "output_embedding_size": ("VocabularyModel",),
+    "decoder_bias": ("VocabularyModel",),
+    "classifier_head": ("TaskModel",),
+    "logit_calibration": ("SequenceEncoderForSequenceClassification",),
+    "head_act": ("VocabularyModel", "TaskModel"),
+    "head_bias": ("VocabularyModel", "TaskModel"),
     "multi_vector_size": (),
     "unweighted_token_ids": (),
 }
@@ -105,11 +101,11 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     except (ValueError, StrictDataclassError) as error:
         return [str(error).rstrip(".")]
     obstacles = []
-    no_pooler = head == "Model" and not has_pooler
+    ours = model_classes()[f"SequenceEncoder{head}"]
+    pools = ours.pools and (has_pooler or head != "Model")
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
-            name in ("pooling", "pooler_act", "pooler_placement", "pooler_dropout") and no_pooler
-        )
+        irrelevant = not {ours.name, *ours.bases} & {*_ONLY_FOR.get(name, (ours.name,))}
+        irrelevant |= name in _OF_POOLERS and not pools
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if irrelevant or getattr(config, name) == getattr(again, name):
             continue

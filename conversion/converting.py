@@ -13,7 +13,6 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
-from ..configuration.parameter_count import WITH_POOLER
 from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
@@ -28,8 +27,6 @@ from .source_models import FAMILIES, find_family, is_adapted
 from .task_adapters import classifier_of
 
 logger = logging.get_logger(__name__)
-
-_OURS = "SequenceEncoder"
 
 
 def convert(
@@ -163,6 +160,10 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     return _from_tensors(family, head, config, theirs, model.base_model_prefix, device)
 
 
+def _class_of(head: str) -> Any:
+    return getattr(modeling, f"SequenceEncoder{head}")
+
+
 def _from_tensors(
     family: Family,
     head: str,
@@ -171,7 +172,7 @@ def _from_tensors(
     base_model_prefix: str,
     device: torch.device,
 ) -> PreTrainedModel:
-    model_class = getattr(modeling, _OURS + head)
+    model_class = _class_of(head)
     # A wrong size in the configuration must not allocate memory.
     with torch.device("meta"):
         needed = model_class(config).state_dict()
@@ -216,7 +217,7 @@ def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -
     poolers = [name for name in theirs if name.removeprefix(prefix).startswith("pooler.")]
     if head == "Model" and not poolers:
         config.pooler_act = None
-    if poolers and head not in WITH_POOLER:
+    if poolers and not _class_of(head)._pools:
         logger.warning(f"{found.place} has a pooler that {found.architecture} does not use; the pooler is dropped.")
         theirs = {name: tensor for name, tensor in theirs.items() if name not in poolers}
     dtype = config.dtype or next((tensor.dtype for tensor in theirs.values()), torch.float32)
@@ -244,7 +245,7 @@ def _check_tied(rules: list[Rule], theirs: Tensors, tied: bool) -> None:
 def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"Only a SequenceEncoder can be converted to {family.name}, got a {type(model).__name__}.")
-    head = type(model).__name__.removeprefix(_OURS)
+    head = type(model).__name__.removeprefix("SequenceEncoder")
     if isinstance(model, SequenceEncoderForRetrieval):
         if not base_model:
             raise ValueError(

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING
 
 from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
 from ..configuration.parameter_count import count_parameters
-from ..saving.auto_classes import AUTO_MODELS
+from ..saving.auto_classes import of_type
 from ..saving.calibration_files import CALIBRATION
 from ..saving.code_bundle import BUNDLE_FILES
 from ..saving.module_list import MODULE_LIST
@@ -261,13 +261,13 @@ def _inspect_adapted(name: str, architecture: str, config: Any, obstacle: str | 
             config = read_config(find_family(f"{prefix}Model")[0], "Model", config)
         except ValueError as error:
             obstacle = obstacle or str(error)
-    parameters = None if obstacle else count_parameters(config, "Model")
+    parameters = None if obstacle else count_parameters(config, "SequenceEncoderModel")
     return Inspection(name, architecture, "adapter", obstacle, parameters=parameters)
 
 
 def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -> Inspection:
     head = architecture.removeprefix("SequenceEncoder")
-    if architecture not in AUTO_MODELS.values():
+    if architecture not in of_type(_OURS):
         raise ValueError(f"{name} has the architecture {architecture!r}, which is not a model of this package.")
     has_pooler = config.pooler_act is not None
     # The command writes the heads for retrieval beside the encoder.
@@ -275,7 +275,14 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, back_head, config, has_pooler))
     quantized = getattr(config, "quantization_config", None) is not None
     obstacle = "its weights are quantized; convert the original model" if quantized else None
-    return Inspection(name, architecture, _OURS, obstacle, parameters=count_parameters(config, head), back=back)
+    return Inspection(
+        name,
+        architecture,
+        _OURS,
+        obstacle,
+        parameters=count_parameters(config, architecture),
+        back=back,
+    )
 
 
 def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:
@@ -310,7 +317,9 @@ def _report(
     if head is not None:
         obstacle = heads[head]
     counted = head if head is not None and obstacle is None else "Model"
-    parameters = None if heads[counted] else count_parameters(read_config(family, counted, config), counted)
+    parameters = None
+    if heads[counted] is None:
+        parameters = count_parameters(read_config(family, counted, config), f"SequenceEncoder{counted}")
     return Inspection(name, architecture, family.name, obstacle, heads, parameters, **more)
 
 

@@ -6,23 +6,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-_PREFIX = "SequenceEncoder"
-_USES = {
-    "ForSequenceClassification": '`sequence-encoder predict` or pipeline("text-classification")',
-    "ForTokenClassification": 'pipeline("token-classification")',
-    "ForQuestionAnswering": 'pipeline("question-answering", trust_remote_code=True)',
-    "ForMultipleChoice": "AutoModelForMultipleChoice, which computes a logit for each choice",
-    "ForMaskedLM": 'pipeline("fill-mask") or `infill`',
-    "ForPreTraining": 'pipeline("fill-mask")',
-    "ForRetrieval": "`sequence-encoder embed`, `index` or `serve`",
-    "Model": "`sequence-encoder embed`, `index` or `serve`",
-}
+from ..saving.auto_classes import model_classes
 
 
 def use_of(model: Any) -> str:
     """Return a sentence that says what to use a model with, which may be exported."""
     # The class of an exported model has the name of the model's.
-    use = _USES.get(type(model).__name__.removeprefix(_PREFIX), "the methods of its class")
+    known = model_classes().get(type(model).__name__)
+    use = "the methods of its class" if known is None else known.use
     if not isinstance(model, PreTrainedModel):
         use = (
             use.replace(", trust_remote_code=True", "")

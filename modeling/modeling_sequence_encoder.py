@@ -15,7 +15,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.written_for import CALIBRATED
+from ..saving.written_for import CALIBRATED, INSTALLED
 from .attention.dispatch import POSITION_BIASES, check_takes_bias
 from .checks import check_attentions, check_embeddings_type, check_inputs, check_needed, on_host
 from .embeddings import InputEmbeddings
@@ -42,6 +42,10 @@ class SequenceEncoderModel(GraphPackingMixin, TextEncodingMixin, SequenceEncoder
             dense layer if `config.pooler_act` is set, or preceded by it with `config.pooler_placement="before"`.
     """
 
+    if INSTALLED:
+        _auto_classes: tuple[str, ...] = ("AutoModel",)
+        _hub_task = "feature-extraction"
+        _use = "`sequence-encoder embed`, `index` or `serve`"
     _saves_recipe = True
     # The heads of `SequenceEncoderForRetrieval`, whose folders are also those of an encoder.
     _keys_to_ignore_on_load_unexpected = [r"^(sparse|colbert)_linear\."]  # noqa: RUF012

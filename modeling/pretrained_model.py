@@ -49,6 +49,10 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, Mod
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Whether the encoder of a model computes a vector for each text.
+    _pools = True
+    # The number of outputs of each linear layer of a head, or the field of the configuration that has it.
+    _outputs: tuple[int | str, ...] = ()
     # Whether a saved folder describes how texts become vectors. Models with a task head have another purpose.
     _saves_recipe = False
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": SelfAttention}  # noqa: RUF012

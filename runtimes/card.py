@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
-from ..cards.card import TASKS, auto_class_of
 from ..cards.rules import check_card
+from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import save_card
 from .comparison import ExportCheck
 from .requirements import FORMATS
@@ -110,10 +110,10 @@ def write_card(
     Raises:
         ValueError: If the Hub would reject the card.
     """
-    auto_class = auto_class_of(model)
+    model_class = model_class_of(model)
     data = ModelCardData(
         library_name=check.to,
-        pipeline_tag=TASKS[auto_class][0],
+        pipeline_tag=model_class.task,
         tags=["sequence-encoder", check.to],
         **inherited,
     )
@@ -121,7 +121,7 @@ def write_card(
     rows = [f"| input | `{each}` | {axes[dimensions]} | int64 |" for each, dimensions in inputs.items()]
     rows += [f"| output | `{each}` | {', '.join(shape)} | float32 |" for each, shape in outputs.items()]
     config, to = model.config, FORMATS[check.to]
-    code = (_ENCODE if auto_class == "AutoModel" else _RUN).format(
+    code = (_ENCODE if model_class.auto_class == "AutoModel" else _RUN).format(
         place=json.dumps(name, ensure_ascii=False), trust=", trust_remote_code=True" * to.runs_code
     )
     limit = f" up to {config.max_position_embeddings:,}" if config.position_embedding == "learned" else ""

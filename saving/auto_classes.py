@@ -1,58 +1,164 @@
-"""The class that each Auto class of transformers resolves to, by name, so that saving imports no model classes."""
+"""The classes of models, by name: what saving, cards and commands know about each, which its own module says.
+
+A head needs one module and one line: a class with these attributes, which `modeling/__init__.py` imports. They are read
+from the source, so that nothing here imports torch.
+"""
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from .code_bundle import MODELING
+from .merged_code import source_module
 
-# The Auto class of the model for retrieval.
-RETRIEVAL = "AutoModelForTextEncoding"
-AUTO_MODELS = {
-    "AutoModel": "SequenceEncoderModel",
-    "AutoModelForPreTraining": "SequenceEncoderForPreTraining",
-    "AutoModelForMaskedLM": "SequenceEncoderForMaskedLM",
-    "AutoModelForSequenceClassification": "SequenceEncoderForSequenceClassification",
-    "AutoModelForTokenClassification": "SequenceEncoderForTokenClassification",
-    "AutoModelForQuestionAnswering": "SequenceEncoderForQuestionAnswering",
-    "AutoModelForMultipleChoice": "SequenceEncoderForMultipleChoice",
-    RETRIEVAL: "SequenceEncoderForRetrieval",
-}
-# A second Auto class, for the "text-generation" pipeline.
-WRITING_MODELS = {"AutoModelForCausalLM": "SequenceEncoderForMaskedLM"}
-ADAPTER_MODELS = {"AutoModelForSequenceClassification": "TaskAdapter"}
-# By model type.
-AUTO_CLASSES = {
-    "sequence_encoder": {"AutoConfig": "SequenceEncoderConfig", **AUTO_MODELS, **WRITING_MODELS},
-    "sequence_encoder_task_adapter": {"AutoConfig": "TaskAdapterConfig", **ADAPTER_MODELS},
+_CONFIGURATIONS = {
+    "sequence_encoder": "SequenceEncoderConfig",
+    "sequence_encoder_task_adapter": "TaskAdapterConfig",
 }
 # The class in a saved folder for the Auto classes that its code does not have.
 LEFT_OUT = "HeadLeftOut"
 
-TASK_MODELS = frozenset(
-    f"SequenceEncoderFor{task}"
-    for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
-)
-_PRETRAINED = frozenset({"SequenceEncoderModel", "SequenceEncoderForMaskedLM", "SequenceEncoderForRetrieval"})
-# The classes in the folder of each class, besides itself. Others fine-tune pretrained models for any task.
-_OFFERED = dict.fromkeys(_PRETRAINED, TASK_MODELS | {"SequenceEncoderModel"})
-_OFFERED["SequenceEncoderForPreTraining"] = _OFFERED["SequenceEncoderForMaskedLM"] | {"SequenceEncoderForMaskedLM"}
-_OFFERED |= dict.fromkeys(TASK_MODELS, frozenset({"SequenceEncoderModel"}))
-_ALL = frozenset(AUTO_MODELS.values())
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A class of models.
+
+    Attributes:
+        name: Its name.
+        file: The file of its module, relative to the package.
+        bases: The names of the classes of this package that it inherits from.
+        attributes: Its class attributes whose values are literals, also those that it inherits.
+    """
+
+    name: str
+    file: str
+    bases: frozenset[str]
+    attributes: Mapping[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        """The type of its configuration."""
+        ours = "SequenceEncoderPreTrainedModel" in self.bases
+        return "sequence_encoder" if ours else "sequence_encoder_task_adapter"
+
+    @property
+    def auto_class(self) -> str:
+        """The Auto class that loads it."""
+        return str(self.attributes["_auto_classes"][0])
+
+    @property
+    def task(self) -> str:
+        """The Hub's name of its task."""
+        return str(self.attributes["_hub_task"])
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Whether transformers has a pipeline for that task."""
+        return bool(self.attributes.get("_has_pipeline", True))
+
+    @property
+    def use(self) -> str:
+        """What to use a model with, in words."""
+        default = f'pipeline("{self.task}")' if self.has_pipeline else self.auto_class
+        return str(self.attributes.get("_use", default))
+
+    @property
+    def pools(self) -> bool:
+        """Whether its encoder computes a vector for each text."""
+        return bool(self.attributes.get("_pools", True))
+
+    @property
+    def outputs(self) -> tuple[int | str, ...]:
+        """The numbers of outputs of the linear layers of its head, or the fields of the configuration with them."""
+        return tuple(self.attributes.get("_outputs", ()))
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether a model has been trained for a task. Others are fine-tuned for any task."""
+        return not self.attributes.get("_saves_recipe")
+
+    def offers(self) -> set[str]:
+        """Return the names of the classes whose code is saved with a model."""
+        names = {self.name, "SequenceEncoderModel", *self.attributes.get("_offers", ())}
+        if not self.is_fine_tuned:
+            names |= {each.name for each in model_classes().values() if each.is_fine_tuned}
+        return names & of_type(self.model_type).keys()
 
 
-def saved_class(config: Any) -> str | None:
-    """Return the name of the class of the model that a configuration is saved with; None if it is not known."""
+@cache
+def model_classes() -> dict[str, ModelClass]:
+    """Return all classes of models by name."""
+    imported = source_module("modeling/__init__.py").inside
+    read = {name: _read(path, name) for name, (path, _) in imported.items()}
+    return {
+        name: ModelClass(name, imported[name][0], bases, attributes)
+        for name, (bases, attributes) in read.items()
+        if attributes.get("_auto_classes")
+    }
+
+
+def _read(path: str, name: str) -> tuple[frozenset[str], dict[str, Any]]:
+    """Return the bases and the attributes of a class. See `ModelClass`."""
+    module = source_module(path)
+    if name in module.inside:
+        return _read(*module.inside[name])
+    node = module.named[name].node if name in module.named else None
+    if not isinstance(node, ast.ClassDef):
+        return frozenset(), {}
+    names = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    bases, attributes = frozenset(names), dict[str, Any]()
+    for base in reversed(names):
+        inherited, values = _read(path, base)
+        bases, attributes = bases | inherited, attributes | values
+    blocks = [node.body, *(part.body for part in node.body if isinstance(part, ast.If))]
+    for statement in (each for block in blocks for each in block):
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            with suppress(ValueError):
+                attributes |= {ast.unparse(target): ast.literal_eval(statement.value) for target in targets}
+    return bases, attributes
+
+
+def of_type(model_type: str) -> dict[str, ModelClass]:
+    """Return the classes of a model type by name; none if it is not of this package."""
+    return {name: each for name, each in model_classes().items() if each.model_type == model_type}
+
+
+def model_class_of(model: Any) -> ModelClass:
+    """Return the class of a model. Subclasses are allowed, and classes from a saved folder.
+
+    Raises:
+        ValueError: If the model is not from this package.
+    """
+    # The nearest class comes first.
+    for kind in type(model).__mro__:
+        if kind.__name__ in model_classes():
+            return model_classes()[kind.__name__]
+    raise ValueError(f"model must be a model of sequence_encoder, got a {type(model).__name__}.")
+
+
+def saved_class(config: Any) -> ModelClass | None:
+    """Return the class of the model that a configuration is saved with; None if it is not known."""
     architectures = getattr(config, "architectures", None) or []
-    return architectures[0] if len(architectures) == 1 and architectures[0] in _OFFERED else None
+    return of_type(config.model_type).get(architectures[0]) if len(architectures) == 1 else None
 
 
-def classes_in_folder(config: Any) -> frozenset[str]:
+def classes_in_folder(config: Any) -> set[str]:
     """Return the names of the model classes whose code is saved with a configuration."""
-    if config.model_type != "sequence_encoder":
-        return frozenset(ADAPTER_MODELS.values())
-    name = saved_class(config)
-    return _ALL if name is None else _OFFERED[name] | {name}
+    saved = saved_class(config)
+    return {*of_type(config.model_type)} if saved is None else saved.offers()
+
+
+def auto_classes(model_type: str) -> dict[str, str]:
+    """Return the name of the class that each Auto class resolves to; none if the type is not of this package."""
+    classes = of_type(model_type).values()
+    models = {auto: each.name for each in classes for auto in each.attributes["_auto_classes"]}
+    return {"AutoConfig": _CONFIGURATIONS[model_type], **models} if models else {}
 
 
 def auto_map(config: Any) -> dict[str, str]:
@@ -65,7 +171,7 @@ def auto_map(config: Any) -> dict[str, str]:
         config: The configuration. Entries of its current `auto_map` for other classes, such as a user's subclass, are
             kept. Entries for classes of this package are replaced, because their code is saved with the configuration.
     """
-    classes, offered = AUTO_CLASSES[config.model_type], classes_in_folder(config)
+    classes, offered = auto_classes(config.model_type), classes_in_folder(config)
     names = {kind: name if kind == "AutoConfig" or name in offered else LEFT_OUT for kind, name in classes.items()}
     given: dict[str, str] = getattr(config, "auto_map", None) or {}
     replaced = {LEFT_OUT, *classes.values()}

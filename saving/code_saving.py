@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .atomic_saving import AtomicSavingMixin
-from .auto_classes import AUTO_CLASSES, auto_map
+from .auto_classes import auto_map, of_type
 from .code_bundle import copy_code, local_names
 from .registered_pipelines import custom_pipelines
 from .saved_code import write_code
@@ -19,7 +19,7 @@ class CodeSavingMixin(AtomicSavingMixin):
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
         if INSTALLED:
             config = cast(Any, self)
-            if config.model_type not in AUTO_CLASSES:
+            if not of_type(config.model_type):
                 # The configuration of a user's own model type, which transformers saves without our code.
                 return super()._write(folder, *args, **kwargs)
             config.auto_map = auto_map(config)

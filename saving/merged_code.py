@@ -92,7 +92,7 @@ def merged_code(files: dict[str, str], selection: Selection) -> dict[str, str]:
     for path in _in_order(tuple(path for path, _ in selection.entries)):
         if path in modules:
             part = parts[_file_of(path, list(files))]
-            part.add(_module(path), kept, lambda other: _file_of(other, list(files)))
+            part.add(source_module(path), kept, lambda other: _file_of(other, list(files)))
     return {name: part.text(files[name]) for name, part in parts.items()}
 
 
@@ -104,7 +104,7 @@ def _file_of(path: str, files: list[str]) -> str:
 
 
 @cache
-def _module(path: str) -> _Module:
+def source_module(path: str) -> _Module:
     """Read a module of the package."""
     source = (_ROOT / path).read_text(encoding="utf-8")
     tree, lines = ast.parse(source), source.splitlines()
@@ -133,7 +133,7 @@ def _module(path: str) -> _Module:
 def _imported(path: str, node: ast.ImportFrom) -> str:
     """Return the file of the module that a statement imports names from."""
     file = (_ROOT / path).parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
-    if not file.is_file() or any(name.asname for name in node.names):
+    if not file.is_file() or any(name.asname not in (None, name.name) for name in node.names):
         raise ValueError(f"{path}:{node.lineno} must import names from a module, without `as`.")
     return file.relative_to(_ROOT).as_posix()
 
@@ -163,7 +163,7 @@ def _in_order(paths: tuple[str, ...]) -> list[str]:
 
     def visit(path: str) -> None:
         if path not in ordered:
-            for origin in dict.fromkeys(origin for origin, _ in _module(path).inside.values()):
+            for origin in dict.fromkeys(origin for origin, _ in source_module(path).inside.values()):
                 visit(origin)
             ordered[path] = None
 
@@ -176,12 +176,12 @@ def _reachable(selection: Selection) -> dict[_Definition, tuple[str, frozenset[s
     """Return the definitions that the entries need, each with its text and the names that the text uses."""
     kept: dict[_Definition, tuple[str, frozenset[str]]] = {}
     modules: set[str] = set()
-    waiting = [(_module(path), name) for path, name in selection.entries]
+    waiting = [(source_module(path), name) for path, name in selection.entries]
     while waiting:
         module, name = waiting.pop()
         while name in module.inside:
             path, name = module.inside[name]
-            module = _module(path)
+            module = source_module(path)
         if name not in module.named:
             continue
         if module.path in selection.left_out:
@@ -216,7 +216,7 @@ def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, froz
         path, original = definition.module.inside[name]
         if path in selection.left_out:
             text = _with_bases(
-                text, name, tuple(_bases(definition.module, _module(path), original, selection.left_out))
+                text, name, tuple(_bases(definition.module, source_module(path), original, selection.left_out))
             )
             used = _used_names(text)
     return text, used
@@ -243,7 +243,7 @@ def _bases(user: _Module, module: _Module, name: str, left_out: frozenset[str]) 
     for base in map(ast.unparse, node.bases):
         root = base.partition(".")[0]
         if root in module.inside and module.inside[root][0] in left_out:
-            bases += _bases(user, _module(module.inside[root][0]), base, left_out)
+            bases += _bases(user, source_module(module.inside[root][0]), base, left_out)
             continue
         if root in module.named:
             bases += _bases(user, module, base, left_out)

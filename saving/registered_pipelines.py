@@ -39,7 +39,8 @@ def pipelines_in_folder(config: Any, calibrated: bool) -> dict[str, tuple[str, s
         config: The configuration of the model.
         calibrated: Whether the model has a calibration.
     """
-    pipelines = _PIPELINES.get(saved_class(config) or "", {})
+    saved = saved_class(config)
+    pipelines = _PIPELINES.get("" if saved is None else saved.name, {})
     return {task: (name.format(_KINDS[calibrated]), auto_class) for task, (name, auto_class) in pipelines.items()}
 
 

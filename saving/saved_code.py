@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..version import package_version
-from .auto_classes import LEFT_OUT, TASK_MODELS, classes_in_folder, saved_class
+from .auto_classes import LEFT_OUT, classes_in_folder, model_classes, saved_class
 from .calibration_files import CALIBRATION
 from .code_bundle import BUNDLE_FILES, MARK, MODELING
 from .merged_code import Selection, merged_code
@@ -25,12 +25,8 @@ _DIGEST = re.compile(r"^Digest: ([0-9a-f]+)$", re.MULTILINE)
 _NO_DIGEST = "Digest: -"
 _VERSION = re.compile(r"^Version (\S+) of the package", re.MULTILINE)
 _ADAPTER = "sequence_encoder_task_adapter"
+# Of the classes that are no models.
 _MODULES = {
-    "SequenceEncoderModel": "modeling/modeling_sequence_encoder.py",
-    "SequenceEncoderForPreTraining": "modeling/heads/pretraining_heads.py",
-    "SequenceEncoderForMaskedLM": "modeling/heads/pretraining_heads.py",
-    "SequenceEncoderForRetrieval": "modeling/heads/retrieval.py",
-    "TaskAdapter": "modeling/heads/task_adapter.py",
     LEFT_OUT: "modeling/heads/left_out.py",
     "QuestionAnsweringPipeline": "inference/question_answering.py",
     "InfillingPipeline": "inference/infilling_pipeline.py",
@@ -42,9 +38,6 @@ _MODULES = {
     "SequenceEncoderConfig": "configuration/configuration_sequence_encoder.py",
     "TaskAdapterConfig": "configuration/configuration_task_adapter.py",
 }
-# Those whose folders need `encode` even without a recipe; None is a configuration without a model.
-_ENCODERS = {"SequenceEncoderModel", "SequenceEncoderForRetrieval", None}
-_TASK_HEADS = "modeling/heads/task_heads.py"
 # What only the package does: classes in these modules are replaced by their base classes.
 _PACKAGE_ONLY = frozenset(
     {
@@ -103,12 +96,13 @@ def saved_code(folder: Path, config: Any) -> dict[str, str]:
         folder: The folder, which may have a calibration, or a recipe by which texts become vectors.
         config: The configuration of the model.
     """
-    adapts, name = config.model_type == _ADAPTER, saved_class(config)
+    adapts, saved = config.model_type == _ADAPTER, saved_class(config)
     encoder = config.encoder_config if adapts else config
-    trained = name in TASK_MODELS
-    fields = _fixed_fields(encoder, trained)
+    trained = saved is not None and saved.is_fine_tuned
+    fields = _fixed_fields(encoder, trained and not adapts)
     bits = _method_of(getattr(encoder, "quantization_config", None)) == EIGHT_BITS
-    encodes = name in _ENCODERS or (folder / MODULE_LIST).is_file()
+    # An encoder, or a configuration without a model, also encodes without a recipe.
+    encodes = saved is None or "TextEncodingMixin" in saved.bases or (folder / MODULE_LIST).is_file()
     calibrated = (folder / CALIBRATION).is_file() or bool(getattr(config, "logit_calibration", None))
     entries = {*classes_in_folder(config), *(name for name, _ in pipelines_in_folder(config, calibrated).values())}
     entries |= {"TaskAdapterConfig" if adapts else "SequenceEncoderConfig", LEFT_OUT}
@@ -152,7 +146,7 @@ def _written(
     """
     fixed, tables = dict(fields), {**_TABLES, **_TABLES_OF_HEADS}
     selection = Selection(
-        entries=tuple((_MODULES.get(entry, _TASK_HEADS), entry) for entry in entries),
+        entries=tuple((_MODULES.get(entry) or model_classes()[entry].file, entry) for entry in entries),
         left_out=_PACKAGE_ONLY | (frozenset() if encodes else _TEXT_ENCODING),
         facts=Facts(
             constants={"INSTALLED": False, "CALIBRATED": calibrated, "IN_EIGHT_BITS": bits, "ENCODES": encodes},
@@ -161,9 +155,7 @@ def _written(
         ),
         values={"WRITTEN_FOR": table_text([f"{_quoted(name)}: {_quoted(fixed[name])}" for name in fixed])},
     )
-    classes = ", ".join(
-        entry for entry in entries if entry.startswith(("SequenceEncoderFor", "TaskAdapter", "SequenceEncoderModel"))
-    )
+    classes = ", ".join(entry for entry in entries if entry in model_classes())
     texts = merged_code(
         {
             BUNDLE_FILES[0]: f"The configuration of a SequenceEncoder, and how a folder is saved.\n\n{_note(classes)}",

@@ -22,13 +22,13 @@ from transformers import Trainer, TrainingArguments
 
 import sequence_encoder
 from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderTokenizer
-from sequence_encoder.saving.auto_classes import AUTO_CLASSES, AUTO_MODELS
+from sequence_encoder.saving.auto_classes import auto_classes, of_type
 from sequence_encoder.saving.code_bundle import BUNDLE_FILES
 from sequence_encoder.saving.saved_code import saved_code
 
 Build = Callable[..., Any]
 
-HEADS = AUTO_MODELS
+HEADS = dict(sorted((each.auto_class, name) for name, each in of_type("sequence_encoder").items()))
 # Every head and every preset: one preset for each head, and the rest with a masked language modelling head.
 SAVED = {auto: (auto, preset) for auto, preset in zip(HEADS, cycle(PRESETS), strict=False)}
 SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in list(PRESETS)[len(HEADS) :]}
@@ -265,7 +265,7 @@ def test_the_configuration_maps_every_auto_class_to_a_class_in_the_folder(saved:
     for name in SAVED:
         folder = saved / name
         named = json.loads((folder / "config.json").read_text())["auto_map"]
-        assert named.keys() == AUTO_CLASSES["sequence_encoder"].keys()
+        assert named.keys() == auto_classes("sequence_encoder").keys()
         tree = ast.parse((folder / "modeling_sequence_encoder.py").read_text())
         defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | {"SequenceEncoderConfig"}
         assert {path.removeprefix("modeling_sequence_encoder.") for path in named.values()} <= defined

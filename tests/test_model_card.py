@@ -21,16 +21,16 @@ from sequence_encoder import (
     SequenceEncoderTokenizer,
 )
 from sequence_encoder.cards.card import (
-    TASKS,
     TEMPLATE,
     Training,
     model_card,
 )
 from sequence_encoder.cards.rules import check_card
-from sequence_encoder.saving.auto_classes import AUTO_MODELS
+from sequence_encoder.saving.auto_classes import of_type
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
 
 Build = Callable[..., Any]
+HEADS = of_type("sequence_encoder")
 TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
 TRAINING = Training(
     data="Read from a shelf.",
@@ -73,14 +73,14 @@ def test_the_card_names_the_oldest_supported_versions() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("auto_class", AUTO_MODELS)
+@pytest.mark.parametrize("name", HEADS)
 def test_the_card_of_every_head_and_preset_is_valid_and_names_its_task(
-    tiny_config: Build, auto_class: str, preset: str
+    tiny_config: Build, name: str, preset: str
 ) -> None:
-    model = getattr(sequence_encoder, AUTO_MODELS[auto_class])(tiny_config(preset))
+    model, known = getattr(sequence_encoder, name)(tiny_config(preset)), HEADS[name]
     card = valid(model_card(model, "user/name"))
-    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", TASKS[auto_class][0])
-    assert f'{auto_class}.from_pretrained("user/name", trust_remote_code=True)' in card.text
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", known.task)
+    assert f'{known.auto_class}.from_pretrained("user/name", trust_remote_code=True)' in card.text
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in card.text
     assert card.data.base_model is None
 
@@ -99,13 +99,13 @@ print(json.dumps(True))
 def test_the_code_on_every_card_runs_without_the_package(
     tiny_config: Build, tokenizer: Any, without_package: Build, tmp_path: Path
 ) -> None:
-    for auto_class, model_class in AUTO_MODELS.items():
-        folder = tmp_path / auto_class
-        model = getattr(sequence_encoder, model_class)(tiny_config("bert"))
+    for name in HEADS:
+        folder = tmp_path / name
+        model = getattr(sequence_encoder, name)(tiny_config("bert"))
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         blocks = re.findall(r"```python\n(.*?)```", model_card(model, str(folder)).text, re.DOTALL)
-        assert len(blocks) == 1 + TASKS[auto_class][1]
+        assert len(blocks) == 1 + HEADS[name].has_pipeline
         (folder / "blocks.txt").write_text("=====\n".join(blocks))
     assert without_package(RUN_CARDS, tmp_path)
 

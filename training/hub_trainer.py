@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
-from ..cards.card import TASKS, Training, auto_class_of, model_card
+from ..cards.card import Training, model_card
+from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import is_unedited, save_card
 from ..saving.saved_code import write_code
 from .hardware import device_name
@@ -160,7 +161,7 @@ def _results(trainer: Trainer, dataset: str, task: str | None) -> list[EvalResul
             numbers.pop("loss", None)
         results += [
             EvalResult(
-                task_type=task or TASKS[auto_class_of(model)][0],
+                task_type=task or model_class_of(model).task,
                 dataset_type=re.sub(r"[^\w.-]+", "-", name.lower()),
                 dataset_name=name,
                 metric_type=metric,

@@ -18,6 +18,7 @@ from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.custom_generate import write_custom_generate
+from ...saving.written_for import INSTALLED
 from ..checks import batch_shape, on_host
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
@@ -31,7 +32,7 @@ from .dense_head import HEADS, text_vectors
 from .losses import masked_lm_loss, sentence_order_loss
 
 
-class _VocabularyModel(SequenceEncoderPreTrainedModel):
+class VocabularyModel(SequenceEncoderPreTrainedModel):
     """Base class of models that predict tokens: the head and the vocabulary projection with tied weights."""
 
     _tied_weights_keys = {"decoder.weight": "model.embed_tokens.weight"}  # noqa: RUF012
@@ -42,9 +43,9 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
     # Whether labels limit the logits to the labelled tokens in evaluations, too, as they do in training.
     predicts_labels_only = False
 
-    def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
+    def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
-        self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
+        self.model = SequenceEncoderModel(config, add_pooling_layer=self._pools)
         self.head = HEADS[config.prediction_head](config, config.prediction_dim)
         self.decoder = nn.Linear(config.prediction_dim, config.vocab_size, bias=config.decoder_bias)
 
@@ -109,11 +110,18 @@ class MaskedLMOptions(ForwardOptions, total=False):
     """(B, S) factors of the losses of the labels."""
 
 
-class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _VocabularyModel):  # type: ignore[misc] # differing `generate`
+class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, VocabularyModel):  # type: ignore[misc] # differing `generate`
     """The encoder with a masked language modelling head (Devlin et al., 2019), which can also write."""
 
+    if INSTALLED:
+        # The second one is that of the "text-generation" pipeline.
+        _auto_classes = ("AutoModelForMaskedLM", "AutoModelForCausalLM")
+        _hub_task = "fill-mask"
+        _use = 'pipeline("fill-mask") or `infill`'
+    _pools = False
+
     def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config, add_pooling_layer=False)
+        super().__init__(config)
         self.post_init()
 
     def _write_beside(self, folder: Path, there: Path) -> None:
@@ -185,11 +193,19 @@ class SequenceEncoderForPreTrainingOutput(ModelOutput):
     sop_loss: torch.Tensor | None = None
 
 
-class SequenceEncoderForPreTraining(_VocabularyModel):
+class SequenceEncoderForPreTraining(VocabularyModel):
     """The encoder with heads for masked language modelling and sentence order prediction (Lan et al., 2020)."""
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForPreTraining",)
+        _hub_task = "fill-mask"
+        _has_pipeline = False
+        _use = 'pipeline("fill-mask")'
+        _offers = ("SequenceEncoderForMaskedLM",)
+    _outputs = (2,)
+
     def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config, add_pooling_layer=True)
+        super().__init__(config)
         self.dropout = Dropout(config.classifier_dropout)
         self.sop_classifier = nn.Linear(config.hidden_size, 2)
         self.post_init()

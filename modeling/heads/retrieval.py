@@ -16,6 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
 from ..forward_options import ForwardOptions
 from ..modeling_sequence_encoder import SequenceEncoderModel
@@ -48,12 +49,17 @@ class SequenceEncoderForRetrieval(MultiEncodingMixin, SequenceEncoderModel):  # 
     token is its multi-vector representation. Everything that takes an encoder also takes this model.
     """
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForTextEncoding",)
+        _hub_task = "sentence-similarity"
+        _has_pipeline = False
+    _outputs = (1, "token_vector_size")
     embedding_recipe: EmbeddingRecipe | None = EmbeddingRecipe(pooling=("cls",), after=(Normalize(),))
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
         self.sparse_linear = nn.Linear(config.hidden_size, 1)
-        self.colbert_linear = nn.Linear(config.hidden_size, config.multi_vector_size or config.hidden_size)
+        self.colbert_linear = nn.Linear(config.hidden_size, config.token_vector_size)
         self.post_init()
 
     @can_return_tuple

@@ -17,7 +17,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...configuration.configuration_task_adapter import TaskAdapterConfig
 from ...saving.atomic_saving import ModelSavingMixin
 from ...saving.loading import SafeModelLoadingMixin
-from ...saving.written_for import EIGHT_BITS, ENCODES
+from ...saving.written_for import EIGHT_BITS, ENCODES, INSTALLED
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_floating_mask, check_tensor
 from ..label_checks import check_classification_labels, check_num_labels
@@ -55,6 +55,9 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
             the choices.
     """
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForSequenceClassification",)
+        _hub_task = "text-classification"
     config_class = TaskAdapterConfig
     config: TaskAdapterConfig
     base_model_prefix = "encoder"
@@ -85,11 +88,11 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
             check_pooling(pooling, CONFIGURABLE_POOLINGS)
             config.pooling = cast(Any, pooling)
         super().__init__(config)
-        num_labels = check_num_labels(type(self).__name__, config)
+        self.num_labels = check_num_labels(type(self).__name__, config)
         self.encoder = _from_config(config.encoder_config) if base is None else base
         self.encoder.requires_grad_(False).eval()
         self.pool = POOLINGS[config.pooling]
-        self.classifier = nn.Linear(self.encoder.config.hidden_size, num_labels)
+        self.classifier = nn.Linear(self.encoder.config.hidden_size, self.num_labels)
         # Not all encoders have segments.
         self._takes_segments = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         if base is not None:

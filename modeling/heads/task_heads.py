@@ -3,7 +3,7 @@
 Shapes: B batch, S sequence, D hidden, C classes.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...saving.written_for import CALIBRATED
+from ...saving.written_for import CALIBRATED, INSTALLED
 from ..attention.masks import real_tokens
 from ..calibration.logit_calibration import calibrated_logits
 from ..checks import batch_shape, check_shapes
@@ -44,17 +44,27 @@ from .losses import (
 logger = logging.get_logger(__name__)
 
 
-class _ClassifierModel(SequenceEncoderPreTrainedModel):
-    """Base class of models with a task head: the encoder, an optional dense head, and dropout before the last layer."""
+class TaskModel(SequenceEncoderPreTrainedModel):
+    """Base class of models with a task head: the encoder, an optional dense head, dropout and a last layer."""
 
-    def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
+    _outputs: tuple[int | str, ...] = ("num_labels",)
+    # peft recognises a last layer with one of these names, and trains it.
+    _last_layer: Literal["classifier", "qa_outputs"] = "classifier"
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
-        self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
+        (outputs,) = self._outputs
+        if isinstance(outputs, str):
+            outputs = self.num_labels = check_num_labels(type(self).__name__, config)
+        self.model = SequenceEncoderModel(config, add_pooling_layer=self._pools)
         self.head = HEADS[config.classifier_head](config, config.hidden_size)
         self.dropout = Dropout(config.classifier_dropout)
+        self.add_module(self._last_layer, nn.Linear(config.hidden_size, outputs))
+        self.post_init()
 
-    def _before_last(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.head(hidden_states))
+    def _logits(self, vectors: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.get_submodule(self._last_layer)(self.dropout(self.head(vectors)))
+        return logits
 
     def train(self, mode: bool = True) -> Any:
         """Switch to training or evaluation, and warn if an adapter of peft would lose a part of the head.
@@ -81,17 +91,14 @@ def _is_random(part: nn.Module) -> bool:
     return frozen and any(getattr(module, "was_initialised", False) for module in part.modules())
 
 
-class SequenceEncoderForSequenceClassification(_ClassifierModel):
+class SequenceEncoderForSequenceClassification(TaskModel):
     """The encoder with a head for sequence classification: a single label, several labels, or regression."""
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForSequenceClassification",)
+        _hub_task = "text-classification"
+        _use = '`sequence-encoder predict` or pipeline("text-classification")'
     _loss_function = staticmethod(sequence_classification_loss)
-
-    def __init__(self, config: SequenceEncoderConfig) -> None:
-        num_labels = check_num_labels(type(self).__name__, config)
-        super().__init__(config, add_pooling_layer=True)
-        self.num_labels = num_labels
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
-        self.post_init()
 
     def _keeps_logit_calibration(self) -> bool:
         return not getattr(self.classifier, "was_initialised", False)
@@ -130,7 +137,7 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
             )
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
-        logits = self.classifier(self._before_last(text_vectors(outputs, self)))
+        logits = self._logits(text_vectors(outputs, self))
         if CALIBRATED:
             logits = calibrated_logits(logits, self.config)
         loss = None
@@ -141,17 +148,14 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         )
 
 
-class SequenceEncoderForTokenClassification(_ClassifierModel):
+class SequenceEncoderForTokenClassification(TaskModel):
     """The encoder with a head for token classification, such as named entity recognition."""
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForTokenClassification",)
+        _hub_task = "token-classification"
     _loss_function = staticmethod(token_classification_loss)
-
-    def __init__(self, config: SequenceEncoderConfig) -> None:
-        num_labels = check_num_labels(type(self).__name__, config)
-        super().__init__(config, add_pooling_layer=False)
-        self.num_labels = num_labels
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
-        self.post_init()
+    _pools = False
 
     @can_return_tuple
     def forward(
@@ -182,23 +186,24 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
-        logits = self.classifier(self._before_last(outputs.last_hidden_state))
+        logits = self._logits(outputs.last_hidden_state)
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
-class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, _ClassifierModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, TaskModel):  # type: ignore[misc] # wraps `push_to_hub`
     """The encoder with a head for extractive question answering, which finds where an answer starts and ends."""
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForQuestionAnswering",)
+        _hub_task = "question-answering"
+        _use = 'pipeline("question-answering", trust_remote_code=True)'
     _loss_function = staticmethod(question_answering_loss)
-
-    def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config, add_pooling_layer=False)
-        # The name that transformers uses, by which peft recognises a head to train.
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+    _outputs = (2,)
+    _pools = False
+    _last_layer = "qa_outputs"
 
     @can_return_tuple
     def forward(
@@ -235,7 +240,7 @@ class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, _ClassifierModel): 
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
-        logits = self.qa_outputs(self._before_last(outputs.last_hidden_state))
+        logits = self._logits(outputs.last_hidden_state)
         if (token_mask := real_tokens(attention_mask)) is not None:
             logits = logits.masked_fill(~token_mask[..., None].to(logits.device), torch.finfo(logits.dtype).min)
         start_logits, end_logits = logits.unbind(dim=-1)
@@ -253,15 +258,16 @@ class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, _ClassifierModel): 
         )
 
 
-class SequenceEncoderForMultipleChoice(_ClassifierModel):
+class SequenceEncoderForMultipleChoice(TaskModel):
     """The encoder with a head for multiple choice, which scores several texts."""
 
+    if INSTALLED:
+        _auto_classes = ("AutoModelForMultipleChoice",)
+        _hub_task = "multiple-choice"
+        _has_pipeline = False
+        _use = "AutoModelForMultipleChoice, which computes a logit for each choice"
     _loss_function = staticmethod(multiple_choice_loss)
-
-    def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config, add_pooling_layer=True)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
+    _outputs = (1,)
 
     @can_return_tuple
     def forward(
@@ -298,7 +304,7 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(self._before_last(text_vectors(outputs, self))).view(batch, choices)
+        logits = self._logits(text_vectors(outputs, self)).view(batch, choices)
         loss = None if labels is None else self.loss_function(logits, labels, **kwargs)
         return MultipleChoiceModelOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

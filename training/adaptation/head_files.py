@@ -8,13 +8,13 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...cards.card import TASKS as CARD_TASKS
 from ...cards.card import Training, model_card
 from ...command_line.quiet import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.peft_adapters import merge_adapter
 from ...conversion.task_adapters import classifier_of
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
+from ...saving.auto_classes import auto_classes, model_classes
 from ...saving.card_mark import save_card
 from ...tasks import HeadTask
 from ..encoders import card_fields_of, pooling_fields
@@ -131,7 +131,7 @@ class HeadFiles:
     @property
     def _listed_as(self) -> str:
         """The task under which the Hub lists the model."""
-        return self.task.hub_task or CARD_TASKS[self.task.auto_class][0]
+        return self.task.hub_task or model_classes()[auto_classes("sequence_encoder")[self.task.auto_class]].task
 
     def _write_adapter(self, model: Any, folder: Path) -> None:
         """Save the adapter with its record, and its base encoder unless the Hub has exactly that encoder."""
