@@ -3,7 +3,8 @@
 Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (usually D).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,6 @@ from .attention.dispatch import POSITION_BIASES, check_takes_bias
 from .checks import check_attentions, check_embeddings_type, check_inputs, check_needed, on_host
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
-from .graph_packing import GraphPackingMixin
 from .layers import EncoderLayer, layer_classes
 from .layouts import choose_layout
 from .norms import NORMS
@@ -30,7 +30,7 @@ from .pretrained_model import SequenceEncoderPreTrainedModel
 from .text_encoding.text_encoding import TextEncodingMixin
 
 
-class SequenceEncoderModel(GraphPackingMixin, TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """The encoder without a task head.
 
     The model does not compute padding. It packs the real tokens of a batch into one row, applies all layers, and
@@ -46,6 +46,7 @@ class SequenceEncoderModel(GraphPackingMixin, TextEncodingMixin, SequenceEncoder
         _auto_classes: tuple[str, ...] = ("AutoModel",)
         _hub_task = "feature-extraction"
         _use = "`sequence-encoder embed`, `index` or `serve`"
+        _packs_in_graphs = False
     _saves_recipe = True
     # The heads of `SequenceEncoderForRetrieval`, whose folders are also those of an encoder.
     _keys_to_ignore_on_load_unexpected = [r"^(sparse|colbert)_linear\."]  # noqa: RUF012
@@ -172,3 +173,17 @@ class SequenceEncoderModel(GraphPackingMixin, TextEncodingMixin, SequenceEncoder
         """Return whether the call, or else the configuration, requests an optional output."""
         value = kwargs.get(name)
         return bool(getattr(self.config, name, False) if value is None else value is not False)
+
+    if INSTALLED:
+
+        @contextmanager
+        def packed_in_graphs(self) -> Iterator[None]:
+            """Let graphs that are traced in this block leave padding out, except in attention.
+
+            Their sizes depend on values, which not all uses of `torch.export` and `torch.compile` support.
+            """
+            before, self._packs_in_graphs = self._packs_in_graphs, True
+            try:
+                yield
+            finally:
+                self._packs_in_graphs = before

@@ -17,9 +17,9 @@ from ..saving.saved_code import complete_code
 from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, check_written_for
 from .attention.self_attention import SelfAttention
 from .calibration.calibration import calibration_of, read_calibration
+from .cpu.prepacked import prepack
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
-from .prepacking import PrepackingMixin
 from .quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits, write_without_quantization
 from .text_encoding.recipe_files import read_recipe, write_recipe_of
 
@@ -32,7 +32,7 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers.
 
     Attributes:
@@ -123,6 +123,22 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, PrepackingMixin, Mod
             write_recipe_of(self, folder, there)
         if INSTALLED:
             complete_code(folder, self.config)
+
+    if INSTALLED:
+
+        def prepack_weights(self, enabled: bool = True) -> None:
+            """Make inference on a CPU faster with copies of the layers' weights in the layout that oneDNN reads.
+
+            The first forward pass makes the copies, and makes them again after an optimizer, `load_state_dict` or
+            another operation has changed the weights. After changes in place through `.data`, as when peft merges an
+            adapter, call this method again. The copies take as much memory as the layers' weights, and results differ
+            by rounding. Training, compiled models, models made in inference mode and other devices do not use them. In
+            float32, short texts do not either. `encode` makes its own copies while it encodes many texts.
+
+            Args:
+                enabled: Whether to use copies; False frees them.
+            """
+            prepack(cast(Any, self.base_model).layers, enabled)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

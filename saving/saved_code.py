@@ -46,10 +46,7 @@ _PACKAGE_ONLY = frozenset(
         "configuration/checked_fields.py",
         "configuration/presets.py",
         "configuration/shared_fields.py",
-        "modeling/graph_packing.py",
-        "modeling/prepacking.py",
         "modeling/cpu/dropout.py",
-        "modeling/heads/earlier_names.py",
     }
 )
 _TEXT_ENCODING = frozenset({"modeling/text_encoding/text_encoding.py", "modeling/text_encoding/text_length.py"})
@@ -64,7 +61,7 @@ _TABLES = {
 # Further ones that a trained head does not change.
 _TABLES_OF_HEADS = {"POOLINGS": "pooling", "SELECTED_TOKENS": "pooling", "HEADS": "classifier_head"}
 # Fields that select code in other ways.
-_FIELDS = ("conv_kernel_size",)
+_FIELDS = ("conv_kernel_size", "position_offset")
 
 
 def write_code(folder: Path, config: Any) -> None:

@@ -12,7 +12,6 @@ from ..packing import select_tokens
 from .disentangled import DistanceProjections
 from .dispatch import flash_window
 from .packed import QKV, Attention, PackedAttention, repeat_heads
-from .rotary import split_and_rotate
 
 
 def eager_attention_forward(
@@ -53,6 +52,21 @@ def eager_attention_forward(
     weights = nn.functional.softmax(scores, dim=-1).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate queries and keys by angles that depend on their positions (Su et al., 2021).
+
+    The pairs are the channels (i, i + C / 2), the half-split layout of transformers.
+
+    Args:
+        x: (B, S, ..., C).
+        cos: (B or 1, S, C).
+        sin: (B or 1, S, C), negated in the first half of the channels.
+    """
+    between = (1,) * (x.dim() - cos.dim())
+    cos, sin = (t.to(x.dtype).view(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class SelfAttention(nn.Module):
@@ -105,7 +119,14 @@ class SelfAttention(nn.Module):
             returns them.
         """
         qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, *self.group))
-        query, key, value = split_and_rotate(qkv, rotation)
+        # Not slices: the backward pass of each would fill the gradient of the whole with zeros.
+        if self.config.position_embedding == "rotary":
+            assert rotation is not None
+            turned, value = qkv.split([self.group[0] - 1, 1], -2)
+            query, key = rotate(turned, *rotation).split([self.group[0] - 2, 1], -2)
+        else:
+            query, key, value = qkv.split([self.group[0] - 2, 1, 1], -2)
+        query, key, value = query.flatten(-3, -2), key.squeeze(-2), value.squeeze(-2)
 
         implementation = self.config._attn_implementation
         if implementation == "sdpa" and kwargs.get("output_attentions"):

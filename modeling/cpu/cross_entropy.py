@@ -1,7 +1,7 @@
-"""Cross entropy over a vocabulary on a CPU, in chunks that stay in the cache.
+"""The cross entropy over a vocabulary, on a CPU in chunks that stay in the cache.
 
 `F.cross_entropy` keeps the log-probabilities of all tokens for the backward pass, which allocates two more tensors of
-that size. With a vocabulary of tens of thousands of tokens, these are the largest tensors of a model. Here,
+that size. With a vocabulary of tens of thousands of tokens, these are the largest tensors of a model. On a CPU,
 probabilities only exist for a few tokens at a time. The backward pass recomputes them and only stores gradients.
 
 Shapes: n tokens, V vocabulary.
@@ -10,12 +10,31 @@ Shapes: n tokens, V vocabulary.
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
-from ..cross_entropy import summed_cross_entropy
 from .eligibility import is_eager_on_cpu
 
 # Number of logits in a chunk.
 _CHUNK = 1 << 19
+
+
+def summed_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the sum of -log softmax(logits)[label] over all labels except `ignore_index`.
+
+    It is computed in float32, or in float64 if the logits are.
+
+    Args:
+        logits: (n, V).
+        labels: (n,).
+        ignore_index: The label to ignore.
+        weights: (n,) factors of the terms of the sum, in float32.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if weights is None:
+        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    return (F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none") * weights).sum()
 
 
 def chunked_cross_entropy(

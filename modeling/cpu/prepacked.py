@@ -4,13 +4,14 @@ In every product, oneDNN otherwise rearranges parts of a weight or reads them in
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from ...saving.written_for import INSTALLED
 from .eligibility import can_fuse
 from .shapes import suits_onednn
 
@@ -119,16 +120,20 @@ def prepack(modules: nn.Module, enabled: bool) -> None:
             module.__dict__["prepacked"] = PrepackedWeight()
 
 
-@contextmanager
-def prepacked_for(modules: nn.Module, tokens: int) -> Iterator[None]:
+def prepacked_for(modules: nn.Module, tokens: int) -> AbstractContextManager[None]:
     """Prepack the weights of all linear layers within a block that computes so many tokens, if it saves time.
 
     Layers that are prepacked already are left alone.
     """
-    own: list[tuple[nn.Linear, PrepackedWeight]] = []
-    if tokens >= _LEAST_TOKENS:
-        linears = [module for module in modules.modules() if type(module) is nn.Linear and not is_prepacked(module)]
-        own = [(linear, _TemporaryWeight()) for linear in linears]
+    if INSTALLED and tokens >= _LEAST_TOKENS:
+        return _prepacked(modules)
+    return nullcontext()
+
+
+@contextmanager
+def _prepacked(modules: nn.Module) -> Iterator[None]:
+    linears = [module for module in modules.modules() if type(module) is nn.Linear and not is_prepacked(module)]
+    own = [(linear, _TemporaryWeight()) for linear in linears]
     for linear, prepacked in own:
         linear.__dict__["prepacked"] = prepacked
     try:

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.written_for import INSTALLED
-from ..cpu.cross_entropy import chunked_cross_entropy
+from ..cpu.cross_entropy import chunked_cross_entropy, summed_cross_entropy
 from ..cpu.eligibility import is_eager_on_cpu
-from ..cross_entropy import summed_cross_entropy
 from ..label_checks import IGNORED
 
 Count = torch.Tensor | int | None

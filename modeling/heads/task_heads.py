@@ -3,6 +3,7 @@
 Shapes: B batch, S sequence, D hidden, C classes.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -33,7 +34,6 @@ from ..label_checks import (
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
-from .earlier_names import EarlierNamesMixin
 from .losses import (
     multiple_choice_loss,
     question_answering_loss,
@@ -193,7 +193,7 @@ class SequenceEncoderForTokenClassification(TaskModel):
         )
 
 
-class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, TaskModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderForQuestionAnswering(TaskModel):
     """The encoder with a head for extractive question answering, which finds where an answer starts and ends."""
 
     if INSTALLED:
@@ -204,6 +204,31 @@ class SequenceEncoderForQuestionAnswering(EarlierNamesMixin, TaskModel):  # type
     _outputs = (2,)
     _pools = False
     _last_layer = "qa_outputs"
+
+    if INSTALLED:
+
+        @classmethod
+        def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+            """Load a model, see `SequenceEncoderPreTrainedModel.from_pretrained`.
+
+            Earlier versions saved `qa_outputs` as `classifier`. Models with other heads have a `classifier` as well,
+            whose weights are not loaded.
+            """
+            config = kwargs.get("config")
+            if isinstance(config, SequenceEncoderConfig):
+                saved = config.architectures
+            else:
+                source = config or pretrained_model_name_or_path
+                fields = SequenceEncoderConfig.get_config_dict(source, **kwargs)[0] if source else {}
+                saved = fields.get("architectures")
+            if saved == ["SequenceEncoderForQuestionAnswering"]:
+                kwargs["key_mapping"] = {r"^classifier\.": "qa_outputs.", **(kwargs.get("key_mapping") or {})}
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+        def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
+            # By default, transformers saves weights under the names that they were loaded from.
+            kwargs.setdefault("save_original_format", False)
+            return super()._write(folder, *args, **kwargs)
 
     @can_return_tuple
     def forward(
