@@ -2,16 +2,23 @@
 
 # The configuration imports this module, so that it cannot be imported here.
 import math
+from itertools import pairwise
 from typing import Any
 
-from .disentangled_fields import check_convolution, check_disentangled
-from .layer_groups import check_number_of_groups, check_types_in_groups
 from .parameter_count import encoder_parameters
 from .rope_parameters import check_rope_parameters
 
 # Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
 _MAX_LAYERS = 10_000
 _MAX_WEIGHTS = 10**12
+# The least values of fields that are not None.
+_LEAST = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"), 1),
+    **dict.fromkeys(("max_position_embeddings", "max_relative_positions", "sliding_window"), 1),
+    **dict.fromkeys(("embedding_size", "prediction_head_size", "multi_vector_size"), 1),
+    "position_buckets": 2,
+    **dict.fromkeys(("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"), 0),
+}
 
 
 def check_number_of_weights(config: Any) -> None:
@@ -34,38 +41,32 @@ def check_number_of_weights(config: Any) -> None:
 def check_architecture(config: Any) -> None:
     """Check sizes, probabilities and the fields that depend on them."""
     check_number_of_weights(config)
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
-    ):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    for name, least in _LEAST.items():
+        value, field = getattr(config, name), config.__dataclass_fields__[name]
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}{', or None' * (field.default is None)}, got {value}.")
+    for name in ("norm_eps", "initializer_range"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
+    for name in (field for field in config.__dataclass_fields__ if field.endswith("_dropout")):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be a probability in [0, 1), got {getattr(config, name)}.")
     if config.num_attention_heads % max(config.key_value_heads, 1) or config.key_value_heads < 1:
         raise ValueError(
             f"num_key_value_heads must divide num_attention_heads={config.num_attention_heads}, got "
             f"{config.num_key_value_heads}."
         )
-    if config.embedding_size is not None and config.embedding_size < 1:
-        raise ValueError(f"embedding_size must be at least 1, or None, got {config.embedding_size}.")
-    if config.prediction_head_size is not None:
-        if config.prediction_head != "mlp":
-            raise ValueError(
-                f"prediction_head_size={config.prediction_head_size} needs prediction_head='mlp', got "
-                f"{config.prediction_head!r}."
-            )
-        if config.prediction_head_size < 1:
-            raise ValueError(f"prediction_head_size must be at least 1, or None, got {config.prediction_head_size}.")
+    if config.prediction_head_size is not None and config.prediction_head != "mlp":
+        raise ValueError(
+            f"prediction_head_size={config.prediction_head_size} needs prediction_head='mlp', got "
+            f"{config.prediction_head!r}."
+        )
     size = config.output_embedding_size
     if size is not None and not (size >= 1 and config.prediction_head == "dense"):
         raise ValueError(
             "output_embedding_size must be at least 1 with prediction_head='dense', or None, got "
             f"{size} with {config.prediction_head!r}."
         )
-    if config.multi_vector_size is not None and config.multi_vector_size < 1:
-        raise ValueError(f"multi_vector_size must be at least 1, or None, got {config.multi_vector_size}.")
     if outside := [token for token in config.unweighted_token_ids or [] if not 0 <= token < config.vocab_size]:
         raise ValueError(
             f"unweighted_token_ids must be from 0 to vocab_size - 1 = {config.vocab_size - 1}, got {outside[0]}."
@@ -76,22 +77,17 @@ def check_architecture(config: Any) -> None:
             f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={config.embedding_size} and "
             f"hidden_size={config.hidden_size}, got prediction_head={config.prediction_head!r}{and_size}."
         )
-    for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}.")
-    check_number_of_groups(config.num_hidden_layers, config.num_hidden_groups)
+    groups = config.num_hidden_groups
+    if groups is not None and not 1 <= groups <= config.num_hidden_layers:
+        raise ValueError(
+            f"num_hidden_groups must be from 1 to num_hidden_layers={config.num_hidden_layers}, or None, got {groups}."
+        )
     if config.first_attn_norm and not (config.norm_placement == "pre" and config.embedding_norm):
         raise ValueError(
             "first_attn_norm=True needs norm_placement='pre' and embedding_norm=True, got "
             f"{config.norm_placement!r} and {config.embedding_norm}. Other first layers have all norms of their "
             "placement."
         )
-    for name in ("norm_eps", "initializer_range"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
-    for name in (field for field in config.__dataclass_fields__ if field.endswith("_dropout")):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must be a probability in [0, 1), got {getattr(config, name)}.")
     if config.hidden_size % config.num_attention_heads:
         small = [n for n in range(1, math.isqrt(config.hidden_size) + 1) if config.hidden_size % n == 0]
         divisors = sorted({*small, *(config.hidden_size // n for n in small)})
@@ -138,8 +134,36 @@ def _check_position_bias(config: Any) -> None:
         )
     if config.position_bias is not None and "sliding_attention" in (config.layer_types or []):
         raise ValueError(f"position_bias={config.position_bias!r} needs layers of 'full_attention' only.")
-    check_disentangled(config)
-    check_convolution(config)
+    _check_disentangled(config)
+    _check_convolution(config)
+
+
+def _check_disentangled(config: Any) -> None:
+    """Check the fields of a `disentangled` position bias."""
+    bias = config.position_bias
+    if bias == "disentangled":
+        if not config.pos_att_type:
+            raise ValueError("pos_att_type must have 'c2p', 'p2c' or both for position_bias='disentangled', got [].")
+        if config.num_key_value_heads is not None:
+            raise ValueError(
+                f"position_bias='disentangled' needs num_key_value_heads=None, got {config.num_key_value_heads}."
+            )
+        return
+    defaults = {"pos_att_type": None, "position_buckets": None, "max_relative_positions": None}
+    for name, default in (defaults | {"share_att_key": False, "norm_rel_ebd": "none"}).items():
+        if getattr(config, name) != default:
+            raise ValueError(f"{name}={getattr(config, name)!r} needs position_bias='disentangled', got {bias!r}.")
+
+
+def _check_convolution(config: Any) -> None:
+    """Check the fields of the convolution."""
+    size = config.conv_kernel_size
+    if size < 0 or (size and size % 2 == 0):
+        raise ValueError(f"conv_kernel_size must be 0 or an odd number, got {size}.")
+    if size and config.norm_placement != "post":
+        raise ValueError(f"conv_kernel_size={size} needs norm_placement='post', got {config.norm_placement!r}.")
+    if size and config.num_hidden_groups is not None:
+        raise ValueError(f"conv_kernel_size={size} needs num_hidden_groups=None, got {config.num_hidden_groups}.")
 
 
 def check_layer_types(config: Any) -> None:
@@ -150,8 +174,12 @@ def check_layer_types(config: Any) -> None:
             f"layer_types has {len(layer_types)} entries for num_hidden_layers={config.num_hidden_layers}; pass one "
             "entry per layer, or a shorter pattern that is repeated."
         )
-    check_types_in_groups(layer_types, config.layer_groups)
-    if config.sliding_window is not None and config.sliding_window < 1:
-        raise ValueError(f"sliding_window must be at least 1, or None, got {config.sliding_window}.")
+    for index, (one, other) in enumerate(pairwise(config.layer_groups)):
+        if one == other and layer_types[index] != layer_types[index + 1]:
+            raise ValueError(
+                f"layer_types has {layer_types[index]!r} for layer {index} and {layer_types[index + 1]!r} for layer "
+                f"{index + 1}, which share their weights; pass one type for each of the {config.num_hidden_groups} "
+                "groups of num_hidden_groups."
+            )
     if "sliding_attention" in layer_types and config.sliding_window is None:
         raise ValueError("layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got None.")
