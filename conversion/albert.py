@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .bert import FIELDS, SETTINGS, TANH, TASK_HEADS, TRUNK
+from .bert import FIELDS, SETTINGS, TANH, TASK_HEADS, TRUNK, check_projected
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
 
@@ -22,17 +22,9 @@ _PREDICTIONS = [
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    if config.embedding_size == config.hidden_size:
-        raise ValueError(
-            f"embedding_size={config.embedding_size} is not supported: a SequenceEncoder needs another value than "
-            "hidden_size, because it does not project embeddings that already have the size of the layers."
-        )
+    check_projected(config, "embedding_size")
     given = config.classifier_dropout_prob
     return {"classifier_dropout": config.hidden_dropout_prob if given is None else given}
-
-
-def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"embedding_size": config.embedding_dim, "num_hidden_groups": config.num_distinct_layers}
 
 
 ALBERT = Family(
@@ -74,5 +66,4 @@ ALBERT = Family(
         **TASK_HEADS,
     },
     read=_read,
-    write=_write,
 )

@@ -63,7 +63,7 @@ PREDICTIONS = [
     *module("head.norm", "cls.predictions.transform.LayerNorm"),
     *DECODER,
 ]
-TANH = {"pooler_act": "tanh"}
+TANH, NO_POOLER = {"pooler_act": "tanh"}, {"pooler_act": None}
 TASK_HEADS = {
     "ForSequenceClassification": Head(CLASSIFIER, TANH),
     "ForMultipleChoice": Head(CLASSIFIER, TANH),
@@ -76,6 +76,19 @@ def classifier_dropout(config: PreTrainedConfig) -> dict[str, float]:
     """Return the classifier's dropout, which defaults to the dropout of the layers."""
     given = config.classifier_dropout
     return {"classifier_dropout": config.hidden_dropout_prob if given is None else given}
+
+
+def check_projected(config: PreTrainedConfig, name: str) -> None:
+    """Check that a family projects its embeddings because their size, a field, differs from that of the layers.
+
+    Raises:
+        ValueError: If both are equal.
+    """
+    if getattr(config, name) == config.hidden_size:
+        raise ValueError(
+            f"{name}={config.hidden_size} is not supported: it must differ from hidden_size, because a SequenceEncoder "
+            "does not project embeddings that already have the size of the layers."
+        )
 
 
 BERT = Family(

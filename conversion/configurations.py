@@ -23,6 +23,12 @@ _COMMON = (
     "label2id",
     "problem_type",
 )
+# Our fields that are None by default, and the properties with the value that this stands for.
+_DEFAULTS = {
+    "embedding_size": "embedding_dim",
+    "num_hidden_groups": "num_distinct_layers",
+    "output_embedding_size": "prediction_dim",
+}
 # Fields that a sentence-transformers cross-encoder adds to the configuration of any model.
 _SHARED_FIELDS = ("sentence_transformers", "sbert_ce_default_activation_function")
 # Fields that only matter for models with a pooler.
@@ -70,7 +76,7 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
 def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> PreTrainedConfig:
     """Translate our configuration into theirs. `obstacles_to` checks that nothing is lost."""
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
-    theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
+    theirs |= {name: getattr(config, _DEFAULTS.get(ours, ours)) for ours, name in family.all_fields(head).items()}
     theirs |= {**family.write(config), **_shared_fields(config), "dtype": config.dtype}
     # The two outputs for an answer are its start and its end. Some families also name the outputs of other heads.
     outputs = 2 if head == "ForQuestionAnswering" else family.head(head, config).required.get("num_labels")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import PreTrainedConfig
 
 from ..configuration.presets import PRESETS
-from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, PREDICTIONS, TRUNK
+from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, NO_POOLER, PREDICTIONS, TRUNK
 from .family import Family, Head
 from .key_mapping import CONVOLUTION, SEPARATE_QKV, Rule, module
 
@@ -28,7 +28,6 @@ _READ = (
     "tie_word_embeddings",
     "pooler_act",
 )
-_NO_POOLER = {"pooler_act": None}
 _POOLED = Head([*module("model.pooler.dense", "pooler.dense"), *CLASSIFIER], fields={"pooler_act": "pooler_hidden_act"})
 _ATTENTION = "encoder.layer.{}.attention.self"
 
@@ -113,7 +112,7 @@ _TIED = Head(
         Rule("decoder.weight", ("deberta.embeddings.word_embeddings.weight",)),
         Rule("decoder.bias", ("lm_predictions.lm_head.bias",)),
     ],
-    {**_NO_POOLER, "tie_word_embeddings": True, "embedding_size": None},
+    {**NO_POOLER, "tie_word_embeddings": True, "embedding_size": None},
 )
 
 
@@ -157,12 +156,12 @@ DEBERTA_V2 = Family(
         *module("layers.{}.self_attn.distances.query_proj", f"{_ATTENTION}.pos_query_proj"),
     ],
     heads={
-        "Model": Head(settings=_NO_POOLER),
-        "ForMaskedLM": Head(PREDICTIONS, _NO_POOLER),
+        "Model": Head(settings=NO_POOLER),
+        "ForMaskedLM": Head(PREDICTIONS, NO_POOLER),
         "ForSequenceClassification": _POOLED,
         "ForMultipleChoice": _POOLED,
-        "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER),
-        "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER),
+        "ForTokenClassification": Head(CLASSIFIER, NO_POOLER),
+        "ForQuestionAnswering": Head(ANSWERS, NO_POOLER),
     },
     read=_read,
     write=_write,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from .bert import ANSWERS, CLASSIFIER, SETTINGS
+from .bert import ANSWERS, CLASSIFIER, NO_POOLER, SETTINGS
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
 
-_NO_POOLER = {"pooler_act": None}
 _BEFORE_CLASSIFIER = Head([*module("model.pooler.dense", "pre_classifier"), *CLASSIFIER], {"pooler_act": "relu"})
 _ATTENTION = "transformer.layer.{}.attention"
 
@@ -48,18 +47,18 @@ DISTILBERT = Family(
         *module("layers.{}.mlp_norm", "transformer.layer.{}.output_layer_norm"),
     ],
     heads={
-        "Model": Head(settings=_NO_POOLER),
+        "Model": Head(settings=NO_POOLER),
         "ForMaskedLM": Head(
             [
                 *module("head.dense", "vocab_transform"),
                 *module("head.norm", "vocab_layer_norm"),
                 *module("decoder", "vocab_projector"),
             ],
-            _NO_POOLER,
+            NO_POOLER,
         ),
         "ForSequenceClassification": _BEFORE_CLASSIFIER,
         "ForMultipleChoice": _BEFORE_CLASSIFIER,
-        "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER, {"classifier_dropout": "dropout"}),
-        "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER, {"classifier_dropout": "qa_dropout"}),
+        "ForTokenClassification": Head(CLASSIFIER, NO_POOLER, {"classifier_dropout": "dropout"}),
+        "ForQuestionAnswering": Head(ANSWERS, NO_POOLER, {"classifier_dropout": "qa_dropout"}),
     },
 )

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedConfig
-
-from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, REQUIRED, SETTINGS, TRUNK, classifier_dropout
+from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, NO_POOLER, REQUIRED, SETTINGS, TRUNK, classifier_dropout
 from .family import Family, Head
 from .key_mapping import module
 
-_NO_POOLER = {"pooler_act": None}
 _GELU = {"pooler_act": "gelu"}
 ELECTRA_PROJECTION = module("embeddings.projection", "embeddings_project")
 ELECTRA_CLASSIFIER = [
@@ -25,10 +20,6 @@ _SUMMARY = {
 }
 
 
-def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"embedding_size": config.embedding_dim}
-
-
 ELECTRA = Family(
     name="electra",
     model_prefixes=("Electra",),
@@ -38,22 +29,21 @@ ELECTRA = Family(
     trunk=[*TRUNK, *ELECTRA_PROJECTION],
     layer=LAYER,
     heads={
-        "Model": Head(settings=_NO_POOLER),
+        "Model": Head(settings=NO_POOLER),
         "ForMaskedLM": Head(
             [
                 *module("head.dense", "generator_predictions.dense"),
                 *module("head.norm", "generator_predictions.LayerNorm"),
                 *module("decoder", "generator_lm_head"),
             ],
-            {**_NO_POOLER, "hidden_act": "gelu"},
+            {**NO_POOLER, "hidden_act": "gelu"},
         ),
         "ForSequenceClassification": Head(ELECTRA_CLASSIFIER, _GELU),
         "ForMultipleChoice": Head(
             [*module("model.pooler.dense", "sequence_summary.summary"), *CLASSIFIER], _GELU, required=_SUMMARY
         ),
-        "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER),
-        "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER),
+        "ForTokenClassification": Head(CLASSIFIER, NO_POOLER),
+        "ForQuestionAnswering": Head(ANSWERS, NO_POOLER),
     },
     read=classifier_dropout,
-    write=_write,
 )

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration.presets import PRESETS
-from .bert import CLASSIFIER
+from .bert import CLASSIFIER, NO_POOLER
 from .family import SIZES, Family, Head, check_head_dim
 from .key_mapping import SEPARATE_QKV, STACKED, Rule, module
 from .rotary_fields import read_rope, write_rope
@@ -37,7 +37,6 @@ LAYER = [
     *module("layers.{}.mlp.gate_up_proj", "layers.{}.mlp.gate_proj", "layers.{}.mlp.up_proj", layout=STACKED),
     *module("layers.{}.mlp.down_proj", "layers.{}.mlp.down_proj"),
 ]
-NO_POOLER = {"pooler_act": None}
 # Their poolings, as the pooling and the placement of the dense layer. The last layer is linear, so that it does not
 # matter whether "late" takes the mean before it or after it.
 _POOLINGS = {"bos": ("cls", "after"), "mean": ("mean", "after"), "late": ("mean", "before")}

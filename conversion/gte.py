@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedConfig
-
-from .bert import CLASSIFIER, FIELDS, TANH, classifier_dropout
+from .bert import CLASSIFIER, FIELDS, TANH
 from .family import Family, Head
 from .key_mapping import module
 from .nomic_bert import GATED, NOMIC_BERT, ROTARY_LAYER, ROTARY_TRUNK
-from .rotary_fields import read_rope, write_rope
+from .rotary_fields import read_rotary, write_rope
 
 _FIELDS = FIELDS | {"mlp_dropout": "hidden_dropout_prob"}
 # Only the last layer of the feed-forward network has a bias.
 _BIASES = {"attention_bias": True, "mlp_bias": False, "mlp_down_bias": True}
-
-
-def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    return {**classifier_dropout(config), **read_rope(config)}
 
 
 GTE = Family(
@@ -43,7 +35,7 @@ GTE = Family(
         "ForSequenceClassification": Head(CLASSIFIER, TANH),
         "ForTokenClassification": Head(CLASSIFIER, TANH),
     },
-    read=_read,
+    read=read_rotary,
     write=write_rope,
     types_optional=True,
 )

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedConfig
-
-from .bert import FIELDS, classifier_dropout
+from .bert import FIELDS
 from .family import Family
 from .key_mapping import module
 from .nomic_bert import NOMIC_BERT, ROTARY_LAYER, ROTARY_TRUNK
 from .roberta import ROBERTA
-from .rotary_fields import read_rope, write_rope
-
-
-def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    return {**classifier_dropout(config), **read_rope(config)}
-
+from .rotary_fields import read_rotary, write_rope
 
 JINA_EMBEDDINGS_V3 = Family(
     name="jina_embeddings_v3",
@@ -31,6 +22,6 @@ JINA_EMBEDDINGS_V3 = Family(
         *module("layers.{}.mlp.down_proj", "layers.{}.mlp.fc2"),
     ],
     heads={name: head for name, head in ROBERTA.heads.items() if name != "ForMultipleChoice"},
-    read=_read,
+    read=read_rotary,
     write=write_rope,
 )

@@ -6,22 +6,14 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .bert import FIELDS, LAYER, POOLER, REQUIRED, SETTINGS, TANH, TASK_HEADS, TRUNK
+from .bert import FIELDS, LAYER, POOLER, REQUIRED, SETTINGS, TANH, TASK_HEADS, TRUNK, check_projected
 from .family import Family, Head
 from .key_mapping import module
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    if config.input_embedding_size == config.hidden_size:
-        raise ValueError(
-            f"input_embedding_size={config.input_embedding_size} is not supported: it must differ from hidden_size, "
-            "because a SequenceEncoder projects only embeddings of another width."
-        )
+    check_projected(config, "input_embedding_size")
     return {}
-
-
-def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"input_embedding_size": config.embedding_dim, "output_embedding_size": config.prediction_dim}
 
 
 REMBERT = Family(
@@ -51,5 +43,4 @@ REMBERT = Family(
         **TASK_HEADS,
     },
     read=_read,
-    write=_write,
 )

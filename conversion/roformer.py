@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from transformers import PreTrainedConfig
-
-from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, PREDICTIONS, REQUIRED, SETTINGS, TRUNK
+from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, NO_POOLER, PREDICTIONS, REQUIRED, SETTINGS, TRUNK
 from .electra import ELECTRA_CLASSIFIER, ELECTRA_PROJECTION
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, SEPARATE_QKV_OF_ADJACENT_PAIRS
@@ -16,16 +14,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_NO_POOLER = {"pooler_act": None}
 _ROTARY = {
     "position_embedding": "rotary",
     "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
 }
 _POSITIONS = "encoder.embed_positions.weight"
-
-
-def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"embedding_size": config.embedding_dim}
 
 
 def _constants(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -48,13 +41,12 @@ ROFORMER = Family(
         for rule in LAYER
     ],
     heads={
-        "Model": Head(settings=_NO_POOLER),
-        "ForMaskedLM": Head(PREDICTIONS, _NO_POOLER),
+        "Model": Head(settings=NO_POOLER),
+        "ForMaskedLM": Head(PREDICTIONS, NO_POOLER),
         # The activation before its last layer is that of the layers.
         "ForSequenceClassification": Head(ELECTRA_CLASSIFIER, {"pooler_act": "gelu", "hidden_act": "gelu"}),
-        "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER),
-        "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER),
+        "ForTokenClassification": Head(CLASSIFIER, NO_POOLER),
+        "ForQuestionAnswering": Head(ANSWERS, NO_POOLER),
     },
-    write=_write,
     constants=_constants,
 )

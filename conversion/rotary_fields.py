@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration.rope_parameters import check_rope_parameters
+from .bert import classifier_dropout
 
 _LAYER_TYPE = "full_attention"
 
@@ -24,6 +25,11 @@ def read_rope(config: PreTrainedConfig) -> dict[str, Any]:
     nested = {_LAYER_TYPE: dict(config.rope_parameters)}
     check_rope_parameters(nested, [_LAYER_TYPE])
     return {"rope_parameters": nested}
+
+
+def read_rotary(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields of families like BERT with rotary positions that are not only renamed."""
+    return {**classifier_dropout(config), **read_rope(config)}
 
 
 def write_rope(config: PreTrainedConfig) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration.rope_parameters import check_rope_parameters
-from .bert import ANSWERS, CLASSIFIER
-from .eurobert import EUROBERT, FIELDS, LAYER, NO_POOLER, TRUNK
+from .bert import ANSWERS, CLASSIFIER, NO_POOLER
+from .eurobert import EUROBERT, FIELDS, LAYER, TRUNK
 from .family import Family, Head, check_head_dim
 from .key_mapping import Rule
 
