@@ -119,7 +119,7 @@ def test_a_gap_allows_exactly_the_tokens_that_a_match_needs(
 def test_fill_tokens_take_up_the_rest_of_a_gap(
     tokenizer: PreTrainedTokenizerBase, texts_of: Callable[[int], dict[tuple[int, ...], str]], pattern: str
 ) -> None:
-    gap = GapPattern(pattern, tokenizer, 0, 3, fill_token=PAD, banned_tokens=[PAD, MASK])
+    gap = GapPattern(pattern, tokenizer, 0, 3, fill_token=PAD)
     matching = {
         (*row, *[PAD] * (3 - length))
         for length in range(4)
@@ -129,16 +129,6 @@ def test_fill_tokens_take_up_the_rest_of_a_gap(
     assert allowed(gap, [MASK] * 3, len(tokenizer)) == {i: {row[i] for row in matching} for i in range(3)}
     after = {row[0] for row in matching if row[1] == PAD}
     assert allowed(gap, [MASK, PAD, MASK], len(tokenizer)) == {0: after, 2: {PAD}}
-    assert possible_gap_lengths(pattern, tokenizer, 5, fill_token=PAD) == [1, 2, 3, 4, 5]
-
-
-def test_no_match_of_a_gap_depends_on_banned_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    letter = tokenizer.convert_tokens_to_ids("a")
-    gap = GapPattern("a|b", tokenizer, 0, 1, banned_tokens=[letter])
-    found = allowed(gap, [MASK], len(tokenizer))[0]
-    assert found
-    assert letter not in found
-    assert {tokenizer.decode([token]).strip() for token in found} <= {"a", "b"}
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
@@ -194,8 +184,6 @@ def test_patterns_that_no_gap_can_match_are_refused() -> None:
         GapPattern("a", tokenizer, 3, 3)
     with pytest.raises(ValueError, match=r"fill_token must be from 0 to \d+, got -1"):
         GapPattern("a", tokenizer, 0, 1, fill_token=-1)
-    with pytest.raises(ValueError, match=r"banned_tokens must be from 0 to \d+, got 100000"):
-        possible_gap_lengths("a", tokenizer, 1, banned_tokens=[100_000])
 
 
 def test_a_gap_names_the_written_tokens_that_rule_out_a_match() -> None:

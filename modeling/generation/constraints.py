@@ -90,6 +90,28 @@ class BannedTokens:
         scores.index_fill_(1, self._banned.to(scores.device), -torch.inf)
 
 
+class BannedWithin:
+    """Bans tokens at the masks of a part of the row.
+
+    Args:
+        tokens: The ids of the tokens.
+        start: The first place of that part.
+        stop: The place after its last one.
+        free: Places in it where the tokens are allowed nevertheless.
+    """
+
+    joint = False
+
+    def __init__(self, tokens: Sequence[int] | torch.Tensor, start: int, stop: int, free: Sequence[int] = ()) -> None:
+        self._tokens, self._start, self._stop = torch.as_tensor(tokens, dtype=torch.long), start, stop
+        self._free = torch.tensor(free, dtype=torch.long)
+
+    def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
+        """See `Constraint.forbid`."""
+        inside = (positions >= self._start) & (positions < self._stop) & ~torch.isin(positions, self._free)
+        scores[inside.nonzero().to(scores.device), self._tokens.to(scores.device)] = -torch.inf
+
+
 class BannedWords:
     """Bans sequences of tokens.
 

@@ -11,28 +11,6 @@ import torch
 from .constraints import Constraint
 
 
-class EndTokens:
-    """Allows tokens that end a text, or leave a place empty, only where they make sense.
-
-    Args:
-        ids: The tokens.
-        stop: The first place after those where they may not be written.
-        places: Places before it where they may be written.
-        start: The first place where they may not be written.
-    """
-
-    joint = False
-
-    def __init__(self, ids: Sequence[int], stop: int, places: Sequence[int] = (), start: int = 0) -> None:
-        self._ids, self._start, self._stop = torch.tensor(ids, dtype=torch.long), start, stop
-        self._places = torch.tensor(places, dtype=torch.long)
-
-    def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
-        """See `Constraint.forbid`."""
-        inside = (positions >= self._start) & (positions < self._stop) & ~torch.isin(positions, self._places)
-        scores[inside.nonzero().to(scores.device), self._ids.to(scores.device)] = -torch.inf
-
-
 class Draft:
     """One text, on the CPU.
 

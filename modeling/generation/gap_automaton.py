@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -108,23 +108,18 @@ def _following(table: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     return following[:, :states]
 
 
-def restricted_automaton(
-    automaton: GapAutomaton, fill_token: int | None, banned_tokens: Collection[int]
-) -> GapAutomaton:
-    """Return the automaton with a token that fills the gap after the text, and without the banned tokens."""
+def filled_automaton(automaton: GapAutomaton, fill_token: int) -> GapAutomaton:
+    """Return the automaton with a token that fills the gap after the text."""
     states, classes = automaton.table.shape
-    # The new last state is that after the text; the new last classes are those of fill and of banned tokens.
-    table = np.full((states + 1, classes + 2), states + 1, dtype=np.int32)
+    # The new last state is that after the text, and the new last class that of the token.
+    table = np.full((states + 1, classes + 1), states + 1, dtype=np.int32)
     table[:states, :classes] = np.where(automaton.table == states, states + 1, automaton.table)
+    table[:states, classes][automaton.final] = states
+    table[states, classes] = states
     class_of = automaton.class_of.copy()
-    class_of[list(banned_tokens)] = classes + 1
-    if fill_token is not None:
-        table[:states, classes][automaton.final] = states
-        table[states, classes] = states
-        class_of[fill_token] = classes
+    class_of[fill_token] = classes
     used, class_of = np.unique(class_of, return_inverse=True)
-    fill = None if fill_token is None else int(class_of[fill_token])
-    return GapAutomaton(table[:, used], np.append(automaton.final, fill_token is not None), class_of, fill)
+    return GapAutomaton(table[:, used], np.append(automaton.final, True), class_of, int(class_of[fill_token]))
 
 
 @lru_cache(maxsize=16)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .gap_automaton import GapAutomaton, gap_automaton, restricted_automaton
+from .gap_automaton import filled_automaton, gap_automaton
 from .token_texts import token_texts
 
 # Errors name the possible lengths up to this one.
@@ -32,8 +30,6 @@ class GapPattern:
         stop: The position after its last token.
         fill_token: The token that fills the rest of the gap after the text has ended; by default, the text has to take
             up the gap.
-        banned_tokens: Tokens that other constraints ban everywhere, so that no match depends on them. The fill token is
-            allowed nevertheless.
         least: The number of tokens at the start of the gap that are not fill tokens.
 
     Raises:
@@ -51,14 +47,17 @@ class GapPattern:
         start: int,
         stop: int,
         fill_token: int | None = None,
-        banned_tokens: Collection[int] = (),
         least: int = 0,
     ) -> None:
         if not 0 <= start < stop:
             raise ValueError(f"A gap must have 0 <= start < stop, got start={start}, stop={stop}.")
         self._start, self._stop, self._mask = start, stop, tokenizer.mask_token_id
         self._pattern = pattern
-        self._automaton = _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens)
+        texts = token_texts(tokenizer)
+        if fill_token is not None and not 0 <= fill_token < texts.vocab_size:
+            raise ValueError(f"fill_token must be from 0 to {texts.vocab_size - 1}, got {fill_token}.")
+        automaton = gap_automaton(pattern, texts)
+        self._automaton = automaton if fill_token is None else filled_automaton(automaton, fill_token)
         self._least = least
         possible = self._automaton.lengths(max(_MAX_LISTED_LENGTH, stop - start), least)
         if stop - start not in possible:
@@ -89,30 +88,12 @@ class GapPattern:
                 scores[index, len(here) :] = -torch.inf
 
 
-def possible_gap_lengths(
-    pattern: str,
-    tokenizer: PreTrainedTokenizerBase,
-    limit: int,
-    fill_token: int | None = None,
-    banned_tokens: Collection[int] = (),
-) -> list[int]:
+def possible_gap_lengths(pattern: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
     """Return the numbers of tokens from 1 to a limit with which the text of a gap can match a pattern.
 
-    The arguments are those of `GapPattern`, and so are the errors, except that for lengths.
+    The errors are those of `GapPattern`, except that for lengths.
     """
-    return _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens).lengths(limit)
-
-
-def _automaton_of_gap(
-    pattern: str, tokenizer: PreTrainedTokenizerBase, fill_token: int | None, banned_tokens: Collection[int]
-) -> GapAutomaton:
-    texts = token_texts(tokenizer)
-    size = texts.vocab_size
-    given = [("fill_token", fill_token)] if fill_token is not None else []
-    for name, token in [*given, *(("banned_tokens", token) for token in banned_tokens)]:
-        if not 0 <= token < size:
-            raise ValueError(f"{name} must be from 0 to {size - 1}, got {token}.")
-    return restricted_automaton(gap_automaton(pattern, texts), fill_token, banned_tokens)
+    return gap_automaton(pattern, token_texts(tokenizer)).lengths(limit)
 
 
 def _listed_lengths(possible: list[int]) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 
+from .constraints import BannedWithin
 from .token_texts import TokenTexts
 
 
@@ -40,49 +41,31 @@ class GapTexts:
         """Return whether a token writes a space before its text."""
         return self._texts.get(token, b"").startswith(b" ")
 
-    def word_start(self, place: int, first: bool) -> "BannedAt":
+    def word_start(self, place: int, first: bool) -> BannedWithin:
         """Return the constraint that a gap at a place starts with a new word.
 
         Args:
             place: The place of its first token.
             first: Whether the text starts with the gap.
         """
-        return BannedAt([place], self._not_first if first else self._not_after_space)
+        return BannedWithin(self._not_first if first else self._not_after_space, place, place + 1)
 
-    def whole_text(self, start: int, ends: Sequence[int]) -> list["BannedAt"]:
+    def whole_text(self, start: int, end: int, stop: int) -> list[BannedWithin]:
         """Return the constraints that the text of a gap consists of whole characters, and not of white space.
 
         Args:
             start: The place of its first token.
-            ends: The places where it may end.
+            end: The first place of its last token.
+            stop: The place after the gap.
         """
-        banned = (([start], self._inside_character), (ends, self._not_last))
-        return [BannedAt(places, torch.tensor(tokens)) for places, tokens in banned if tokens]
+        banned = ((self._inside_character, start, start + 1), (self._not_last, end, stop))
+        return [BannedWithin(*each) for each in banned if each[0]]
 
 
 @lru_cache(maxsize=4)
 def gap_texts(texts: TokenTexts) -> GapTexts:
     """Return the `GapTexts` of a tokenizer, which takes milliseconds to make for a large vocabulary."""
     return GapTexts(texts)
-
-
-class BannedAt:
-    """Bans tokens at some places.
-
-    Args:
-        places: The places.
-        tokens: The ids of the tokens.
-    """
-
-    joint = False
-
-    def __init__(self, places: Sequence[int], tokens: torch.Tensor) -> None:
-        self._places, self._tokens = torch.tensor(places), tokens
-
-    def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
-        """See `Constraint.forbid`."""
-        here = torch.isin(positions, self._places.to(positions.device)).nonzero()
-        scores[here.to(scores.device), self._tokens.to(scores.device)] = -torch.inf
 
 
 def _ends_inside_character(text: bytes) -> bool:

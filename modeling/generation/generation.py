@@ -17,8 +17,8 @@ from transformers.utils.generic import ModelOutput
 
 from ..cpu.prepacked import prepacked_for
 from ..text_encoding.evaluation_mode import evaluation_mode
-from .constraints import AllowedTokens, BannedTokens, BannedWords, Constraint
-from .draft import Draft, EndTokens
+from .constraints import AllowedTokens, BannedTokens, BannedWithin, BannedWords, Constraint
+from .draft import Draft
 from .sampler import Sampler
 from .unmasking_options import UnmaskingOptions
 
@@ -260,11 +260,11 @@ class MaskedGenerationMixin(GenerationMixin):
                 )
             fixed: list[Constraint] = [BannedTokens(never_written, config.vocab_size), *given]
             if has_gaps:
-                fixed.append(EndTokens(sorted(special.intersection(ends) - {fill}), len(text)))
+                fixed.append(BannedWithin(sorted(special.intersection(ends) - {fill}), 0, len(text)))
                 if fill is not None:
-                    fixed.append(EndTokens([fill], len(text), places))
+                    fixed.append(BannedWithin([fill], 0, len(text), places))
             if options.min_new_tokens:
-                fixed.append(EndTokens(shortening, len(text) + options.min_new_tokens, start=len(text)))
+                fixed.append(BannedWithin(shortening, len(text), len(text) + options.min_new_tokens))
             # A text keeps its seeds wherever it stands in the batch, and neighbouring seeds are independent.
             key = tuple(text.tolist())
             seeds = np.random.SeedSequence([seed, repeated[key], *key]).generate_state(options.num_return_sequences)

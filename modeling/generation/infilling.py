@@ -226,8 +226,7 @@ class _Filler:
                 empty = self.empty if gap.least < gap.most else None
                 found.append(GapPattern(pattern, self.tokenizer, start, stop, empty, least=gap.least))
                 continue
-            ends = range(start + gap.least - 1, stop) if self.empty is not None else [stop - 1]
-            found += self.gap_texts.whole_text(start, ends)
+            found += self.gap_texts.whole_text(start, stop - 1 if self.empty is None else start + gap.least - 1, stop)
             if gap.first or gap.after_space:
                 found.append(self.gap_texts.word_start(start, gap.first))
         return found
