@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import pipeline
+from transformers import PreTrainedModel, pipeline
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
@@ -113,7 +113,8 @@ def test_every_auto_class_returns_the_model_of_its_task(
 
 
 def test_every_public_model_has_an_auto_class() -> None:
-    models = {name for name in sequence_encoder.__all__ if hasattr(getattr(sequence_encoder, name), "forward")}
+    public = {name: getattr(sequence_encoder, name) for name in sequence_encoder.__all__}
+    models = {name for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, PreTrainedModel)}
     assert models == {*AUTO_CLASSES.values(), "SequenceEncoderPreTrainedModel", "TaskAdapter"}
     assert SequenceEncoderConfig.model_type == "sequence_encoder"
 

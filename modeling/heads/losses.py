@@ -91,14 +91,10 @@ def masked_lm_loss(
     return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch, weights=label_weights)
 
 
-def token_classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    config: SequenceEncoderConfig,
-    num_items_in_batch: Count = None,
-    **kwargs: Any,
+def label_loss(
+    logits: torch.Tensor, labels: torch.Tensor, config: Any = None, num_items_in_batch: Count = None, **kwargs: Any
 ) -> torch.Tensor:
-    """Return the cross entropy of labelled tokens; logits (B, S, C), labels (B, S)."""
+    """Return the cross entropy of labelled tokens or choices; logits (..., C), labels (...)."""
     return cross_entropy(logits, labels, num_items_in_batch)
 
 
@@ -136,13 +132,6 @@ def question_answering_loss(
         for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
     ]
     return (losses[0] + losses[1]) / 2
-
-
-def multiple_choice_loss(
-    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, **kwargs: Any
-) -> torch.Tensor:
-    """Return the cross entropy over the choices; logits (B, choices), labels (B,)."""
-    return cross_entropy(logits, labels, num_items_in_batch)
 
 
 def sentence_order_loss(

@@ -35,10 +35,9 @@ from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .losses import (
-    multiple_choice_loss,
+    label_loss,
     question_answering_loss,
     sequence_classification_loss,
-    token_classification_loss,
 )
 
 logger = logging.get_logger(__name__)
@@ -154,7 +153,7 @@ class SequenceEncoderForTokenClassification(TaskModel):
     if INSTALLED:
         _auto_classes = ("AutoModelForTokenClassification",)
         _hub_task = "token-classification"
-    _loss_function = staticmethod(token_classification_loss)
+    _loss_function = staticmethod(label_loss)
     _pools = False
 
     @can_return_tuple
@@ -291,7 +290,7 @@ class SequenceEncoderForMultipleChoice(TaskModel):
         _hub_task = "multiple-choice"
         _has_pipeline = False
         _use = "AutoModelForMultipleChoice, which computes a logit for each choice"
-    _loss_function = staticmethod(multiple_choice_loss)
+    _loss_function = staticmethod(label_loss)
     _outputs = (1,)
 
     @can_return_tuple
