@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,82 +166,6 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"tuning": "adapter", "task": "ner"},
-            "--tuning adapter does not support --task ner; choose one of auto, full, head",
-        ),
-        ({"tuning": "prompt", "task": "ner"}, "--tuning prompt does not support --task ner"),
-        ({"tuning": "prompt", "task": "qa"}, "--tuning prompt does not support --task qa"),
-        (
-            {"tuning": "lora", "task": "embedding"},
-            "--tuning lora does not support --task embedding; choose one of auto, full",
-        ),
-        (
-            {"train_file": "a.csv", "dataset_name": "b"},
-            "exactly one of --train_file and --dataset_name is needed, got both",
-        ),
-        ({}, "exactly one of --train_file and --dataset_name is needed, got neither"),
-        ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
-        ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
-        ({"train_file": "a.csv", "average_seeds": True}, "--average_seeds needs --seeds of at least 2, got 1"),
-        ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
-        (
-            {"train_file": "a.csv", "save_strategy": "best"},
-            "--save_strategy must be one of no, steps, ",
-        ),
-        ({"train_file": "a.csv", "num_train_epochs": 0}, "--num_train_epochs must be above 0, got 0"),
-        ({"train_file": "a.csv", "num_train_epochs": -1}, "--num_train_epochs must be above 0, got -1"),
-        ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
-        ({"train_file": "a.csv", "per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
-        ({"train_file": "a.csv", "prediction_loss_only": True}, "--prediction_loss_only must be False, got True"),
-        ({"train_file": "a.csv", "report_to": "wandb"}, "pip install wandb"),
-        (
-            {"train_file": "a.csv", "from_adapter": "b"},
-            "--from_adapter needs --tuning to be one of lora, dora, ia3, got",
-        ),
-        (
-            {"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"},
-            "--from_adapter needs --tuning to be one of lora",
-        ),
-        (
-            {"train_file": "a.csv", "learning_rat": 3},
-            "there is no option --learning_rat (did you mean --learning_rate?)",
-        ),
-        ({"rank": 4}, "--rank has no effect with --tuning auto; it is for --tuning lora or dora."),
-        ({"rank": 4, "tuning": "head"}, "--rank has no effect with --tuning head"),
-        ({"rank": 4, "tuning": "lora", "from_adapter": "b"}, "--rank has no effect with --from_adapter"),
-        ({"prompt_length": 4, "tuning": "lora"}, "--prompt_length has no effect with --tuning lora"),
-        (
-            {"pooling": "cls", "task": "ner"},
-            "--pooling has no effect with --task ner; it is for --task classification, ",
-        ),
-        ({"pooling": "cls", "task": "ranking"}, "--pooling has no effect with --task ranking"),
-        ({"doc_stride": 8}, "--doc_stride has no effect with --task classification; it is for --task qa."),
-        ({"matryoshka_dims": 8}, "--matryoshka_dims has no effect with --task classification"),
-        ({"label_separator": ";"}, "--label_separator has no effect with --task classification"),
-        ({"choice_columns": "a"}, "--choice_columns has no effect with --task classification"),
-        ({"text_pair_column": "a", "task": "ner"}, "--text_pair_column has no effect with --task ner"),
-        ({"eval_steps": 5}, "--eval_steps has no effect with --eval_strategy epoch; it is for --eval_strategy steps."),
-        ({"save_steps": 5, "save_strategy": "no"}, "--save_steps has no effect with --save_strategy no"),
-        ({"validation_share": 0.2, "validation_file": "b"}, "--validation_share has no effect with --validation_file"),
-        ({"test_split": "test", "train_file": "b"}, "--test_split has no effect with --train_file"),
-        ({"num_train_epochs": 2, "max_steps": 8}, "--num_train_epochs has no effect with --max_steps"),
-        (
-            {"train_file": "a.csv", "early_stopping_patience": 2, "eval_strategy": "no"},
-            "--early_stopping_patience needs",
-        ),
-    ],
-)
-def test_contradictory_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
-    given = {"task": "classification", "model": "somewhere", **options}
-    with pytest.raises(UsageError) as caught:
-        parse([part for name, value in given.items() for part in (f"--{name}", str(value))])
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
     "variables", [{"ACCELERATE_USE_FSDP": "true"}, {"PARALLELISM_CONFIG_TP_SIZE": "2", "WORLD_SIZE": "2"}]
 )
 def test_a_launcher_that_shards_models_is_refused(
@@ -336,32 +259,3 @@ def test_an_output_folder_that_cannot_be_created_is_named(tmp_path: Path) -> Non
         run("classification", tmp_path / "no-encoder", Path("/proc/nope"), train_file="a.csv")
     assert "/proc/nope cannot be written" in str(caught.value)
     assert "adaptation" not in str(caught.value)
-
-
-LIBRARIES = [
-    ({"task": "ner"}, "seqeval", "--task ner needs seqeval"),
-    ({"task": "classification"}, "matplotlib", "--task classification needs matplotlib"),
-    ({"task": "classification"}, "sklearn", "--task classification needs sklearn"),
-    ({"task": "regression"}, "scipy", "--task regression needs scipy"),
-    ({"task": "embedding"}, "sentence_transformers", "--task embedding needs sentence_transformers"),
-    ({"task": "ranking"}, "sentence_transformers", "--task ranking needs sentence_transformers"),
-    ({"task": "classification", "tuning": "lora"}, "peft", "--tuning lora needs peft"),
-    ({"task": "classification", "search_trials": 2}, "optuna", "--search_trials needs optuna"),
-    ({"task": "classification"}, "datasets", "adapt needs datasets"),
-    (
-        {"task": "classification", "report_to": "tensorboard"},
-        "tensorboard",
-        "--report_to tensorboard needs tensorboard",
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "library", "message"), LIBRARIES)
-def test_a_missing_library_is_reported_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], library: str, message: str
-) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UsageError) as caught:
-        run(encoder=tmp_path / "no-encoder", output=tmp_path / "out", train_file="no-such-file.csv", **options)
-    assert message in str(caught.value)
-    assert "pip install 'sequence-encoder[" in str(caught.value)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from transformers import TrainingArguments
 
 from sequence_encoder import __main__ as command_line
 from sequence_encoder.__main__ import COMMANDS, find_command, main
@@ -20,12 +19,10 @@ from sequence_encoder.command_line.parser import Command, _trainer_options
 from sequence_encoder.conversion.source_models import FAMILIES
 from sequence_encoder.data import documentation
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.tests.test_mistakes import ADAPT, CALIBRATE, PARSED
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "sequence_encoder_cli.py"
-ADAPT = "adapt somewhere --task classification --train_file train.csv"
-CALIBRATE = "calibrate a --output_dir b --calibration_file"
-EVALUATE = "evaluate model --output_dir report --test_file a=x.csv"
 # Runs the script with each command line, and prints the exit codes and which of the slow libraries were imported.
 RUN_ALL = """
 import contextlib, io, json, runpy, sys
@@ -39,97 +36,6 @@ for arguments in json.loads(sys.argv[2]):
             codes.append(stopped.code)
 print(json.dumps([codes, sorted({"torch", "transformers"} & set(sys.modules))]))
 """
-
-# Each mistake of a user, and what the error says. The folder has a file settings.yaml, whose content may come first.
-MISTAKES: list[tuple[str, str]] = [
-    ("", "COMMAND must be given; the commands are quickstart, pretrain, "),
-    ("quickstrat", "there is no command 'quickstrat' (did you mean quickstart?); the commands are "),
-    ("--pretraining_steps 3", "there is no command '--pretraining_steps'; the commands are "),
-    # Names
-    (f"{ADAPT} --lr 1", "--lr (did you mean --learning_rate?)"),
-    (f"{ADAPT} --batch-size 8", "--batch-size (did you mean --per_device_train_batch_size?)"),
-    (f"{ADAPT} --epochs=3", "--epochs (did you mean --num_train_epochs?)"),
-    (f"{ADAPT} --learning 3", "--learning (did you mean --learning_rate?)"),
-    (f"{ADAPT} --gradient_acumulation_steps 3", "(did you mean --gradient_accumulation_steps?)"),
-    (f"{ADAPT} --zzz --nonsense", "no option --zzz, --nonsense. See sequence-encoder adapt --help."),
-    ("adapt --data a.csv --from b", "--data (did you mean --train_file?), --from (did you mean MODEL?)"),
-    ("pretrain --data a.txt --out b", "--data (did you mean --corpus?), --out (did you mean --output_dir?)"),
-    ("convert a --force", "--force (did you mean --overwrite?)"),
-    ("convert a --base", "--base (did you mean --base_model?)"),
-    ("export a --to onnx", "--to (did you mean --format?)"),
-    ("embed a --precison int8", "--precison (did you mean --precision?)"),
-    ("predict a --precision float32", "--precision (did you mean --dtype?)"),
-    ("calibrate a --file b.csv", "--file (did you mean --calibration_file?)"),
-    ("explain a --file b.csv", "--file (did you mean --text_file?)"),
-    ("serve a --prot 1", "--prot (did you mean --port?)"),
-    ("inspect a --jsn", "--jsn (did you mean --json?)"),
-    # Places
-    ("adapt", "MODEL and --task must be given. For example: sequence-encoder adapt "),
-    ("embed --corpus a.csv --output_dir b", "MODEL must be given, before the options. For example: sequence-encoder "),
-    ("inspect --json a", "MODEL must be given, before the options. "),
-    ("embed", "MODEL, --corpus and --output_dir must be given. "),
-    ("quantize a", "--output_dir must be given. For example: sequence-encoder quantize "),
-    ("predict a --output_dir b", "--corpus must be given. "),
-    ("search", "QUERY and --index must be given. "),
-    ("search package.json", "search: --index must be given. "),
-    ("search -5", "search: --index must be given. "),
-    ("calibrate a --output_dir b", "--calibration_file must be given. "),
-    ("evaluate a --output_dir b", "--test_file must be given. "),
-    ("convert a b", "b is unexpected: convert takes only MODEL. For example: sequence-encoder convert "),
-    ("embed a --output_dir b --corpus a.csv b.csv", "b.csv does not belong to any option; --corpus takes one value."),
-    ("explain a", "exactly one of --text and --text_file is needed, got neither"),
-    # Values
-    (f"{ADAPT} --seeds many", "--seeds must be an integer, got 'many'."),
-    (f"{ADAPT} --seconds many", "--seconds must be a number, got 'many'."),
-    (f"{ADAPT} --tuning", "--tuning needs a value."),
-    ("pretrain --size huge", "--size must be one of tiny, mini, small, medium, base, large, got 'huge'."),
-    ("embed a --output_dir b --corpus c --format csv", "--format must be one of "),
-    (f"{ADAPT} --tuning lora --task embedding", "--tuning lora does not support --task embedding; choose one of "),
-    ("quickstart --pretraining_steps 0", "--pretraining_steps must be at least 1, got 0."),
-    ("quickstart --adaptation_steps -3", "--adaptation_steps must be at least 1, got -3."),
-    ("quickstart --seed -1", "--seed must be from 0 to 4294967295, got -1."),
-    ("quickstart bert --pretraining_steps 9", "--pretraining_steps has no effect with MODEL"),
-    ("pretrain m --corpus a.txt --size tiny", "--size has no effect with MODEL; leave one of them out."),
-    ("pretrain m --corpus a.txt --vocab_size 300", "--vocab_size has no effect with MODEL"),
-    ("pretrain --tokenizer m --corpus a.txt --vocab_size 300", "--vocab_size has no effect with --tokenizer"),
-    (f"{ADAPT} --task multi-label --label_separator=", "--label_separator must have at least one character"),
-    ("quantize a --output_dir b --cosine 2", "--cosine must be between 0 and 1, got 2.0."),
-    (f"{CALIBRATE} absent.csv --coverages 2", "--coverages must be numbers between 0 and 1, such as 0.9, got 2.0."),
-    (f"{CALIBRATE} absent.csv", "--calibration_file absent.csv: there is no such file"),
-    (f"{CALIBRATE} header.csv", "--calibration_file header.csv has no examples"),
-    (f"{CALIBRATE} absent.csv --output_dir notes", "notes exists and does not contain a saved model"),
-    ("serve a --port -1", "--port must be from 0 to 65535, got -1."),
-    ("serve a --max_texts 0", "--max_texts must be at least 1, got 0."),
-    ("serve a --label_names_file names.txt", "--label_names_file needs --label_file."),
-    ("explain a --text b --text_pair_column c", "--text_pair_column needs --text_file"),
-    ("explain a --text_file b --text_pair c", "--text_pair needs --text"),
-    ("explain a --text b --attention 1", "--attention needs --output_dir"),
-    ("explain a --text b --seed -1", "--seed must be at least 0, got -1."),
-    ("explain a --text b --samples 9", "--samples needs --method shapley or integrated_gradients, got occlusion"),
-    ("evaluate a --output_dir b --test_file home=", "--test_file must be FILE or NAME=FILE, such as home=movies.csv"),
-    (f"{EVALUATE} a=y.csv", "--test_file has two files named a; name one of them differently, such as a2=y.csv"),
-    (f"{EVALUATE} --test_file b=./x.csv", "--test_file has ./x.csv twice"),
-    (f"{EVALUATE} --seed -1", "--seed must be at least 0, got -1"),
-    (f"{EVALUATE} --bootstrap_samples 0", "--bootstrap_samples must be at least 1, got 0"),
-    (f"{EVALUATE} --matched_dir m", "--matched_dir needs --match"),
-    (f"{EVALUATE} --label_shares b=0.5", "--label_shares needs --match and --matched_dir"),
-    (f"{EVALUATE} --matched_dir m --match b", "--match must be one of a, got b"),
-    (f"{EVALUATE} --matched_dir m --match a --label_shares b=x", "--label_shares must be LABEL=SHARE"),
-    (f"{EVALUATE} --matched_dir m --match a --label_shares b=0.5 b=0.5", "must have each label once, got b twice"),
-    (f"{EVALUATE} --matched_dir ./report --match a", "must be different folders, got ./report twice"),
-    ("evaluate a --output_dir b --test_file nowhere.csv", "--test_file nowhere.csv: there is no such file"),
-    ("evaluate a --output_dir b --test_file empty.csv", "--test_file empty.csv is empty"),
-    ("evaluate a --output_dir b --test_file a=b.csv", "--test_file a=b.csv is empty"),
-    # Settings files
-    ("pretrain nowhere.yaml", "there is no file nowhere.yaml"),
-    ("rank: many", "--rank must be an integer, got 'many'."),
-    ("rank: {a: 1}", "--rank must be an integer, got "),
-    ("overwrite: perhaps", "--overwrite must be True or False, got 'perhaps'."),
-    ("lr_scheduler_kwargs: '{a'", "--lr_scheduler_kwargs must be a JSON object or a file with one, got '{a'"),
-    ("lr: 3\nsise: 2", "--lr (did you mean --learning_rate?), --sise"),
-    ("- task", "settings.yaml must contain names and values, got list"),
-    ("task: [", "settings.yaml cannot be read"),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -160,23 +66,6 @@ def shown_default(each: dataclasses.Field[Any]) -> str:
     """Return the default of an option as the guide shows it."""
     value = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
     return "required" if value is dataclasses.MISSING else "none" if value in (None, []) else f"`{value}`"
-
-
-@pytest.mark.parametrize(("mistake", "expected"), MISTAKES, ids=[each[:60] for each, _ in MISTAKES])
-def test_a_mistake_ends_in_one_line_that_names_it(folder: Path, mistake: str, expected: str) -> None:
-    (folder / "notes").mkdir()
-    for name, content in (("notes/a.txt", ""), ("empty.csv", ""), ("a=b.csv", ""), ("header.csv", "text,label\n")):
-        (folder / name).write_text(content)
-    arguments = mistake.split()
-    if re.match(r"\w+: |- ", mistake):
-        (folder / "settings.yaml").write_text(mistake)
-        arguments = ["adapt", "settings.yaml", *ADAPT.split()[2:], "--model", "somewhere"]
-    before = contents(folder)
-    message = exit_of(*arguments)
-    assert isinstance(message, str)
-    assert expected in message
-    assert len(message.splitlines()) == 1
-    assert contents(folder) == before
 
 
 def test_help_lists_all_commands_and_their_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,8 +162,7 @@ def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     (folder / "settings.yaml").write_text("corpus: texts\nsise: tiny\n")
     helps = [["--help"], ["adapt", "--task", "qa", "-h"], *([name, "--help"] for name in COMMANDS)]
     # These errors are found while a command runs.
-    running = rf"\w+: |- |evaluate|{CALIBRATE}"
-    mistakes = [each.split() for each, _ in MISTAKES if not re.match(running, each)]
+    mistakes = [each.split() for each, _ in PARSED if not re.match(f"evaluate|{CALIBRATE}", each)]
     mistakes += [["pretrain", "settings.yaml"], ["embed", "settings.yaml"]]
     program = f"SCRIPT = {str(SCRIPT)!r}\n{RUN_ALL}"
     command = [sys.executable, "-c", program, "", json.dumps([*helps, *mistakes])]
@@ -304,41 +192,10 @@ print(type(AutoConfig.for_model("sequence_encoder")).__module__)
     assert module == "sequence_encoder.configuration.configuration_sequence_encoder"
 
 
-def test_hard_coded_names_match_the_libraries() -> None:
-    names = {f"--{each.name}" for each in dataclasses.fields(TrainingArguments) if each.init}
-    assert names - set(_trainer_options()) == set()
-
-
 def test_the_guide_lists_every_family_that_can_be_converted() -> None:
     guide = (ROOT / "docs" / "convert.md").read_text()
     table = guide.partition("| Family | `--to` |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| [^|]+ \| `([\w-]+)` \|", table, re.MULTILINE) == list(FAMILIES)
-
-
-@pytest.mark.parametrize(
-    ("missing", "arguments", "expected"),
-    [
-        ("datasets", ADAPT, "sequence-encoder[adapt]"),
-        ("sklearn", ADAPT, "sequence-encoder[adapt]"),
-        ("peft", f"{ADAPT} --tuning lora", "--tuning lora needs peft"),
-        ("optuna", f"{ADAPT} --search_trials 2", "--search_trials needs optuna"),
-        ("sentence_transformers", f"{ADAPT} --task ranking", "--task ranking needs sentence_transformers"),
-        ("tensorboard", f"{ADAPT} --report_to tensorboard", "sequence-encoder[train]"),
-        ("matplotlib", "pretrain --corpus train.csv", "pip install 'sequence-encoder[train]'"),
-        ("tensorboard", "pretrain --corpus train.csv --report_to tensorboard", "--report_to tensorboard needs"),
-        ("fastapi", "serve nowhere", "pip install 'sequence-encoder[serve]'"),
-    ],
-)
-def test_a_missing_library_is_reported_with_its_pip_command(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: str, expected: str
-) -> None:
-    (folder / "train.csv").write_text("text,label\na text,1\n")
-    monkeypatch.setitem(sys.modules, missing, None)
-    message = exit_of(*arguments.split())
-    assert isinstance(message, str)
-    assert len(message.splitlines()) == 1
-    assert [part for part in (expected, missing, "not installed", "pip install") if part not in message] == []
-    assert sorted(contents(folder)) == ["train.csv"]
 
 
 def test_a_missing_library_is_reported_before_torch_is_imported(folder: Path) -> None:

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
+from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks.conversation import Conversation
 
@@ -73,13 +73,6 @@ def test_each_reply_is_an_example_with_everything_before_it(tokenizer: Any) -> N
     more = f"{before} here[SEP]user: which cat[SEP]assistant:"
     expected = [(before, "here[SEP]"), (more, "the red cat[SEP]"), ("[CLS]user: which[SEP]assistant:", "it[SEP]")]
     assert found == [(text_of(tokenizer, one), text_of(tokenizer, other)) for one, other in expected]
-
-
-def test_a_greeting_is_no_reply(tokenizer: Any) -> None:
-    greeting = {"role": "assistant", "content": "we saw it"}
-    _, found = examples_of(tokenizer, [{"messages": [greeting, *messages("which cat", "the red cat")]}])
-    before = text_of(tokenizer, "[CLS]assistant: we saw it[SEP]user: which cat[SEP]assistant:")
-    assert found == [(before, text_of(tokenizer, "the red cat[SEP]"))]
 
 
 def test_prompts_and_completions_are_messages_or_plain_texts(tokenizer: Any) -> None:
@@ -250,17 +243,3 @@ PAIR = {"prompt": GOOD["messages"][:1], "completion": GOOD["messages"][1:]}
 )
 def test_rows_without_a_reply_are_refused(error_of: Callable[..., str], row: Row, good: Row, message: str) -> None:
     assert message in error_of(row, good)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"masked_tuning": True}, "--masked_tuning has no effect with --task conversation"),
-        ({"calibration_file": "some.jsonl"}, "--calibration_file has no effect with --task conversation"),
-        ({"max_gap_tokens": 4}, "--max_gap_tokens has no effect with --task conversation"),
-        ({"tuning": "prompt"}, "--tuning prompt does not support --task conversation"),
-        ({"block_length": 0}, "--block_length must be at least 1, got 0"),
-    ],
-)
-def test_options_of_other_tasks_are_refused(options: dict[str, Any], message: str) -> None:
-    assert message in refusal_of("conversation", "chats.jsonl", options)

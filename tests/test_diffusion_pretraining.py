@@ -25,15 +25,13 @@ from sequence_encoder import (
     SequenceEncoderTokenizer,
     diffusion_bound,
 )
-from sequence_encoder.command_line import UsageError
 from sequence_encoder.data.packs import Pack
 from sequence_encoder.data.windows import Window, segment_windows
-from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
+from sequence_encoder.tests.pretraining_runs import losses, rewind, run_here, write_corpus
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
 from sequence_encoder.training.checkpoints import remove_checkpoint
 from sequence_encoder.training.pretraining.diffusion_bound import BoundWindows
 from sequence_encoder.training.pretraining.objective_metrics import means, sums_of
-from sequence_encoder.training.pretraining.run import parse
 
 DIFFUSION = Objectives(objective="diffusion")
 
@@ -265,25 +263,6 @@ def test_a_checkpoint_of_another_family_continues(corpus: Path, tmp_path: Path, 
     assert [math.isfinite(entry["bound"]) for entry in losses(tmp_path / "out")] == [True, True]
     # Nothing is held out.
     assert "eval_bound" not in (tmp_path / "out" / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sop_weight": 1}, "--sop_weight has no effect with --objective diffusion"),
-        ({"mlm_weight": 1}, "--mlm_weight has no effect"),
-        ({"mlm_probability": 0.3}, "--mlm_probability has no effect"),
-        ({"final_mlm_probability": 0.15}, "--final_mlm_probability has no effect"),
-        ({"mlm_schedule": "constant"}, "--mlm_schedule has no effect"),
-        ({"whole_word_mask": False}, "--whole_word_mask has no effect"),
-        ({"objective": "diffuse"}, "diffuse"),
-    ],
-)
-def test_options_without_effect_are_refused(
-    corpus: Path, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse(command(corpus, tmp_path, **{"objective": "diffusion", **options}))
 
 
 def test_sentence_order_is_off() -> None:

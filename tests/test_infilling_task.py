@@ -19,7 +19,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
+from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.draws import Draws
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks.infilling import Infilling
@@ -84,18 +84,6 @@ def test_a_gap_holds_what_is_missing_and_then_padding(task: Infilling, length: i
             assert gap.stop - gap.start <= max(BLOCK, length)
             assert not left_over[gap.start]
             assert (np.diff(left_over[gap].astype(int)) >= 0).all()
-
-
-def test_every_length_up_to_the_number_of_masks_is_as_likely(task: Infilling) -> None:
-    lengths: dict[int, Counter[int]] = {}
-    for ids, written in draws(task, 30, 2000):
-        for gap in gaps_of(written):
-            masks = gap.stop - gap.start
-            lengths.setdefault(masks, Counter())[int((ids[gap] != task.pad_id).sum())] += 1
-    assert sorted(lengths) == list(range(1, BLOCK + 1))
-    for masks, counts in lengths.items():
-        assert sorted(counts) == list(range(1, masks + 1))
-        assert min(counts.values()) > 0.7 * sum(counts.values()) / masks
 
 
 def test_special_tokens_that_a_text_mentions_are_text(encoder: Path, task: Infilling) -> None:
@@ -266,37 +254,6 @@ TEXTS = ["the red cat is here", "we saw the dog", "the owl is blue", "it is red"
 )
 def test_texts_without_room_for_a_gap_are_refused(error_of: Callable[..., str], texts: list[Any], message: str) -> None:
     assert message in error_of(texts)
-
-
-def test_a_tokenizer_without_a_mask_token_is_refused(error_of: Callable[..., str]) -> None:
-    message = error_of(TEXTS, lambda tokenizer: setattr(tokenizer, "mask_token", None))
-    assert "needs a tokenizer with a mask token" in message
-    assert "tokenizer lacks a mask token." in message
-
-
-def test_gaps_that_do_not_fit_into_a_text_are_refused(error_of: Callable[..., str]) -> None:
-    assert "--max_gap_tokens must be at most 15, half of the tokens" in error_of(TEXTS, max_length=32)
-
-
-def test_a_missing_column_is_named(error_of: Callable[..., str]) -> None:
-    assert "--text_column body is not in the train examples; choose one of text" in error_of(TEXTS, text_column="body")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"masked_tuning": True}, "--masked_tuning has no effect with --task infilling"),
-        ({"calibrate": "yes"}, "--calibrate has no effect with --task infilling"),
-        ({"label_column": "label"}, "--label_column has no effect with --task infilling"),
-        ({"text_pair_column": "pair"}, "--text_pair_column has no effect with --task infilling"),
-        ({"block_length": 4}, "--block_length has no effect with --task infilling"),
-        ({"pooling": "mean"}, "--pooling has no effect with --task infilling"),
-        ({"tuning": "head"}, "--tuning head does not support --task infilling"),
-        ({"max_gap_tokens": 0}, "--max_gap_tokens must be at least 1, got 0"),
-    ],
-)
-def test_options_of_other_tasks_are_refused(options: dict[str, Any], message: str) -> None:
-    assert message in refusal_of("infilling", "texts.jsonl", options)
 
 
 @pytest.mark.parametrize(

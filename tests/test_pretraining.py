@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -170,119 +169,6 @@ def test_the_averaged_weights_are_saved(corpus: Path, tmp_path: Path) -> None:
     assert not torch.allclose(average, after[-1], atol=1e-4)
 
 
-def test_gradient_checkpointing_does_not_change_the_losses(corpus: Path, tmp_path: Path) -> None:
-    run_here(corpus, tmp_path / "plain")
-    tokenizer = tmp_path / "plain"
-    for name, more in (("again", {}), ("saving", {"gradient_checkpointing": True})):
-        run_here(corpus, tmp_path / name, tokenizer=tokenizer, **more)
-    for entry, other in zip(losses(tmp_path / "again"), losses(tmp_path / "saving"), strict=True):
-        assert other["loss"] == pytest.approx(entry["loss"], abs=1e-5)
-
-
-@pytest.mark.since("torch", "2.7", "compiles the wrappers of transformers models")
-def test_compilation_does_not_change_the_losses(corpus: Path, tmp_path: Path) -> None:
-    run_here(corpus, tmp_path / "first", max_steps=1)
-    # The "eager" backend compiles nothing but runs the rest, in a second instead of minutes.
-    for name, more in (("plain", {}), ("compiled", {"torch_compile_backend": "eager"})):
-        run_here(corpus, tmp_path / name, tokenizer=tmp_path / "first", max_steps=3, **more)
-    for entry, other in zip(losses(tmp_path / "plain"), losses(tmp_path / "compiled"), strict=True):
-        assert other["mlm_loss"] == pytest.approx(entry["mlm_loss"], abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected_text"),
-    [
-        ({"corpus": "nowhere/at/all.jsonl"}, "no such file"),
-        ({"max_tokens": 16}, "--max_tokens must be at least --max_length 48, got 16"),
-        ({"max_length": 3}, "--max_length must be at least 5"),
-        ({"preset": "berd"}, "berd"),
-        ({"mlm_probability": 1.5}, "mlm_probability must be between 0 and 1, got 1.5"),
-        ({"mlm_weight": 0, "sop_weight": 0}, "nothing to learn"),
-        ({"config_overrides": "hidden_size"}, "name=value"),
-        ({"config_overrides": "hidden_size=33,num_attention_heads=2"}, "not divisible"),
-        ({"config_overrides": "hiden_size=32"}, "hiden_size"),
-        ({"tokenizer": "no/tokenizer/here"}, "--tokenizer"),
-        ({"eval_documents": 1000}, "--eval_documents must be less than"),
-        ({"vocab_size": 3}, "vocab_size"),
-        ({"streaming": True, "max_steps": -1}, "--max_steps"),
-        ({"train_sampling_strategy": "random"}, "sequential"),
-        ({"ema_decay": 1}, "--ema_decay"),
-        ({"text_column": "body"}, "text"),
-        ({"resume": True, "overwrite": True}, "set only one"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor must be 0"),
-        ({"resume_from_checkpoint": "checkpoint-3"}, "--resume_from_checkpoint must be None"),
-        ({"save_only_model": True}, "--save_only_model must be False"),
-        ({"num_train_epochs": 0, "max_steps": None}, "--num_train_epochs must be above 0, got 0"),
-        ({"num_train_epochs": "nan", "max_steps": None}, "--num_train_epochs must be above 0, got nan"),
-        ({"max_steps": 0}, "--max_steps must be at least 1, or -1 to train for --num_train_epochs, got 0"),
-        ({"max_steps": -2}, "--max_steps must be at least 1, or -1"),
-        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1, got 0"),
-        ({"gradient_accumulation_steps": -1}, "--gradient_accumulation_steps must be at least 1, got -1"),
-        ({"learning_rate": -1}, "--learning_rate must be above 0, got -1"),
-        ({"learning_rate": "inf"}, "--learning_rate must be above 0, got inf"),
-        ({"adam_beta2": 1}, "--adam_beta2 must be at least 0 and below 1, got 1"),
-        ({"save_steps": 0}, "--save_steps must be above 0, got 0"),
-        ({"weight_decay": -0.1}, "--weight_decay must be at least 0, got -0.1"),
-        ({"seed": -1}, "--seed must be from 0 to 4294967295, got -1"),
-        ({"report_to": "nowhere"}, "--report_to nowhere: nowhere is not supported, only"),
-        ({"eval_strategy": "steps"}, "--eval_documents"),
-        ({"ema_decay": 0.5, "load_best_model_at_end": True, "eval_documents": 3}, "--load_best_model_at_end"),
-        ({"streaming": True, "dataloader_num_workers": 2}, "dataloader_num_workers must be 0 or 1"),
-    ],
-)
-def test_bad_arguments_are_rejected_before_training(
-    corpus: Path, tmp_path: Path, options: dict[str, Any], expected_text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out"
-    with pytest.raises(SystemExit) as exit_:
-        main(["pretrain", *command(**{"corpus": corpus, "output": output, **options})])
-    assert expected_text in f"{exit_.value}{capsys.readouterr().err}"
-    assert not list(output.glob("checkpoint-*"))
-
-
-@pytest.mark.parametrize(
-    ("library", "options", "expected_text"),
-    [
-        ("matplotlib", {}, "Install with: pip install 'sequence-encoder[train]'"),
-        ("datasets", {}, "Install with: pip install 'sequence-encoder[train]'"),
-        ("tensorboard", {"report_to": "tensorboard"}, "Install with: pip install 'sequence-encoder[train]'"),
-        ("wandb", {"report_to": "wandb"}, "pip install wandb"),
-        ("trackio", {"report_to": "trackio"}, "pip install trackio"),
-        ("deepspeed", {"deepspeed": '{"train_batch_size":1}'}, "Install with: pip install deepspeed"),
-        ("schedulefree", {"muon": False, "optim": "schedule_free_adamw"}, "pip install schedulefree"),
-    ],
-)
-def test_a_missing_library_is_reported_with_its_pip_command_before_reading(
-    corpus: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    library: str,
-    options: dict[str, Any],
-    expected_text: str,
-) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(SystemExit) as exit_:
-        main(["pretrain", *command(corpus, tmp_path / "out", **options)])
-    assert expected_text in str(exit_.value)
-    assert "\n" not in str(exit_.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected_text"),
-    [
-        ("prest: bert", "prest"),
-        ("preset: gpt", "--preset must be one of vanilla, bert, modernbert, got 'gpt'"),
-        ("- corpus", "names and values"),
-        ("corpus: [", "cannot be read"),
-    ],
-)
-def test_invalid_settings_files_are_rejected(tmp_path: Path, settings: str, expected_text: str) -> None:
-    (tmp_path / "settings.yaml").write_text(settings)
-    with pytest.raises(SystemExit, match=expected_text):
-        main(["pretrain", str(tmp_path / "settings.yaml")])
-
-
 @pytest.mark.parametrize(
     ("given", "rate"),
     [
@@ -299,47 +185,6 @@ def test_invalid_settings_files_are_rejected(tmp_path: Path, settings: str, expe
 )
 def test_the_default_learning_rate_depends_on_preset_and_optimizer(given: list[str], rate: float) -> None:
     assert parse(given).args.learning_rate == rate
-
-
-def test_overwrite_does_not_delete_the_checkpoint_to_start_from(corpus: Path, tmp_path: Path) -> None:
-    run_here(corpus, tmp_path, max_steps=4)
-    options = {"config_overrides": None, "model": tmp_path / "checkpoint-4"}
-    with pytest.raises(UsageError, match="would be deleted"):
-        run_here(corpus, tmp_path, overwrite=True, **options)
-    assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
-
-
-def test_persistent_workers_see_every_epoch(corpus: Path, tmp_path: Path) -> None:
-    """Persistent workers keep copies of the data, and would repeat the first epoch."""
-    run_here(corpus, tmp_path / "first", max_steps=1)
-    options = {"tokenizer": tmp_path / "first", "max_steps": None, "num_train_epochs": 2}
-    run_here(corpus, tmp_path / "plain", **options)
-    run_here(corpus, tmp_path / "staying", **options, dataloader_num_workers=2, dataloader_persistent_workers=True)
-    one, other = weights(tmp_path / "plain"), weights(tmp_path / "staying")
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_very_long_words_and_texts_are_trained_on(tmp_path: Path) -> None:
-    file = tmp_path / "long.jsonl"
-    texts = ["a" * 1_000_000, "one two three. " * 50_000, "short enough. And more."]
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    trainer = run_here(file, tmp_path / "out", max_steps=2)
-    assert trainer.train_dataset.tokens > 200_000
-    assert trainer.train_dataset.fullness > 0.97
-
-
-def test_a_finished_model_is_replaced_only_with_overwrite(finished: Path, corpus: Path) -> None:
-    before = weights(finished)
-    with pytest.raises(FileExistsError, match=r"finished after \d+ steps; .* larger --max_steps .* --overwrite"):
-        run_here(corpus, finished)
-    assert all(torch.equal(weight, before[name]) for name, weight in weights(finished).items())
-
-
-def test_a_resumed_run_must_have_the_same_arguments(finished: Path, corpus: Path) -> None:
-    with pytest.raises(UsageError, match=r"mlm_probability \(was 0.3, is 0.4\)"):
-        run_here(corpus, finished, eval_documents=4, resume=True, mlm_probability=0.4)
-    with pytest.raises(UsageError, match=r"packs a step \(was 1, is 2\)"):
-        run_here(corpus, finished, eval_documents=4, resume=True, gradient_accumulation_steps=2)
 
 
 def test_settings_that_an_earlier_version_lacked_have_their_defaults(

@@ -80,22 +80,6 @@ def test_sigterm_finishes_a_request_that_has_begun(server: subprocess.Popen[str]
     assert "Loading weights" not in said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--api_key", "k\n"), "--api_key must be printable ASCII text without spaces or newlines at its ends"),
-        (("other/nowhere", "nowhere=other"), "different names, got nowhere, other/nowhere, nowhere. Put NAME="),
-        (("name=",), "must be a folder, a Hub id or NAME=MODEL, got 'name='"),
-        (("--label_file", "nowhere.csv"), "nowhere.csv: there is no such file"),
-        (("--device", "banana"), "--device banana: "),
-        (("--host", "203.0.113.1"), "Cannot listen on 203.0.113.1, port 8080: "),
-    ],
-)
-def test_wrong_options_are_named(arguments: tuple[str, ...], said: str) -> None:
-    with pytest.raises(SystemExit, match=re.escape(said)):
-        main(["serve", "nowhere", *arguments])
-
-
 def test_a_model_that_does_not_exist_and_a_port_that_is_taken_are_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="There is no folder"):
         main(["serve", str(tmp_path / "nowhere"), "--port", "0"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModel, BertConfig
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
@@ -91,13 +91,6 @@ def test_an_exported_model_is_rejected_with_what_can_run_it(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_head_for_other_labels_is_rejected_with_the_option_that_replaces_it(tmp_path: Path) -> None:
-    folder = save_encoder(tmp_path / "encoder")
-    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(folder)
-    with pytest.raises(RuntimeError, match=r"encoder do not have the shapes .*; pass ignore_mismatched_sizes=True"):
-        AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-
-
 def test_pickled_weights_are_rejected_with_a_remedy(error_of: Callable[..., str], tmp_path: Path) -> None:
     BertConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, architectures=["BertModel"]).save_pretrained(
         tmp_path
@@ -106,53 +99,6 @@ def test_pickled_weights_are_rejected_with_a_remedy(error_of: Callable[..., str]
     message = error_of("convert", tmp_path, "--output_dir", tmp_path / "ours")
     assert "pytorch_model.bin is a pickled file" in message
     assert "convert it to model.safetensors" in message
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("config_overrides", "num_attention_heads=7", "hidden_size=128 is not divisible by num_attention_heads=7"),
-        ("config_overrides", "norm=batch", "Field 'norm' expected one of ('layer_norm', 'rms_norm'), got batch"),
-        ("config_overrides", "layers=3", "--config_overrides layers: SequenceEncoderConfig has no such field"),
-        ("config_overrides", "num_hidden_layers=1000000000", "num_hidden_layers must be at most 10,000"),
-        ("vocab_size", "-5", "--vocab_size must be at least 7 for --algorithm wordpiece, got -5"),
-        ("config_overrides", "pad_token_id=9", "--config_overrides pad_token_id: the tokenizer sets this field"),
-        ("vocab_size", "9" * 21, "--vocab_size must be at most 10,000,000"),
-        ("max_tokens", "9" * 21, "--max_tokens must be at most 100,000,000"),
-        ("lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_type cosine_with_min_lr: One of min_lr"),
-        ("split", "test", "--split test needs a Hub dataset"),
-        ("eval_strategy", "steps", "--eval_strategy steps needs --eval_documents"),
-        ("output_dir", "/proc/x", "--output_dir /proc/x cannot be written"),
-    ],
-)
-def test_pretrain_rejects_bad_arguments_before_it_reads_a_text(
-    error_of: Callable[..., str], tmp_path: Path, option: str, value: str, expected: str
-) -> None:
-    arguments = command(write_corpus(tmp_path), tmp_path / "run", config_overrides=None)
-    assert expected in error_of("pretrain", *arguments, f"--{option}={value}")
-    assert not (tmp_path / "run" / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("--rank 99999999 --tuning lora", "--rank must be at most 10,000"),
-        ("--prompt_length 99999999 --tuning prompt", "--prompt_length must be at most 10,000"),
-        (f"--max_length {'9' * 21}", "--max_length must be at most 1,000,000"),
-        ("--seed 4294967295 --seeds 2", "--seed must be at most 4294967294 with --seeds 2"),
-        ("--neftune_noise_alpha=-5", "--neftune_noise_alpha must be at least 0"),
-        ("--optim adamw_torch_npu_fused", "--optim adamw_torch_npu_fused: "),
-        ("--lr_scheduler_type warmup_stable_decay", "--lr_scheduler_type warmup_stable_decay: "),
-        ('--lr_scheduler_kwargs {"nope":1}', '--lr_scheduler_type linear, --lr_scheduler_kwargs {"nope": 1}: '),
-        ("--text_column label", "--text_column and --label_column must name different columns"),
-        ("--text_pair_column text", "--text_column and --text_pair_column must name different columns"),
-        ("--output_dir /", "/ contains nowhere"),
-    ],
-)
-def test_adapt_rejects_bad_arguments_before_it_loads_an_encoder(
-    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], options: str, expected: str
-) -> None:
-    assert expected in error_of(*adapt_from("nowhere"), *options.split())
 
 
 @pytest.mark.parametrize(
@@ -224,22 +170,8 @@ def test_a_push_without_a_token_is_rejected_before_training(
     assert expected in error_of("pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub")
 
 
-def test_an_unreachable_hub_is_reported_in_one_line(
-    error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_none")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")
-    with pytest.raises(SystemExit, match="--push_to_hub: the repository could not be created: "):
-        main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub"])
-
-
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
 def test_encode_rejects_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
     with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)
-
-
-def test_resume_without_an_interrupted_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run", max_steps=1), "--resume"])
-    assert "--resume found no interrupted run in" in capsys.readouterr().out

@@ -93,6 +93,11 @@ def prepare(run: Pretraining) -> HubTrainer:
     model, corpus, args = run.model, run.corpus, run.args
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps, because the length of a stream is unknown.")
+    if corpus.streaming and args.dataloader_num_workers > 1:
+        raise UsageError(
+            f"--dataloader_num_workers must be 0 or 1 with --streaming, got {args.dataloader_num_workers}, because "
+            "each worker would read the whole stream."
+        )
     if args.eval_strategy != "no" and not corpus.eval_documents:
         raise UsageError(
             f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs --eval_documents to evaluate on."
