@@ -115,7 +115,7 @@ def _serve() -> None:
         sys.modules["sequence_encoder"] = None  # type: ignore[assignment]
         trusting = {"trust_remote_code": True}
     else:
-        import sequence_encoder
+        import sequence_encoder  # noqa: F401 (registers its models)
     import huggingface_hub
     import transformers
     from transformers import dynamic_module_utils
@@ -144,19 +144,10 @@ def _serve() -> None:
     def tokenize(name: str, text: str) -> list[int]:
         return saved("AutoTokenizer", name)(text)["input_ids"]
 
-    def encode(name: str, texts: list[str]) -> list[list[float]]:
-        return saved("AutoModel", name).encode(texts, saved("AutoTokenizer", name)).tolist()
-
     def upload(folder: str, name: str) -> None:
         """Upload all files of a folder unchanged."""
         huggingface_hub.create_repo(name, exist_ok=True)
         huggingface_hub.upload_folder(folder_path=folder, repo_id=name)
-
-    def pooling_of_adapter(name: str) -> str:
-        """Return the pooling of a `TaskAdapter` whose encoder is in a repository."""
-        from sequence_encoder import TaskAdapter
-
-        return TaskAdapter(saved("AutoModel", name), 2).config.pooling
 
     def train(auto_class: str, folder: str, name: str, output: str, trainer: str = "Trainer") -> list[list[Any]]:
         """Train two steps, save and push each, and return the outputs of the model loaded from the folder."""
@@ -189,10 +180,6 @@ def _serve() -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )
 
-    def convert_and_run(name: str) -> list[list[Any]]:
-        """Convert a checkpoint of another family, and return the outputs of the new model."""
-        return outputs(sequence_encoder.convert(name))
-
     def inspect(name: str) -> dict[str, Any]:
         """Return what `sequence-encoder inspect` says about a repository."""
         from sequence_encoder.conversion.inspection import inspect
@@ -217,7 +204,6 @@ def _serve() -> None:
         return [tensor.tolist() for tensor in found.values()]
 
     served = (
-        convert_and_run,
         push_tokenizer,
         outputs_of,
         inspect,
@@ -225,9 +211,7 @@ def _serve() -> None:
         save_and_push,
         load,
         tokenize,
-        encode,
         upload,
-        pooling_of_adapter,
         train,
         push_card,
     )

@@ -20,42 +20,20 @@ SIZES = {
 }
 
 
-def bert(model: str = "BertModel", **options: Any) -> Any:
-    """Return a tiny BERT."""
-    return getattr(transformers, model)(transformers.BertConfig(**{**SIZES, **options}))
+# What a tiny model of a family needs beside `SIZES`.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "Electra": {"embedding_size": 24},
+    "Albert": {"embedding_size": 12},
+    "EuroBert": {"num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 0},
+    "DebertaV2": {"relative_attention": True, "pos_att_type": "c2p|p2c", "position_buckets": 8},
+    "ModernBert": {"pad_token_id": 0},
+}
 
 
-def electra(model: str = "ElectraModel", **options: Any) -> Any:
-    """Return a tiny ELECTRA."""
-    return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
-
-
-def albert(model: str = "AlbertModel", **options: Any) -> Any:
-    """Return a tiny ALBERT."""
-    return getattr(transformers, model)(transformers.AlbertConfig(**{**SIZES, "embedding_size": 12, **options}))
-
-
-def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -> Any:
-    """Return a tiny Nomic BERT."""
-    config = transformers.NomicBertConfig(**{**SIZES, **options})
-    return getattr(transformers, model)(config, **({"add_pooling_layer": True} if pooler else {}))
-
-
-def eurobert(model: str = "EuroBertModel", **options: Any) -> Any:
-    """Return a tiny EuroBERT."""
-    fields = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 0}
-    return getattr(transformers, model)(transformers.EuroBertConfig(**{**fields, **options}))
-
-
-def deberta(model: str = "DebertaV2Model", **options: Any) -> Any:
-    """Return a tiny DeBERTa v2 with disentangled attention."""
-    relative = {"relative_attention": True, "pos_att_type": "c2p|p2c", "position_buckets": 8}
-    return getattr(transformers, model)(transformers.DebertaV2Config(**{**SIZES, **relative, **options}))
-
-
-def roformer(model: str = "RoFormerModel", **options: Any) -> Any:
-    """Return a tiny RoFormer."""
-    return getattr(transformers, model)(transformers.RoFormerConfig(**{**SIZES, **options}))
+def tiny_model(family: str, name: str = "Model", /, *, pooler: bool = False, **options: Any) -> Any:
+    """Return a tiny model of another family, such as `tiny_model("Bert", "ForMaskedLM", hidden_act="relu")`."""
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **_FIELDS.get(family, {}), **options})
+    return getattr(transformers, family + name)(config, **({"add_pooling_layer": True} if pooler else {}))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

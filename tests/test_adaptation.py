@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from sequence_encoder import QuestionAnsweringPipeline, SequenceEncoderForSequenceClassification
+from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.command_line.quiet import quiet_libraries
 from sequence_encoder.tests.adaptation_runs import (
     COUNTS,
     FAST,
@@ -32,7 +29,6 @@ from sequence_encoder.tests.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.training.adaptation import recipe, training_runs
 from sequence_encoder.training.adaptation.averaging import load_average
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
@@ -99,11 +95,6 @@ def test_every_task_trains_reports_and_saves_a_model(adapted: Build, task: str) 
     assert task == "embedding" or report["warnings"] == []
     card = (folder / "README.md").read_text()
     assert f"{results.best.metrics['test'][metric]:.4f}".rstrip("0") in card or task in ("embedding", "ranking")
-
-
-def test_a_classifier_knows_the_names_of_its_labels(adapted: Build) -> None:
-    pipe = pipeline("text-classification", model=str(adapted("classification")[0]))
-    assert [found["label"] for found in pipe(["we saw red here", "it is a blue owl"])] == ["red", "blue"]
 
 
 RIGHT: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -205,48 +196,6 @@ def test_a_failing_plot_does_not_lose_the_model(
     assert (tmp_path / "out" / "README.md").exists()
 
 
-@pytest.mark.parametrize("tuning", ["lora", "adapter"])
-def test_the_console_shows_a_table_instead_of_raw_logs(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tuning: str
-) -> None:
-    # The handler of transformers writes to the standard error of the moment when it was created.
-    for handler in transformers.utils.logging.get_logger("transformers").handlers:
-        if type(handler) is logging.StreamHandler:
-            monkeypatch.setattr(handler, "stream", sys.stderr)
-    files = write_examples(tmp_path, "classification", COUNTS)
-    options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": tuning}
-    with quiet_libraries():
-        run("classification", encoder, tmp_path / "out", **files, **options)
-    output, noise = capfd.readouterr()
-    lines = [line.split() for line in output.splitlines()]
-    assert ["step", "epoch", "loss", "eval_loss", "eval_accuracy"] in lines
-    assert ["trained", "frozen,", "linear", "constant", "answer", "TF-IDF,", "linear"] in lines
-    assert len(lines) < 25
-    assert "{" not in output
-    assert noise == ""
-
-
-def test_a_text_can_have_several_labels(adapted: Build) -> None:
-    pipe = pipeline("text-classification", model=str(adapted("multi-label")[0]), top_k=None)
-    found = {each["label"] for each in pipe("we saw the green here cat")[0] if each["score"] > 0.5}
-    assert found == {"green", "cat"}
-
-
-def test_entities_are_found_in_plain_text(adapted: Build) -> None:
-    pipe = pipeline("token-classification", model=str(adapted("ner")[0]), aggregation_strategy="first")
-    found = [(each["entity_group"], each["word"]) for each in pipe("we saw red and the dog")]
-    assert found == [("colour", "red"), ("animal", "dog")]
-
-
-def test_an_answer_is_found_in_its_context(adapted: Build) -> None:
-    folder = adapted("qa")[0]
-    pipe = QuestionAnsweringPipeline(
-        model=transformers.AutoModelForQuestionAnswering.from_pretrained(folder),
-        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
-    )
-    assert pipe(question="which ?", context="it is of the blue owl")["answer"] == "owl"
-
-
 def test_embedding_and_ranking_models_load_in_sentence_transformers(adapted: Build) -> None:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
@@ -284,29 +233,6 @@ def test_the_weights_of_all_seeds_can_be_averaged(encoder: Path, tmp_path: Path)
     assert "the average of the weights of 2 training runs" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_resumed_run_averages_the_weights_of_further_seeds_too(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = write_examples(tmp_path, "classification", {"train": 16, "validation": 6})
-    options = {**FAST, "num_train_epochs": 1, "tuning": "head", "average_seeds": True, **files}
-    averaged: list[int] = []
-
-    def count(model: Any, folders: list[Path]) -> None:
-        averaged.append(len(folders))
-        load_average(model, folders)
-
-    def interrupt(*arguments: Any, **options: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training_runs, "load_average", count)
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "plot_confusion", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="Interrupted"):
-            run("classification", encoder, tmp_path / "out", seeds=2, **options)
-    run("classification", encoder, tmp_path / "out", seeds=3, resume=True, **options)
-    assert averaged == [2, 3]
-
-
 def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> None:
     models = [SequenceEncoderForSequenceClassification(tiny_config(num_labels=2)) for _ in range(3)]
     for place, model in enumerate(models):
@@ -314,34 +240,6 @@ def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> Non
         model.save_pretrained(tmp_path / str(place))
     load_average(models[0], [tmp_path / "1", tmp_path / "2"])
     assert models[0].classifier.weight.unique().tolist() == [1.5]
-
-
-@pytest.mark.parametrize(("metric", "smaller"), [("loss", True), ("f1", False), ("eval_accuracy", False)])
-def test_any_metric_can_select_the_best_weights(encoder: Path, tmp_path: Path, metric: str, smaller: bool) -> None:
-    files = write_examples(tmp_path, "classification", {"train": 60, "validation": 40})
-    options = {
-        "metric_for_best_model": metric,
-        "num_train_epochs": 6,
-        "learning_rate": 0.3,
-        "lr_scheduler_type": "constant",
-    }
-    from sequence_encoder.training.adaptation.head_recipe import HubTrainer
-
-    histories: list[Any] = []
-    evaluate = HubTrainer.evaluate
-
-    def watched(self: Any, *args: Any, **given: Any) -> Any:
-        histories.append(evaluate(self, *args, **given))
-        return histories[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HubTrainer, "evaluate", watched)
-        results = run("classification", encoder, tmp_path / "out", **files, **options)
-    values = [found[f"eval_{metric.removeprefix('eval_')}"] for found in histories]
-    best = min(values) if smaller else max(values)
-    # The first one is before training.
-    assert len(values) == 7
-    assert results.best.metrics["validation"][metric.removeprefix("eval_")] == pytest.approx(best, abs=1e-4)
 
 
 def test_the_smaller_loss_breaks_ties_between_evaluations(encoder: Path, tmp_path: Path) -> None:
@@ -403,39 +301,6 @@ def test_numeric_tags_are_scored_word_by_word(encoder: Path, tmp_path: Path) -> 
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     results = run("ner", encoder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
     assert results.best.metrics["validation"]["f1"] > 0.95
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_answers_are_found_with_either_padding_side(tmp_path: Path, side: str) -> None:
-    folder = save_encoder(tmp_path / "encoder")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side=side)
-    tokenizer.save_pretrained(folder)
-    rows = examples_of("qa", 240, 0)
-    for index, row in enumerate(rows):
-        row["context"] += " by it" * (index % 5)
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    results = run("qa", folder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
-    assert results.best.metrics["validation"]["exact_match"] > 80
-
-
-def test_training_stops_early_without_improvement(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = write_examples(tmp_path, "classification", {"train": 40, "validation": 20})
-    from sequence_encoder.training.adaptation.head_recipe import HubTrainer
-
-    epochs: list[float] = []
-    train = HubTrainer.train
-
-    def watched(self: Any, *args: Any, **options: Any) -> Any:
-        result = train(self, *args, **options)
-        epochs.append(self.state.epoch)
-        return result
-
-    monkeypatch.setattr(HubTrainer, "train", watched)
-    options = {"learning_rate": 1e-9, "num_train_epochs": 30, "early_stopping_patience": 2}
-    run("classification", encoder, tmp_path / "out", **files, **options)
-    assert epochs == [3.0]
 
 
 def test_balanced_class_weights_raise_rare_classes(encoder: Path, tmp_path: Path) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers
 from datasets import Dataset
 from transformers import pipeline
 
-from sequence_encoder.tests.adaptation_runs import FAST, WORDS, examples_of, run, save_encoder
-
-Build = Callable[..., Any]
+from sequence_encoder.tests.adaptation_runs import FAST, examples_of, run, save_encoder
 
 
 @pytest.fixture(scope="module")
@@ -71,42 +67,6 @@ def test_a_split_with_hidden_labels_is_skipped(encoder: Path, tmp_path: Path) ->
     assert set(results.best.metrics) == {"validation"}
 
 
-# Per task: the columns of an example with a given number of words.
-LONG: dict[str, Callable[[int], dict[str, Any]]] = {
-    "classification": lambda words: {"text": " ".join(["we"] * words)},
-    "regression": lambda words: {"text": " ".join(["we"] * words)},
-    "ner": lambda words: {"tokens": ["we"] * words, "ner_tags": ["O"] * words},
-    "multiple-choice": lambda words: {"text": "we", "choices": ["saw", " ".join(["we"] * (words - 2))]},
-    "embedding": lambda words: {"text": " ".join(["we"] * words)},
-    "ranking": lambda words: {"text": "we", "text_pair": " ".join(["we"] * (words - 2))},
-}
-
-
-@pytest.mark.parametrize("task", LONG)
-def test_truncated_texts_are_reported_with_the_tokens_lost(
-    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
-) -> None:
-    rows = examples_of(task, 20, 0)
-    # A text has two special tokens and a pair three, so that about 22 tokens are truncated to 16.
-    for index in (3, 5):
-        rows[index] |= LONG[task](20)
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl"}
-    run(task, encoder, tmp_path / "out", max_length=16, num_train_epochs=1, **files)
-    special = 3 if task in ("multiple-choice", "ranking") else 2
-    words = 19 if special == 3 else 20
-    lost = 2 * (words + special - 16)
-    output = capsys.readouterr().out
-    cut = f"2 of {_texts_of(task)} texts are truncated to 16 tokens (--max_length)"
-    assert f"train: 20 examples; {cut}, which drops {lost} of" in output
-    report = json.loads((tmp_path / "out" / "results.json").read_text())["texts_cut"]
-    assert (report["train"]["cut"], report["train"]["lost"]) == (2, lost)
-
-
-def _texts_of(task: str) -> int:
-    return 40 if task in ("multiple-choice", "embedding") else 20
-
-
 def test_entities_are_learned_from_character_spans(encoder: Path, tmp_path: Path) -> None:
     rows = []
     for row in examples_of("ner", 240, 0):
@@ -123,23 +83,6 @@ def test_entities_are_learned_from_character_spans(encoder: Path, tmp_path: Path
     assert results.best.metrics["validation"]["f1"] > 0.9
     pipe = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first")
     assert [each["entity_group"] for each in pipe("we saw red and the dog")] == ["colour", "animal"]
-
-
-def test_the_pair_of_a_text_is_searched_among_all_pairs(encoder: Path, tmp_path: Path) -> None:
-    # Their answers are closer to the question below than its own one.
-    rows = [{"text": "a cat", "text_pair": f"which cat ? {word}"} for word in WORDS[:12]]
-    validation = tmp_path / "validation.jsonl"
-    validation.write_text(json.dumps({"text": "which cat ?", "text_pair": "owl owl owl red"}) + "\n")
-    # Other right answers to it are not searched among.
-    answers = [{**row, "text": "which cat ?"} for row in rows]
-    found = []
-    for name, examples in {"few": rows[:2], "many": rows, "right": answers}.items():
-        train = tmp_path / f"{name}.jsonl"
-        train.write_text("".join(json.dumps(row) + "\n" for row in examples))
-        options = {"train_file": train, "validation_file": validation, "num_train_epochs": 1, "learning_rate": 1e-9}
-        results = run("embedding", encoder, tmp_path / name, **options)
-        found.append(results.best.metrics["validation"]["cosine_accuracy@10"])
-    assert found == [1.0, 0.0, 1.0]
 
 
 def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.mark.parametrize("tuning", ["head", "adapter", "lora", "dora", "ia3", "prompt"])
+@pytest.mark.parametrize("tuning", ["head", "adapter", "lora", "prompt"])
 def test_every_tuning_method_trains_few_weights_and_keeps_the_encoder(
     encoder: Path, tmp_path: Path, tuning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

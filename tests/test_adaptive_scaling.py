@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,24 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
 )
 
 from sequence_encoder import (
     SequenceEncoderConfig,
     SequenceEncoderForSequenceClassification,
-    SequenceEncoderForTokenClassification,
     calibrate,
     convert,
     correct_label_shift,
 )
-from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.evaluation.calibration.adaptive_scaling import AdaptiveScaling, fit_adaptive
 from sequence_encoder.evaluation.calibration.scaling import (
-    LinearScaling,
     fit_temperature,
     multi_label_loss,
     single_label_loss,
 )
 from sequence_encoder.modeling.calibration.calibration import calibration_of
-from sequence_encoder.modeling.calibration.logit_calibration import calibrated_logits
 from sequence_encoder.tests.calibrated_models import (
     HOME,
     TEMPERATURE,
@@ -94,24 +85,6 @@ def test_one_temperature_is_chosen_where_it_is_better(before: Any, tokenizer: An
     found = fit_adaptive(logits, drawn, single_label_loss)
     assert abs(found.weight) < 0.1
     torch.testing.assert_close(found(logits), logits / TEMPERATURE, rtol=0.15, atol=0.1)
-
-
-def test_surer_texts_than_those_of_the_calibration_get_the_temperature_of_the_surest(tiny_config: Build) -> None:
-    far = torch.tensor([[40.0, -40.0], [60.0, -60.0]])
-    temperatures = far[:, 0] / TRUTH(far)[:, 0]
-    assert float(temperatures[0]) == pytest.approx(float(temperatures[1]))
-    assert float(temperatures[0]) == pytest.approx(torch.nn.functional.softplus(torch.tensor(4.0 - 0.8 * 5)).item())
-    step = {name: value for name, value in TRUTH.as_json([]).items() if name != "method"}
-    torch.testing.assert_close(calibrated_logits(far, tiny_config("bert", logit_calibration=[step])), TRUTH(far))
-
-
-def test_labels_of_several_per_text_have_their_own_temperatures() -> None:
-    logits = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)) * 5
-    truth = AdaptiveScaling(0.5, 3.0, (-6.0, 0.0), several_labels=True)
-    drawn = torch.bernoulli(truth(logits).sigmoid(), generator=torch.Generator().manual_seed(1))
-    found = fit_adaptive(logits, drawn, multi_label_loss)
-    assert found(logits).sign().equal(logits.sign())
-    assert float((found(logits).sigmoid() - truth(logits).sigmoid()).abs().mean()) < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -171,38 +144,6 @@ def test_a_head_for_something_else_does_not_get_it(calibrated: Any, tmp_path: Pa
     assert other.config.logit_calibration is None
     same = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=2, problem_type=None)
     assert same.config.logit_calibration == model.config.logit_calibration
-
-
-def test_a_new_head_does_not_get_it(calibrated: Any, tmp_path: Path) -> None:
-    calibrated.save_pretrained(tmp_path / "classifier")
-    config = AutoConfig.from_pretrained(tmp_path / "classifier")
-    for auto in (AutoModel, AutoModelForTokenClassification, AutoModelForQuestionAnswering):
-        loaded = auto.from_pretrained(tmp_path / "classifier", config=config)
-        assert loaded.config.logit_calibration is None
-    assert config.logit_calibration is not None
-    encoder = AutoModel.from_pretrained(tmp_path / "classifier")
-    encoder.config.logit_calibration = calibrated.config.logit_calibration
-    encoder.save_pretrained(tmp_path / "encoder")
-    with_new_head = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder")
-    assert with_new_head.config.logit_calibration is None
-    # It would have no effect there.
-    tagger = SequenceEncoderForTokenClassification(copy.deepcopy(calibrated.config))
-    LinearScaling("temperature", torch.full((2,), 0.5), torch.zeros(2)).apply_to(tagger, tagger.classifier)
-    assert tagger.config.logit_calibration == calibrated.config.logit_calibration
-
-
-def test_an_adapter_for_a_calibrated_model_is_trained_without_it(
-    calibrated: Any, tokenizer: Any, tmp_path: Path
-) -> None:
-    for part in (calibrated, tokenizer):
-        part.save_pretrained(tmp_path / "calibrated")
-    rows = examples_with(calibrated, tokenizer, 40)
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl", "tuning": "lora"}
-    options |= {"model": tmp_path / "calibrated", "num_train_epochs": 1, "output_dir": tmp_path / "new"}
-    main(["adapt", "--task", "classification", *(f"--{name}={value}" for name, value in options.items())])
-    for place in ("new", "new/base"):
-        assert AutoConfig.from_pretrained(tmp_path / place).logit_calibration is None
 
 
 def test_later_calibrations_and_corrections_come_after_it(calibrated: Any, tokenizer: Any) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from sequence_encoder import PRESETS, attention_of, explain
-from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from sequence_encoder.tests.explained_models import build
 
 
@@ -54,13 +52,6 @@ def test_rollout_is_the_product_of_all_layers(tiny_config: Any, randomize: Any) 
     torch.testing.assert_close(torch.tensor(found.scores), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_maps_are_pictures(tiny_config: Any, randomize: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    model, tokenizer, texts = build("label", tiny_config, randomize)
-    attention_of(model, tokenizer, texts[0], layer=1).save(tmp_path / "map.png")
-    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_maps_of_long_texts_are_no_larger_than_a_screen(tiny_config: Any, randomize: Any) -> None:
     pytest.importorskip("matplotlib")
     model, tokenizer, texts = build("label", tiny_config, randomize, "modernbert")
@@ -80,14 +71,6 @@ def test_attention_without_weights_is_refused(tiny_config: Any, randomize: Any, 
     monkeypatch.setattr(attention, "forward", lambda *given, **options: (forward(*given, **options)[0], None))
     with pytest.raises(ValueError, match="attn_implementation 'sdpa' has no weights"):
         attention_of(model, tokenizer, texts[0], layer=0)
-
-
-def test_attention_of_a_text_includes_its_prompt(tiny_config: Any, randomize: Any) -> None:
-    model, tokenizer, _ = build("similarity", tiny_config, randomize)
-    model.embedding_recipe = EmbeddingRecipe(settings={"prompts": {"own": "text: "}, "default_prompt_name": "own"})
-    assert attention_of(model, tokenizer, "files", layer=0).tokens == tuple(
-        tokenizer.tokenize("[CLS] text: files [SEP]")
-    )
 
 
 @pytest.mark.parametrize(

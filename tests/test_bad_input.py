@@ -190,19 +190,6 @@ def test_a_text_beyond_the_position_table_is_rejected_with_alternatives(tiny_con
     assert_rejected(model, {"input_ids": torch.ones(1, LONGEST + 1, dtype=torch.long)}, expected)
 
 
-def test_padding_does_not_count_towards_the_maximum_length(tiny_config: Build, ragged: Build) -> None:
-    model = SequenceEncoderModel(tiny_config("bert"))
-    for side in ("left", "right"):
-        tokens, mask = ragged([LONGEST, 3], side=side, to=LONGEST + 9)
-        assert model(tokens, mask).last_hidden_state.isfinite().all()
-
-
-@pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
-def test_positions_without_a_table_have_no_maximum_length(tiny_config: Build, preset: str) -> None:
-    model = SequenceEncoderModel(tiny_config(preset))
-    assert model(torch.ones(1, 2 * LONGEST, dtype=torch.long)).last_hidden_state.isfinite().all()
-
-
 def test_token_type_ids_are_ignored_without_segment_embeddings(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config(type_vocab_size=0)).eval()
     torch.testing.assert_close(

@@ -6,9 +6,7 @@ FlagEmbedding (https://github.com/FlagOpen/FlagEmbedding).
 
 from __future__ import annotations
 
-import itertools
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     RobertaModel,
     Trainer,
@@ -31,11 +27,8 @@ from transformers import (
 
 from sequence_encoder import SequenceEncoderForRetrieval, SequenceEncoderModel, convert
 from sequence_encoder.__main__ import main
-from sequence_encoder.bulk.models import load_encoder
 from sequence_encoder.conversion.inspection import inspect
-from sequence_encoder.conversion.source import Source
 from sequence_encoder.modeling.text_encoding.multi_scores import vocabulary_weights
-from sequence_encoder.serving.loading import load_served_model
 from sequence_encoder.tests import family_folders
 
 HIDDEN, CHANNELS = 24, 10
@@ -169,12 +162,6 @@ def test_scores_are_those_of_the_reference(
             model.compute_score(pairs, tokenizer)  # type: ignore[arg-type]
 
 
-def test_documents_may_be_in_half_precision(model: SequenceEncoderForRetrieval, tokenizer: Any) -> None:
-    queries, halves = model.encode_multi(TEXTS, tokenizer), model.encode_multi(TEXTS, tokenizer, dtype=torch.float16)
-    found, expected = model.similarity(queries, halves), model.similarity(queries, queries)
-    torch.testing.assert_close(found["colbert+sparse+dense"], expected["colbert+sparse+dense"], atol=1e-2, rtol=1e-2)
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_batch_has_the_same_outputs(
     model: SequenceEncoderForRetrieval, tokenizer: Any, expected: dict[str, Any], side: str
@@ -192,19 +179,6 @@ def test_a_padded_batch_has_the_same_outputs(
         assert not outputs.colbert_vecs[row, ~real].any()
         assert not outputs.token_weights[row, ~real].any()
     assert_same(found, expected)
-
-
-def test_several_texts_in_a_row_have_no_dense_vector(
-    model: SequenceEncoderForRetrieval, tokenizer: Any, expected: dict[str, Any]
-) -> None:
-    ids = tokenizer(TEXTS[:2])["input_ids"]
-    positions = [place for text in ids for place in range(len(text))]
-    with torch.no_grad():
-        outputs = model(torch.tensor([[*itertools.chain(*ids)]]), position_ids=torch.tensor([positions]))
-    assert outputs.dense_vecs is None
-    for text, vectors in zip(outputs.colbert_vecs[0].split([*map(len, ids)]), expected["colbert_vecs"], strict=False):
-        assert not text[0].any()
-        np.testing.assert_allclose(text[1:], vectors, atol=1e-5)
 
 
 def loss_of_pairs(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -246,58 +220,6 @@ def test_the_trainer_trains_the_encoder_and_both_heads(folder: Path, tokenizer: 
     assert {name.partition(".")[0] for name in unchanged} <= {"pooler"}
 
 
-def test_a_converted_folder_holds_the_heads_in_safetensors(converted: Path, tokenizer: Any, expected: Any) -> None:
-    assert not [*converted.glob("*.pt")]
-    weights = load_file(converted / "model.safetensors")
-    assert {f"{head}.{name}" for head in HEADS for name in ("weight", "bias")} <= weights.keys()
-    assert 'encode_multi(["A text."], tokenizer)' in (converted / "README.md").read_text()
-    loaded = AutoModelForTextEncoding.from_pretrained(converted)
-    assert type(loaded) is SequenceEncoderForRetrieval
-    assert loaded.config.unweighted_token_ids == [0, 1, 2, 3]
-    assert_same(loaded.encode_multi(TEXTS, tokenizer), expected)
-
-
-def test_the_folder_stays_one_of_a_dense_encoder(converted: Path, tokenizer: Any, expected: Any) -> None:
-    plain, report = AutoModel.from_pretrained(converted, output_loading_info=True)
-    assert type(plain) is SequenceEncoderModel
-    assert not report["unexpected_keys"]
-    encoder, _, _ = load_encoder(Source(str(converted)), "cpu", "float32")
-    served = load_served_model(str(converted), "float32", "cpu")
-    assert served.tasks == ("embed", "embed_sparse", "embed_all")
-    rows = served.tokenize(TEXTS, truncate=True)
-    for vectors in (
-        plain.encode(TEXTS, tokenizer),
-        encoder.encode(TEXTS, tokenizer),
-        served.compute(served.embedding_group("", None), rows),
-    ):
-        np.testing.assert_allclose(vectors, expected["dense_vecs"], atol=1e-5)
-
-
-def test_a_server_returns_all_three_representations(converted: Path, tokenizer: Any, expected: Any) -> None:
-    pytest.importorskip("fastapi", reason="needs the extra serve")
-    from sequence_encoder import create_app
-    from sequence_encoder.tests.serving_apps import ask
-
-    app = create_app([load_served_model(str(converted), "float32", "cpu")])
-    try:
-        dense, sparse, tokens = (
-            ask(app, f"/{path}", {"inputs": TEXTS}).json() for path in ("embed", "embed_sparse", "embed_all")
-        )
-    finally:
-        app.state.service.scheduler.close()
-    np.testing.assert_allclose(dense, expected["dense_vecs"], atol=1e-5)
-    for found, weights in zip(sparse, expected["lexical_weights"], strict=True):
-        assert {str(pair["index"]): pair["value"] for pair in found} == pytest.approx(weights, abs=1e-5)
-    for vectors, reference in zip(tokens, expected["colbert_vecs"], strict=True):
-        np.testing.assert_allclose(np.reshape(vectors, (-1, CHANNELS)), reference, atol=1e-5)
-
-
-def test_sentence_transformers_loads_the_dense_encoder(converted: Path, expected: Any) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    vectors = sentence_transformers.SentenceTransformer(str(converted), device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(vectors, expected["dense_vecs"], atol=1e-5)
-
-
 def test_converted_back_the_files_are_those_that_flag_embedding_reads(
     folder: Path, converted: Path, tmp_path: Path
 ) -> None:
@@ -314,17 +236,6 @@ def test_converted_back_the_files_are_those_that_flag_embedding_reads(
         assert torch.equal(layer.weight, given["weight"].float())
         assert torch.equal(layer.bias, given["bias"].float())
     assert (tmp_path / "back" / "modules.json").read_text() == (folder / "modules.json").read_text()
-
-
-def test_without_modules_the_first_token_is_the_dense_vector(folder: Path, tmp_path: Path, expected: Any) -> None:
-    """FlagEmbedding saves only the encoder and the heads, and its default is the pooling of BGE-M3."""
-    for path in folder.iterdir():
-        if path.is_file() and path.name != "modules.json":
-            shutil.copy(path, tmp_path)
-    convert(tmp_path).save_pretrained(tmp_path / "ours")
-    loaded = SequenceEncoderForRetrieval.from_pretrained(tmp_path / "ours")
-    vectors = loaded.encode(TEXTS, AutoTokenizer.from_pretrained(tmp_path))
-    np.testing.assert_allclose(vectors, expected["dense_vecs"], atol=1e-5)
 
 
 def test_only_the_command_converts_the_heads_back(model: SequenceEncoderForRetrieval, folder: Path) -> None:

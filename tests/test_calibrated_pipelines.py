@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from sequence_encoder import (
     predict_corpus,
 )
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.modeling.calibration.entities import group_tags
 from sequence_encoder.runtimes import comparison
 from sequence_encoder.runtimes.exported_graph import load_exported_head
 from sequence_encoder.serving.served_model import ServedModel
@@ -48,7 +48,6 @@ from sequence_encoder.tests.calibrated_models import (
     tokenizer_of_words,
 )
 from sequence_encoder.tests.corpus_runs import table_of, write_rows
-from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.serving_apps import ask
 
 Build = Callable[..., Any]
@@ -66,15 +65,6 @@ import json, transformers
 pipe = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
 assert type(pipe).__module__.startswith("transformers_modules.")
 print(json.dumps([pipe(json.loads(sys.argv[2]), **options) for options in json.loads(sys.argv[3])]))
-"""
-RUN_PLAIN = """
-import json, transformers
-pipe = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
-texts = json.loads(sys.argv[2])
-try:
-    pipe(texts, abstain_below=0.1)
-except ValueError as error:
-    print(json.dumps([pipe(texts), str(error)]))
 """
 
 
@@ -126,21 +116,9 @@ def test_unfamiliar_texts_are_refused(pipe: Any) -> None:
     assert [result["label"] is None for result in results[3:]] == [True, True]
 
 
-def test_results_do_not_depend_on_the_batch(pipe: Any) -> None:
-    for single, batched in zip(pipe(TEXTS), pipe(TEXTS, batch_size=3), strict=True):
-        assert single["labels"] == batched["labels"]
-        assert single["unfamiliarity"] == pytest.approx(batched["unfamiliarity"], abs=0.011)
-
-
 def test_the_same_results_without_the_package(folders: dict[str, Path], without_package: Build, pipe: Any) -> None:
     found = without_package(RUN, folders["calibrated"], json.dumps(TEXTS), json.dumps(CALLS))
     assert found == json.loads(json.dumps([pipe(TEXTS, **options) for options in CALLS]))
-
-
-def test_a_loaded_model_has_the_same_pipeline(folders: dict[str, Path], pipe: Any) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(folders["calibrated"])
-    assert pipeline("text-classification", model=model, tokenizer=pipe.tokenizer)(TEXTS) == pipe(TEXTS)
-    assert pipeline("sentiment-analysis", model=str(folders["calibrated"]))(TEXTS) == pipe(TEXTS)
 
 
 def test_other_models_have_the_pipeline_of_transformers(folders: dict[str, Path], pipe: Any) -> None:
@@ -182,23 +160,6 @@ def test_a_task_adapter_has_no_refusals(tiny_config: Build, pipe: Any) -> None:
     adapter = pipeline("text-classification", model=TaskAdapter(encoder, num_classes=2), tokenizer=pipe.tokenizer)
     with pytest.raises(ValueError, match=r"abstain_below=0\.1 needs a calibrated model"):
         adapter("fox", abstain_below=0.1)
-
-
-def test_without_the_package_such_a_folder_refuses_them_too(
-    folders: dict[str, Path], pipe: Any, without_package: Build
-) -> None:
-    found = without_package(RUN_PLAIN, folders["plain"], json.dumps(TEXTS))
-    plain = AutoModelForSequenceClassification.from_pretrained(folders["plain"])
-    assert found[0] == TextClassificationPipeline(model=plain, tokenizer=pipe.tokenizer)(TEXTS)
-    assert "abstain_below=0.1 needs a calibrated model" in found[1]
-
-
-def test_the_package_only_has_to_be_imported() -> None:
-    code = "import sequence_encoder, transformers.pipelines as pipelines\n"
-    code += "for task in ('text-classification', 'token-classification'):\n"
-    code += "    print(pipelines.PIPELINE_REGISTRY.supported_tasks[task]['impl'].__name__)"
-    result = subprocess.run([forked_python(), "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["CalibratedTextClassificationPipeline", "CalibratedTokenClassificationPipeline"]
 
 
 # Entities
@@ -246,9 +207,15 @@ ENTITIES: list[dict[str, Any]] = [
     {"aggregation_strategy": "simple", "batch_size": 3},
     {"aggregation_strategy": "average", "abstain_below": 0.05},
 ]
-RUN_ENTITIES = RUN.replace("text-classification", "token-classification").replace(
-    "print(json.dumps(", "print(json.dumps(default=float, obj="
-)
+
+
+def test_entities_are_runs_of_words_of_one_kind() -> None:
+    assert group_tags(["B-a", "I-a", "I-a", "O", "I-a", "B-a", "I-b"]) == [
+        (0, 3, "a"),
+        (4, 5, "a"),
+        (5, 6, "a"),
+        (6, 7, "b"),
+    ]
 
 
 def test_entities_have_sets_of_kinds_and_p_values_of_their_texts(tagger: Any) -> None:
@@ -268,15 +235,7 @@ def test_entities_have_sets_of_kinds_and_p_values_of_their_texts(tagger: Any) ->
                     assert other[kind].rpartition("-")[2] in labels
 
 
-def test_the_same_entities_without_the_package(tagger: Any, without_package: Build) -> None:
-    found = without_package(RUN_ENTITIES, tagger[0], json.dumps(TEXTS), json.dumps(ENTITIES))
-    pipe = pipeline("token-classification", model=str(tagger[0]))
-    assert found == json.loads(json.dumps([pipe(TEXTS, **options) for options in ENTITIES], default=float))
-
-
 # Answers
-
-ANSWERS: list[dict[str, Any]] = [{}, {"coverage": 0.95, "top_k": 3}, {"abstain_below": 0.05}]
 
 
 @pytest.mark.parametrize("scaling", ["vector", "adaptive"])
@@ -285,13 +244,6 @@ def test_other_scalings_would_change_entities(tagger: tuple[Path, Any], scaling:
     examples = [{"tokens": text.split(), "ner_tags": ["O"] * len(text.split())} for text in texts_of(HOME, 20)]
     with pytest.raises(UsageError, match=f"scaling must be temperature or auto for entities, got '{scaling}'"):
         calibrate(model, AutoTokenizer.from_pretrained(tagger[0]), examples, scaling=scaling)
-
-
-RUN_ANSWERS = """
-import json, transformers
-pipe = transformers.pipeline("question-answering", model=sys.argv[1], trust_remote_code=True)
-print(json.dumps([pipe(question="which", context=json.loads(sys.argv[2]), **each) for each in json.loads(sys.argv[3])]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -337,13 +289,6 @@ def test_answers_are_calibrated_and_have_sets_and_p_values(reader: Any) -> None:
     model.calibration = None
     with pytest.raises(ValueError, match=r"coverage=0\.9 needs a calibrated model"):
         QuestionAnsweringPipeline(model=model, tokenizer=pipe.tokenizer)(question="which", context="fox", coverage=0.9)
-
-
-def test_the_same_answers_without_the_package(reader: Any, without_package: Build) -> None:
-    found = without_package(RUN_ANSWERS, reader[0], json.dumps(TEXTS), json.dumps(ANSWERS))
-    model = AutoModelForQuestionAnswering.from_pretrained(reader[0])
-    pipe = QuestionAnsweringPipeline(model=model, tokenizer=AutoTokenizer.from_pretrained(reader[0]))
-    assert found == [pipe(question="which", context=TEXTS, **options) for options in ANSWERS]
 
 
 # Other ways to run the model

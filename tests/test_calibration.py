@@ -18,7 +18,6 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.cards.calibration_section import card_section
 from sequence_encoder.cards.sections import replace_section
 from sequence_encoder.evaluation.calibration import calibrating
-from sequence_encoder.modeling.calibration.calibration import calibration_of
 from sequence_encoder.modeling.calibration.layer_vectors import LayerVectors
 from sequence_encoder.saving.card_mark import is_unedited, save_card
 from sequence_encoder.tests.calibrated_models import (
@@ -246,11 +245,6 @@ def test_a_model_that_was_trained_further_does_not_claim_the_calibration(
     for name in ("calibration.json", "calibration.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
-
-
-def test_a_compiled_model_keeps_its_calibration(folder: Path) -> None:
-    compiled: Any = torch.compile(AutoModelForSequenceClassification.from_pretrained(folder), backend="eager")
-    assert calibration_of(compiled) is compiled.calibration is not None
 
 
 @pytest.mark.parametrize("damage", ["{", '{"version": 2}', '{"version": 1, "task": "classification"}', "kind", "NaN"])

@@ -11,7 +11,6 @@ import pytest
 from huggingface_hub import ModelCard
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer
-from sequence_encoder.cards.card import Training, model_card
 from sequence_encoder.cards.rules import check_card
 from sequence_encoder.cards.section_marks import section_marks
 from sequence_encoder.saving.card_mark import marked, remove_mark
@@ -95,21 +94,6 @@ def test_a_card_on_a_branch_is_kept_even_if_the_hub_is_unavailable(hub: Hub, use
     hub.unavailable = None
     assert hub.files("user/branch", "dev")["README.md"].content.decode() == dev
     assert hub.files("user/branch") == before
-
-
-def test_a_push_without_training_facts_keeps_a_card_that_has_them(
-    hub: Hub, user: HubClient, saved: str, tiny_config: Build
-) -> None:
-    card = model_card(
-        SequenceEncoderForSequenceClassification(tiny_config("bert")),
-        "user/facts",
-        Training(data="Read from a shelf."),
-        license="mit",
-    )
-    user.call("push", HEAD, saved, "user/facts")
-    user.call("push_card", "user/facts", card.content)
-    user.call("push", HEAD, saved, "user/facts")
-    assert ModelCard(readme(hub, "user/facts")).text == card.text
 
 
 @pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])

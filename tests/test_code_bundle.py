@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
 
 import sequence_encoder
 from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderTokenizer
@@ -195,47 +194,12 @@ print(json.dumps({auto: type(model).__name__ for auto, model in models.items()})
     assert without_package(code, tmp_path, json.dumps(list(HEADS))) == HEADS
 
 
-def test_a_tokenizer_is_saved_without_code_and_loads_without_it(
-    saved: Path, without_package: Build, tmp_path: Path
-) -> None:
-    SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel").save_pretrained(tmp_path)
-    assert list(tmp_path.glob("*.py")) == []
-    code = "import json, transformers\n" + (
-        "print(json.dumps(transformers.AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])['input_ids']))"
-    )
-    expected = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")(TEXTS[0])["input_ids"]
-    assert without_package(code, tmp_path, TEXTS[0]) == expected
-
-
 def code_of(folder: Path) -> dict[str, str]:
     files = {path.name: path.read_text() for path in folder.glob("*.py")}
     assert files
     # Names without the package's name could collide with files of the user.
     assert all("sequence_encoder" in name for name in files)
     return files
-
-
-def test_a_trainer_checkpoint_loads_without_the_package(
-    tiny_config: Build, saved: Path, without_package: Build, tmp_path: Path
-) -> None:
-    tokenizer = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")
-    model = sequence_encoder.SequenceEncoderForSequenceClassification(tiny_config("bert", num_labels=2))
-    arguments = TrainingArguments(
-        str(tmp_path / "run"), max_steps=2, save_steps=1, use_cpu=True, report_to=[], disable_tqdm=True
-    )
-    data = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
-    Trainer(model, arguments, train_dataset=data, processing_class=tokenizer).train()
-    checkpoint = tmp_path / "run" / "checkpoint-2"
-    code = """
-import json, transformers
-classify = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
-print(json.dumps(classify(sys.argv[2], top_k=None)))
-"""
-    actual = {row["label"]: row["score"] for row in without_package(code, checkpoint, TEXTS[0])}
-    with torch.no_grad():
-        logits = model.eval()(**tokenizer(TEXTS[0], return_tensors="pt")).logits[0]
-    expected = dict(zip(model.config.id2label.values(), logits.softmax(-1).tolist(), strict=True))
-    assert actual == pytest.approx(expected, abs=1e-6)
 
 
 def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved: Path) -> None:
@@ -295,21 +259,6 @@ except ValueError as error:
     assert loaded == []
 
 
-def test_a_missing_class_is_named_in_the_error(saved: Path, without_package: Build, tmp_path: Path) -> None:
-    shutil.copytree(saved / "AutoModel", tmp_path / "copy")
-    config = json.loads((tmp_path / "copy" / "config.json").read_text())
-    config["auto_map"]["AutoModel"] = "modeling_sequence_encoder.SequenceEncoderFoo"
-    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    code = """
-import json, transformers
-try:
-    transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-except AttributeError as error:
-    print(json.dumps(str(error)))
-"""
-    assert "SequenceEncoderFoo" in without_package(code, tmp_path / "copy")
-
-
 EXTENSION = """
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
 
@@ -339,15 +288,6 @@ def test_a_user_class_is_saved_with_its_own_code(
     assert type(model).__name__ == "MineModel"
 
 
-def test_an_unregistered_model_type_has_no_auto_map(tiny_config: Build, tmp_path: Path) -> None:
-    class Mine(SequenceEncoderConfig):
-        model_type = "mine"
-
-    fields = {name: value for name, value in tiny_config().to_diff_dict().items() if name != "model_type"}
-    Mine(**fields).save_pretrained(tmp_path)
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
-
-
 def test_a_user_model_with_our_configuration_keeps_its_auto_map_entry(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,22 +303,6 @@ def test_a_user_model_with_our_configuration_keeps_its_auto_map_entry(
     assert named["AutoModelForTokenClassification"] == "head_of_a_user.Mine"
     assert named["AutoModel"] == "modeling_sequence_encoder.SequenceEncoderModel"
     assert (tmp_path / "saved" / "head_of_a_user.py").is_file()
-
-
-def test_a_configuration_from_a_repository_is_saved_with_local_file_names(tiny_config: Build, tmp_path: Path) -> None:
-    config = SequenceEncoderConfig.from_dict(
-        {**tiny_config().to_dict(), "auto_map": {"AutoModel": "user/name--auto_classes.SequenceEncoderModel"}}
-    )
-    config.save_pretrained(tmp_path)
-    named = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    assert [value for value in named.values() if "--" in value] == []
-
-
-def test_the_modeling_file_imports_all_other_files(saved: Path) -> None:
-    """Older releases of transformers copy only the files that the file of a class imports directly."""
-    files = code_of(saved / "AutoModel")
-    named = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", files["modeling_sequence_encoder.py"], flags=re.MULTILINE))
-    assert {f"{name}.py" for name in named} | {"modeling_sequence_encoder.py"} == set(files)
 
 
 def test_a_saved_folder_has_only_the_expected_files(saved: Path) -> None:

@@ -173,25 +173,6 @@ def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     assert 0 not in codes[len(helps) :]
 
 
-def test_the_script_imports_the_package_before_it_runs_a_command(folder: Path) -> None:
-    (folder / "my-model").mkdir()
-    (folder / "my-model" / "notes.txt").write_text("mine")
-    program = f"""
-import runpy, sys
-sys.argv[1:] = ["quickstart", "--output_dir", "my-model"]
-try:
-    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-except SystemExit as stopped:
-    print(stopped.code)
-from transformers import AutoConfig
-print(type(AutoConfig.for_model("sequence_encoder")).__module__)
-"""
-    finished = subprocess.run([forked_python(), "-c", program], capture_output=True, text=True, check=True)
-    message, module = finished.stdout.splitlines()
-    assert "my-model exists" in message
-    assert module == "sequence_encoder.configuration.configuration_sequence_encoder"
-
-
 def test_the_guide_lists_every_family_that_can_be_converted() -> None:
     guide = (ROOT / "docs" / "convert.md").read_text()
     table = guide.partition("| Family | `--to` |")[2].partition("\n\n")[0]

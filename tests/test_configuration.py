@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
-from sequence_encoder.configuration import PRESETS, TaskAdapterConfig
-from sequence_encoder.saving.loading import FLOATING_DTYPES
+from sequence_encoder.configuration import PRESETS
 
 Build = Callable[..., SequenceEncoderConfig]
 
@@ -56,10 +52,6 @@ AXES = {
 CHOICES = sorted([*AXES, "problem_type"])
 
 
-def test_every_axis_takes_one_of_several_names() -> None:
-    assert AXES.issubset(choices())
-
-
 @pytest.mark.parametrize("field", CHOICES)
 def test_an_unknown_choice_is_rejected_with_the_allowed_ones(tiny_config: Build, field: str) -> None:
     wrong = ["nonsense"] if field == "layer_types" else "nonsense"
@@ -67,13 +59,6 @@ def test_an_unknown_choice_is_rejected_with_the_allowed_ones(tiny_config: Build,
         tiny_config(**{field: wrong})
     for expected in (field, "nonsense", *choices()[field]):
         assert expected in str(error.value)
-
-
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field in CHOICES for value in choices()[field]])
-def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) -> None:
-    given: Any = [value] if field == "layer_types" else value
-    config = tiny_config(**{"sliding_window": 3, field: given})
-    assert getattr(config, field) == ([value] * config.num_hidden_layers if field == "layer_types" else value)
 
 
 @pytest.mark.parametrize(
@@ -163,14 +148,6 @@ def test_a_misspelt_field_warns_and_suggests_the_right_one(
     assert "Did you mean `norm_placement`?" in caplog.text
 
 
-def test_an_unknown_field_without_a_close_match_warns_without_a_suggestion(
-    tiny_config: Build, caplog: pytest.LogCaptureFixture
-) -> None:
-    tiny_config(xyzzy=1)
-    assert "`xyzzy` is not a field" in caplog.text
-    assert "Did you mean" not in caplog.text
-
-
 @pytest.mark.parametrize(
     ("name", "meant"), [("is_decoder", None), ("rope_theta", "rope_parameters"), ("rope_scaling", "rope_parameters")]
 )
@@ -187,30 +164,11 @@ def test_a_transformers_field_warns_and_suggests_ours_if_there_is_one(
 
 
 @every_preset
-def test_fields_that_transformers_stores_do_not_warn(
-    tiny_config: Build, preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = tiny_config(preset, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, architectures=["X"], dtype="bfloat16")
-    config.save_pretrained(tmp_path)
-    SequenceEncoderConfig.from_pretrained(tmp_path, attn_implementation="eager", output_hidden_states=True)
-    assert caplog.text == ""
-
-
-@every_preset
 def test_a_preset_survives_saving_and_loading(preset: str, tmp_path: Path) -> None:
     config = SequenceEncoderConfig.from_preset(preset)
     config.save_pretrained(tmp_path)
     assert SequenceEncoderConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
     assert SequenceEncoderConfig(**config.to_diff_dict()).to_dict() == config.to_dict()
-
-
-@every_preset
-def test_the_saved_file_contains_every_axis(preset: str, tmp_path: Path) -> None:
-    config = SequenceEncoderConfig.from_preset(preset)
-    config.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert saved["model_type"] == "sequence_encoder"
-    assert {name: saved.get(name, "missing") for name in AXES} == {name: getattr(config, name) for name in AXES}
 
 
 @every_preset
@@ -220,18 +178,6 @@ def test_a_preset_sets_its_fields_and_overrides_win(preset: str) -> None:
     for name, value in PRESETS[preset].items():
         if name not in ("num_hidden_layers", "layer_types", "rope_parameters"):
             assert getattr(config, name) == value, name
-
-
-@every_preset
-def test_configurations_share_no_lists_or_dicts_with_the_preset(preset: str) -> None:
-    before = json.dumps(PRESETS[preset])
-    # Three layers are as many as the longest pattern of layer types has, so that it is not repeated.
-    config, other = (SequenceEncoderConfig.from_preset(preset, num_hidden_layers=3) for _ in range(2))
-    for name in ("layer_types", "rope_parameters"):
-        if (part := getattr(config, name)) is not None:
-            part.clear()
-    assert json.dumps(PRESETS[preset]) == before
-    assert len(other.layer_types or []) == other.num_hidden_layers
 
 
 def test_a_down_bias_equal_to_the_other_biases_becomes_none() -> None:
@@ -306,12 +252,6 @@ def test_rope_parameters_of_any_form_are_nested_by_layer_type(
     assert SequenceEncoderConfig.from_pretrained(tmp_path).rope_parameters == expected
 
 
-@pytest.mark.parametrize("given", [None, {}, {"rope_type": "default"}])
-def test_rotary_positions_have_a_default_base(tiny_config: Build, given: dict[str, Any] | None) -> None:
-    parameters = tiny_config(**ROTARY, rope_parameters=given).rope_parameters["full_attention"]
-    assert parameters == {"rope_type": "default", "rope_theta": SequenceEncoderConfig.default_theta}
-
-
 @every_preset
 def test_a_tokenizer_sets_the_vocabulary_and_special_tokens_of_a_preset(preset: str) -> None:
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(["a b"], vocab_size=20, show_progress=False)
@@ -322,20 +262,3 @@ def test_a_tokenizer_sets_the_vocabulary_and_special_tokens_of_a_preset(preset: 
     # RoBERTa's preset has these, but the tokenizer does not.
     assert config.bos_token_id is config.eos_token_id is None
     assert SequenceEncoderConfig.from_preset(preset, tokenizer=tokenizer, vocab_size=64).vocab_size == 64
-
-
-@pytest.mark.parametrize("config_class", [SequenceEncoderConfig, TaskAdapterConfig])
-def test_every_attribute_that_transformers_declares_can_be_assigned(config_class: type[PreTrainedConfig]) -> None:
-    config = config_class()
-    # Transformers 5.15 to 5.20 assign `base_model_tp_plan`; other releases assign others.
-    for name in PreTrainedConfig.__annotations__:
-        value = getattr(config, name)
-        setattr(config, name, value)
-        assert getattr(config, name) == value
-
-
-def test_the_names_of_floating_dtypes_are_those_of_torch() -> None:
-    named = {name: dtype for name in dir(torch) if isinstance(dtype := getattr(torch, name), torch.dtype)}
-    floating = {name for name, dtype in named.items() if dtype.is_floating_point}
-    # Older releases of torch lack some.
-    assert floating == named.keys() & set(FLOATING_DTYPES)

@@ -91,19 +91,6 @@ def test_overrides_that_contradict_saved_fields_are_rejected(
     assert_rejected(lambda: load(saved, **overrides), expected)
 
 
-@pytest.mark.parametrize("overrides", [ROTARY, SLIDING, {**ROTARY, **SLIDING}], ids=str)
-def test_a_loaded_model_computes_with_the_overrides(
-    tiny_config: Build, saved: Path, ragged: Build, overrides: dict[str, Any]
-) -> None:
-    ids, mask = ragged([5, 11, 8])
-    before, loaded = (AutoModel.from_pretrained(saved, **given).eval() for given in ({}, overrides))
-    constructed = SequenceEncoderModel(tiny_config(**overrides)).eval()
-    constructed.load_state_dict(before.state_dict())
-    outputs = [model(ids, mask).last_hidden_state for model in (before, loaded, constructed)]
-    assert (outputs[1] - outputs[0]).abs().max() > 0.01
-    torch.testing.assert_close(outputs[1], outputs[2], rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("layers", range(9))
 @pytest.mark.parametrize("saved_layers", [3, 4, 5])
 def test_a_new_depth_repeats_the_saved_layer_pattern(
@@ -151,34 +138,6 @@ def test_num_labels_and_problem_type_are_validated_together(
     with pytest.raises(ValueError, match=r"single_label_classification.*num_labels > 1"):
         SequenceEncoderConfig.from_pretrained(tmp_path, num_labels=1)
     assert caplog.text == ""
-
-
-def test_label2id_is_kept_if_num_labels_is_given_too(tiny_config: Build, tmp_path: Path) -> None:
-    tiny_config(num_labels=3).save_pretrained(tmp_path)
-    given = {"a": 0, "b": 1}
-    assert SequenceEncoderConfig.from_pretrained(tmp_path, num_labels=2, label2id=given).label2id == given
-
-
-def test_layers_can_be_added_to_a_model_without_layers(tiny_config: Build, tmp_path: Path) -> None:
-    tiny_config(num_hidden_layers=0).save_pretrained(tmp_path)
-    assert SequenceEncoderConfig.from_pretrained(tmp_path, num_hidden_layers=2).layer_types == ["full_attention"] * 2
-
-
-def test_a_model_that_returns_attentions_by_default_can_be_loaded(tiny_config: Build, tmp_path: Path) -> None:
-    model = SequenceEncoderModel(tiny_config(output_attentions=True))
-    model.set_attn_implementation("eager")
-    model.save_pretrained(tmp_path)
-    loaded = AutoModel.from_pretrained(tmp_path)
-    loaded.set_attn_implementation("eager")
-    assert len(loaded(torch.ones(1, 4, dtype=torch.long)).attentions) == loaded.config.num_hidden_layers
-
-
-@every_preset
-def test_validating_a_valid_configuration_changes_nothing(tiny_config: Build, preset: str) -> None:
-    config = tiny_config(preset)
-    before = config.to_dict()
-    config.validate()
-    assert config.to_dict() == before
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import progress
-from sequence_encoder.tests.other_families import bert
+from sequence_encoder.tests.other_families import tiny_model
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
 
 
@@ -47,15 +47,6 @@ def test_the_table_has_a_row_for_each_evaluation(tmp_path: Path, capsys: pytest.
     assert "Tokenising" not in captured.err
 
 
-def test_the_table_of_a_long_training_has_at_most_twenty_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=44, save_strategy="no", sop_weight=0)
-    rows = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
-    assert 10 <= len(rows) <= 20
-    assert rows[-1].split()[0] == "44"
-
-
 def test_a_resumed_run_logs_no_warnings(tmp_path: Path, warned: list[str]) -> None:
     corpus = write_corpus(tmp_path)
     run_here(corpus, tmp_path / "out", max_steps=4, save_steps=0.5)
@@ -66,7 +57,7 @@ def test_a_resumed_run_logs_no_warnings(tmp_path: Path, warned: list[str]) -> No
 def test_loading_a_model_prints_nothing_of_transformers(
     tmp_path: Path, warned: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bert("BertForMaskedLM").save_pretrained(tmp_path / "theirs")
+    tiny_model("Bert", "ForMaskedLM").save_pretrained(tmp_path / "theirs")
     capsys.readouterr()
     main(["convert", str(tmp_path / "theirs"), "--output_dir", str(tmp_path / "ours"), "--base_model"])
     assert capsys.readouterr().err == ""
@@ -80,3 +71,12 @@ def test_loading_a_model_prints_nothing_of_transformers(
     shown = capsys.readouterr().err
     for counted in ("Loading the weights: ", "Converting the weights: ", "Running the model on sample texts: "):
         assert re.search(rf"{counted}1 of \d+ \w+ \(\d+%\), 00:0\d left", shown)
+
+
+def test_the_table_of_a_long_training_has_at_most_twenty_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=44, save_strategy="no", sop_weight=0)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
+    assert 10 <= len(rows) <= 20
+    assert rows[-1].split()[0] == "44"

@@ -88,19 +88,6 @@ def test_prompts_and_completions_are_messages_or_plain_texts(tokenizer: Any) -> 
     assert found == [(text_of(tokenizer, "[CLS]the cat"), text_of(tokenizer, "is here[SEP]"))]
 
 
-def test_the_chat_template_of_a_tokenizer_is_used(tokenizer: Any) -> None:
-    template = (
-        "{{ cls_token }}{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} </>{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    tokenizer.chat_template = template
-    _, found = examples_of(tokenizer, [{"messages": messages("which", "it")}])
-    # [SEP] is the end, whatever the template ends with.
-    expected = "[CLS]<user> which </><assistant>", "it </>[SEP]"
-    assert found == [tuple(text_of(tokenizer, each) for each in expected)]
-    assert tokenizer.chat_template == template
-
-
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -364,16 +364,6 @@ def test_positions_may_start_at_0_or_at_the_original_offset(
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.since("torch", "2.7", "compiles the wrappers of transformers models")
-def test_compiled_models_accept_positions_with_the_original_offset(make: Callable[..., Any]) -> None:
-    original = make("roberta", "Model")
-    ids = torch.randint(5, 97, (2, 4))
-    torch.compiler.reset()  # Torch limits how often a process compiles the same code, as other tests do.
-    compiled = torch.compile(convert(original), backend="eager")
-    found = compiled(ids, position_ids=torch.tensor([[2, 3, 4, 5]])).last_hidden_state
-    torch.testing.assert_close(found, original(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("path", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
 def test_positions_that_start_elsewhere_are_rejected(make: Callable[..., Any], path: dict[str, bool]) -> None:
     converted = convert(make("roberta", "Model"))
@@ -388,23 +378,6 @@ def test_positions_that_start_elsewhere_are_rejected(make: Callable[..., Any], p
         .last_hidden_state.isfinite()
         .all()
     )
-
-
-@pytest.mark.parametrize("family", ["Bert", "Albert", "ModernBert"])
-def test_logits_at_base_size_equal_the_original(family: str) -> None:
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-    base = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
-    own = {"Albert": base, "ModernBert": special}.get(family, {})
-    options = {"vocab_size": 997, "num_hidden_layers": 4, **own}
-    original = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**options)).eval()
-    with torch.no_grad():
-        for parameter in original.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-        batch, _ = ragged_batches(original.config, "ForMaskedLM")
-        real = batch["attention_mask"].bool()
-        torch.testing.assert_close(
-            convert(original)(**batch).logits[real], original(**batch).logits[real], rtol=0, atol=1e-4
-        )
 
 
 def convert_back(converted: PreTrainedModel, name: str) -> PreTrainedModel:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
-from sequence_encoder.tests.other_families import SIZES, albert, bert, electra, rewrite
+from sequence_encoder.tests.other_families import SIZES, rewrite, tiny_model
 
 
 def without_pooler(tensors: dict[str, torch.Tensor]) -> None:
@@ -29,7 +29,7 @@ def test_fields_of_heads_that_a_model_lacks_do_not_prevent_conversion(
 
 
 def test_a_model_without_a_pooler_stays_without_one(tmp_path: Path, randomize: Callable[..., Any]) -> None:
-    model = randomize(bert())
+    model = randomize(tiny_model("Bert"))
     model.save_pretrained(tmp_path)
     rewrite(tmp_path, without_pooler)
     ours = convert(tmp_path)
@@ -41,7 +41,8 @@ def test_a_model_without_a_pooler_stays_without_one(tmp_path: Path, randomize: C
     assert torch.equal(reloaded(ids).pooler_output, expected_first(reloaded, ids))
     assert "pooler.dense.weight" not in convert(ours, to="bert").state_dict()
     assert (
-        "pooler.dense.weight" not in convert(SequenceEncoderModel(convert(bert()).config, False), "bert").state_dict()
+        "pooler.dense.weight"
+        not in convert(SequenceEncoderModel(convert(tiny_model("Bert")).config, False), "bert").state_dict()
     )
 
 
@@ -51,8 +52,7 @@ def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", ["Bert", "Albert"])
 def test_a_masked_language_model_with_both_pretraining_heads_keeps_them(tmp_path: Path, family: str) -> None:
-    model = {"Bert": bert, "Albert": albert}[family](f"{family}ForPreTraining")
-    model.save_pretrained(tmp_path)
+    tiny_model(family, "ForPreTraining").save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace(f"{family}ForPreTraining", f"{family}ForMaskedLM"))
     assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
@@ -76,14 +76,14 @@ def test_an_embedding_model_that_names_a_head_without_weights_is_an_encoder(
 
 
 def test_a_head_with_only_some_of_its_weights_is_refused(tmp_path: Path) -> None:
-    bert("BertForMaskedLM").save_pretrained(tmp_path)
+    tiny_model("Bert", "ForMaskedLM").save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: tensors.__delitem__("cls.predictions.transform.dense.weight"))
     with pytest.raises(ValueError, match=r"it lacks: cls\.predictions\.transform\.dense\.weight"):
         convert(tmp_path)
 
 
 def test_the_source_is_unchanged_and_shares_no_weights(randomize: Callable[..., Any]) -> None:
-    model = randomize(bert("BertForMaskedLM"))
+    model = randomize(tiny_model("Bert", "ForMaskedLM"))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     ours = convert(model)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_the_source_is_unchanged_and_shares_no_weights(randomize: Callable[..., 
 def test_base_model_converts_the_encoder_without_an_unsupported_head(
     tmp_path: Path, randomize: Callable[..., Any]
 ) -> None:
-    discriminator = randomize(electra("ElectraForPreTraining", embedding_size=12))
+    discriminator = randomize(tiny_model("Electra", "ForPreTraining", embedding_size=12))
     discriminator.save_pretrained(tmp_path)
     ids = torch.randint(5, 97, (2, 9))
     expected = discriminator.base_model(ids).last_hidden_state
@@ -110,20 +110,9 @@ def test_base_model_converts_the_encoder_without_an_unsupported_head(
         rewrite(tmp_path, lambda tensors, name=name: tensors.__delitem__(name))
 
 
-def test_base_model_converts_back_without_the_head(tmp_path: Path, randomize: Callable[..., Any]) -> None:
-    ours = convert(randomize(bert("BertForPreTraining")))
-    ours.save_pretrained(tmp_path)
-    ids = torch.randint(5, 97, (2, 9))
-    for source in (ours, tmp_path):
-        theirs = convert(source, to="bert", base_model=True)
-        assert type(theirs) is transformers.BertModel
-        expected = ours.base_model(ids).pooler_output
-        torch.testing.assert_close(theirs(ids).pooler_output, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_the_cross_encoder_settings_in_the_configuration_are_kept(tmp_path: Path) -> None:
     kept = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0"}
-    model = bert("BertForSequenceClassification", num_labels=1, sentence_transformers=kept)
+    model = tiny_model("Bert", "ForSequenceClassification", num_labels=1, sentence_transformers=kept)
     ours = convert(model)
     assert ours.config.sentence_transformers == kept
     ours.save_pretrained(tmp_path)
@@ -132,7 +121,7 @@ def test_the_cross_encoder_settings_in_the_configuration_are_kept(tmp_path: Path
 
 
 def test_sharded_bfloat16_checkpoints_keep_their_dtype(tmp_path: Path, randomize: Callable[..., Any]) -> None:
-    model = randomize(bert("BertForMaskedLM")).to(torch.bfloat16)
+    model = randomize(tiny_model("Bert", "ForMaskedLM")).to(torch.bfloat16)
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     ours = convert(tmp_path)
@@ -145,7 +134,7 @@ def test_sharded_bfloat16_checkpoints_keep_their_dtype(tmp_path: Path, randomize
 def test_different_vocabulary_matrices_stay_untied_in_a_tied_configuration(
     tmp_path: Path, randomize: Callable[..., Any]
 ) -> None:
-    randomize(bert("BertForMaskedLM")).save_pretrained(tmp_path)
+    randomize(tiny_model("Bert", "ForMaskedLM")).save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: tensors.update({"cls.predictions.decoder.weight": torch.randn(97, 24)}))
     theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path)
     assert theirs.config.tie_word_embeddings
@@ -153,29 +142,6 @@ def test_different_vocabulary_matrices_stay_untied_in_a_tied_configuration(
     ours = convert(tmp_path)
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(convert(ours, to="bert")(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
-
-
-def test_different_vocabulary_matrices_convert_back_untied(
-    tiny_config: Callable[..., SequenceEncoderConfig],
-) -> None:
-    ours = SequenceEncoderForMaskedLM(tiny_config("bert", tie_word_embeddings=True)).eval()
-    ours.decoder.weight = torch.nn.Parameter(torch.randn(97, 24))
-    ids = torch.randint(5, 97, (2, 9))
-    torch.testing.assert_close(convert(ours, to="bert")(ids).logits, ours(ids).logits, rtol=1e-5, atol=1e-5)
-
-
-def test_classifier_dropout_defaults_to_the_dropout_of_the_layers() -> None:
-    for given, expected in ((None, 0.2), (0.3, 0.3)):
-        model = bert("BertForSequenceClassification", hidden_dropout_prob=0.2, classifier_dropout=given)
-        assert convert(model).config.classifier_dropout == expected
-
-
-def test_a_trained_untied_model_converts(randomize: Callable[..., Any]) -> None:
-    model = randomize(bert("BertForMaskedLM", tie_word_embeddings=False))
-    predictions = model.cls.predictions
-    assert not torch.equal(predictions.bias, predictions.decoder.bias)  # The model uses only the second one.
-    ids = torch.randint(5, 97, (2, 9))
-    torch.testing.assert_close(convert(model)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pooler_that_the_head_does_not_use_is_dropped(tmp_path: Path, randomize: Callable[..., Any]) -> None:
@@ -188,22 +154,9 @@ def test_a_pooler_that_the_head_does_not_use_is_dropped(tmp_path: Path, randomiz
     torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_without_architectures_keeps_its_heads(tmp_path: Path) -> None:
-    bert("BertForPreTraining").save_pretrained(tmp_path)
-    config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("architectures", "_architectures"))
-    assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
-
-
-def test_special_tokens_do_not_prevent_conversion(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
-    for preset in ("bert", "modernbert"):
-        config = tiny_config(preset, cls_token_id=2, sep_token_id=3, mask_token_id=4)
-        assert convert(SequenceEncoderForMaskedLM(config), to=preset).config.model_type == preset
-
-
 def test_converting_back_shares_no_weights(randomize: Callable[..., Any]) -> None:
     for heads in (1, 3):
-        ours = convert(randomize(bert("BertForMaskedLM", num_attention_heads=heads)))
+        ours = convert(randomize(tiny_model("Bert", "ForMaskedLM", num_attention_heads=heads)))
         before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
         with torch.no_grad():
             for parameter in convert(ours, to="bert").parameters():
@@ -214,7 +167,7 @@ def test_converting_back_shares_no_weights(randomize: Callable[..., Any]) -> Non
 def test_unused_fields_do_not_prevent_conversion(
     tiny_config: Callable[..., SequenceEncoderConfig],
 ) -> None:
-    assert type(convert(electra(summary_activation="relu"))) is SequenceEncoderModel
+    assert type(convert(tiny_model("Electra", summary_activation="relu"))) is SequenceEncoderModel
     for to in ("bert", "distilbert"):
         preset = tiny_config(to, pooling="mean", head_bias=False, hidden_dropout=0.1, embedding_dropout=0.1)
         assert convert(SequenceEncoderModel(preset, add_pooling_layer=False), to=to).config.model_type == to

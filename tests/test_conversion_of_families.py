@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
-from sequence_encoder.tests.other_families import SIZES, albert, bert, electra, eurobert, nomic, rewrite, roformer
+from sequence_encoder.tests.other_families import SIZES, rewrite, tiny_model
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
@@ -30,7 +30,7 @@ def test_an_encoder_without_shared_layers_has_as_many_groups_as_layers(
 
 
 def test_the_order_of_sentences_has_two_outputs_however_many_labels_there_are() -> None:
-    ours = convert(albert("AlbertForPreTraining"))
+    ours = convert(tiny_model("Albert", "ForPreTraining"))
     ours.config.num_labels = 5
     theirs = convert(ours, to="albert")
     assert theirs.config.num_labels == theirs.sop_classifier.classifier.out_features == 2
@@ -52,14 +52,9 @@ def test_each_head_keeps_its_dropout() -> None:
 
 @pytest.mark.parametrize("to", ["bert", "electra", "distilbert"])
 def test_question_answering_converts_back_with_two_labels(to: str) -> None:
-    families = {"bert": bert, "electra": electra}
     config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
-    source = (
-        families[to](f"{to.title()}ForQuestionAnswering")
-        if to in families
-        else (transformers.DistilBertForQuestionAnswering(config))
-    )
-    ours = convert(source)
+    distilbert = transformers.DistilBertForQuestionAnswering(config)
+    ours = convert(distilbert if to == "distilbert" else tiny_model(to.title(), "ForQuestionAnswering"))
     ours.config.num_labels = 5
     assert convert(ours, to=to).config.num_labels == 2
 
@@ -68,9 +63,9 @@ def test_question_answering_converts_back_with_two_labels(to: str) -> None:
 def test_the_dense_layer_of_a_classifier_is_dropped_with_it(tmp_path: Path, to: str) -> None:
     config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
     source = {
-        "electra": lambda: electra("ElectraForSequenceClassification"),
+        "electra": lambda: tiny_model("Electra", "ForSequenceClassification"),
         "distilbert": lambda: transformers.DistilBertForSequenceClassification(config),
-        "eurobert": lambda: eurobert("EuroBertForSequenceClassification"),
+        "eurobert": lambda: tiny_model("EuroBert", "ForSequenceClassification"),
     }[to]()
     ours = convert(source)
     ours.save_pretrained(tmp_path)
@@ -106,14 +101,14 @@ def test_fields_with_old_names_are_read(tmp_path: Path, randomize: Callable[...,
 
 
 def test_a_pooler_that_a_class_has_only_on_request_is_kept(tmp_path: Path, randomize: Callable[..., Any]) -> None:
-    model = randomize(nomic(pooler=True))
+    model = randomize(tiny_model("NomicBert", pooler=True))
     model.save_pretrained(tmp_path)
     ids = torch.randint(5, 97, (2, 9))
     for source in (model, tmp_path):
         ours = convert(source)
         torch.testing.assert_close(ours(ids).pooler_output, model(ids).pooler_output, rtol=1e-5, atol=1e-5)
         assert "pooler.dense.weight" in convert(ours, to="nomic_bert").state_dict()
-    assert convert(nomic()).config.pooler_act is None
+    assert convert(tiny_model("NomicBert")).config.pooler_act is None
 
 
 def test_a_lora_is_rejected_until_it_is_merged(randomize: Callable[..., Any]) -> None:
@@ -135,7 +130,7 @@ def test_a_scaling_that_no_text_is_long_enough_for_is_left_out(randomize: Callab
     """nomic-embed-text-v1 scales the positions of longer texts than it reads."""
     rope = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
     limits = {"max_position_embeddings": 16, "n_positions": 16}
-    model = randomize(nomic(rope_parameters=rope, rotary_scaling_factor=2, **limits))
+    model = randomize(tiny_model("NomicBert", rope_parameters=rope, rotary_scaling_factor=2, **limits))
     ids = torch.randint(5, 97, (2, 16))
     expected = model(ids).last_hidden_state
     ours = convert(model)
@@ -146,7 +141,7 @@ def test_a_scaling_that_no_text_is_long_enough_for_is_left_out(randomize: Callab
 
 def test_an_older_name_of_a_field_is_read(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     """The class of transformers ignores `clf_pooling` and pools by its default."""
-    model = randomize(eurobert("EuroBertForSequenceClassification", classifier_pooling="bos"))
+    model = randomize(tiny_model("EuroBert", "ForSequenceClassification", classifier_pooling="bos"))
     model.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace("classifier_pooling", "clf_pooling"))
@@ -155,7 +150,7 @@ def test_an_older_name_of_a_field_is_read(tmp_path: Path, randomize: Callable[..
 
 
 def test_a_table_of_positions_may_be_missing_but_not_changed(tmp_path: Path) -> None:
-    model = roformer("RoFormerForMaskedLM").to(torch.bfloat16)
+    model = tiny_model("RoFormer", "ForMaskedLM").to(torch.bfloat16)
     assert type(convert(model)) is SequenceEncoderForMaskedLM
     model.save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: tensors.__delitem__("roformer.encoder.embed_positions.weight"))
@@ -165,16 +160,6 @@ def test_a_table_of_positions_may_be_missing_but_not_changed(tmp_path: Path) -> 
         model.roformer.encoder.embed_positions.weight[3, 1] += 0.1
     with pytest.raises(ValueError, match=r"roformer\.encoder\.embed_positions\.weight has other values"):
         convert(model)
-
-
-@pytest.mark.since("transformers", "5.17", "takes layers of one type in ModernBERT")
-def test_a_window_that_no_layer_uses_does_not_prevent_conversion() -> None:
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-    modern = transformers.ModernBertConfig(
-        **SIZES, **special, hidden_activation="silu", decoder_bias=False, layer_types=["full_attention"] * 2,
-        local_attention=-1,
-    )  # fmt: skip
-    assert convert(transformers.ModernBertModel(modern)).config.hidden_act == "silu"
 
 
 @pytest.mark.parametrize(

@@ -99,16 +99,6 @@ def test_a_file_of_any_format_is_read_in_order(folder: Path, ending: str, stream
 
 @streamed_or_not
 @every_kind
-def test_files_are_read_without_a_request_to_the_hub(
-    folder: Path, ending: str, streaming: bool, refused_hosts: list[Any]
-) -> None:
-    KINDS[ending](folder / f"texts{ending}", TEXTS)
-    load(folder / f"texts{ending}", streaming=streaming)
-    assert not refused_hosts
-
-
-@streamed_or_not
-@every_kind
 def test_a_folder_is_read_recursively_and_other_files_are_ignored(folder: Path, ending: str, streaming: bool) -> None:
     (folder / "deeper").mkdir()
     KINDS[ending](folder / f"a{ending}", TEXTS[:5])
@@ -130,16 +120,6 @@ def test_a_pattern_selects_the_matching_files(folder: Path, streaming: bool) -> 
 
 
 @streamed_or_not
-@pytest.mark.parametrize("name", ["texts [v2]", "*", "a?b", "with space"])
-def test_names_may_contain_wildcard_characters(folder: Path, name: str, streaming: bool) -> None:
-    (folder / name).mkdir()
-    write_lines(folder / name / f"{name}.jsonl", TEXTS)
-    write_lines(folder / "axb.jsonl", ["of another file"])
-    for path in (folder / name, folder / name / f"{name}.jsonl"):
-        assert load(path, streaming=streaming) == (TEXTS, None)
-
-
-@streamed_or_not
 @pytest.mark.parametrize(
     ("sample_by", "expected"),
     [("line", ["a", "b", "", "c", "d"]), ("paragraph", ["a\nb", "c\nd\n"]), ("document", ["a\nb\n\nc\nd\n"])],
@@ -152,28 +132,12 @@ def test_sample_by_defines_the_documents_of_a_text_file(
 
 
 @streamed_or_not
-def test_texts_can_come_from_another_column(folder: Path, streaming: bool) -> None:
-    write_lines(folder / "a.jsonl", TEXTS, column="body")
-    arguments = CorpusArguments(corpus=str(folder), text_column="body", streaming=streaming)
-    train, _ = load_corpus(arguments, folder, 0)
-    assert list(train) == [{"text": text} for text in TEXTS]
-
-
-@streamed_or_not
 def test_a_missing_column_is_rejected_with_the_existing_ones(folder: Path, streaming: bool) -> None:
     write_lines(folder / "a.jsonl", TEXTS, column="body")
     with pytest.raises(
         UsageError, match=r"--text_column text is not a column of --corpus .*; choose one of number, body"
     ):
         load(folder, streaming=streaming)
-
-
-@streamed_or_not
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_missing_texts_become_empty(folder: Path, ending: str, streaming: bool) -> None:
-    KINDS[ending](folder / f"a{ending}", [None, "a", None])
-    train, _ = load(folder, streaming=streaming)
-    assert texts_of({"text": train}) == ["", "a", ""]
 
 
 @pytest.mark.parametrize(("value", "kind"), [(3, "int"), (0, "int"), (["a"], "list"), (1.5, "float")])
@@ -189,11 +153,6 @@ def test_values_that_are_not_texts_are_rejected(value: Any, kind: str) -> None:
 def test_missing_files_are_rejected_without_asking_the_hub(corpus: str) -> None:
     with pytest.raises(UsageError, match=r"--corpus .*missing.*(there is|found) no|--corpus a/b/c: there is no"):
         find_files(corpus, "corpus")
-
-
-def test_a_dataset_name_is_left_to_the_hub() -> None:
-    assert find_files("someone/some-dataset", "corpus") is None
-    assert find_files("wikipedia", "corpus") is None
 
 
 def test_the_commit_of_a_dataset_is_unknown_without_a_hub(refused_hosts: list[Any]) -> None:
@@ -215,12 +174,6 @@ def test_mixed_and_unknown_file_formats_are_rejected(folder: Path, names: list[s
         load(folder / "*", folder)
 
 
-def test_a_folder_without_texts_is_rejected(folder: Path) -> None:
-    (folder / "README.md").write_text("text")
-    with pytest.raises(UsageError, match=r"found no files ending in \.txt, \.json"):
-        load(folder)
-
-
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
 def test_an_empty_corpus_is_rejected(folder: Path, ending: str, streaming: bool) -> None:
@@ -235,18 +188,6 @@ def test_a_corpus_without_documents_is_rejected(folder: Path, ending: str, strea
     KINDS[ending](folder / f"a{ending}", [])
     with pytest.raises(UsageError, match=r"--corpus .*(is empty|cannot be read)|a\..* cannot be read as .*: .+"):
         load(folder, streaming=streaming)
-
-
-@streamed_or_not
-@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
-def test_an_empty_file_among_others_is_ignored(folder: Path, ending: str, streaming: bool) -> None:
-    KINDS[ending](folder / f"a{ending}", TEXTS[:5])
-    KINDS[ending](folder / f"b{ending}", [])
-    if ending == ".csv":
-        # A CSV file without a header.
-        (folder / "d.csv").touch()
-    KINDS[ending](folder / f"c{ending}", TEXTS[5:])
-    assert sorted(load(folder, streaming=streaming)[0]) == sorted(TEXTS)
 
 
 def truncate(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sequence_encoder import (
     Objectives,
     PretrainingCollator,
     SequenceEncoderForMaskedLM,
-    SequenceEncoderModel,
     SequenceEncoderTokenizer,
     diffusion_bound,
 )
@@ -30,7 +28,6 @@ from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.pretraining_runs import losses, rewind, run_here, write_corpus
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
 from sequence_encoder.training.checkpoints import remove_checkpoint
-from sequence_encoder.training.pretraining.diffusion_bound import BoundWindows
 from sequence_encoder.training.pretraining.objective_metrics import means, sums_of
 
 DIFFUSION = Objectives(objective="diffusion")
@@ -167,21 +164,6 @@ def test_bound_of_a_uniform_model_is_the_size_of_the_vocabulary(
     assert model.training
 
 
-def test_windows_are_evaluated_at_evenly_spaced_rates(
-    tokenizer: SequenceEncoderTokenizer, windows: list[Window]
-) -> None:
-    data = BoundWindows(windows, 1, seed=1, rates=4)
-    shares = [data[place]["share"] for place in range(len(data))]
-    assert np.diff(np.array(shares).reshape(-1, 4)) == pytest.approx(np.full((len(windows), 3), 0.25))
-    assert np.diff(np.sort(shares)) == pytest.approx(np.full(len(shares) - 1, 1 / len(shares)))
-    collate = PretrainingCollator(tokenizer, DIFFUSION)
-    first, again = (collate([data[place] for place in range(len(data))]) for _ in range(2))
-    assert torch.equal(first["input_ids"], again["input_ids"])
-    count = (first["label_weights"] > 0).sum(dim=1)
-    expected = np.ceil(np.array(shares) * [window["length"] - 1 for window in windows for _ in range(4)])
-    assert count.tolist() == expected.tolist()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,28 +194,6 @@ def test_a_run_logs_the_bound_of_its_model(finished: Path) -> None:
     assert {name: last[f"eval_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_card_and_the_plot_explain_the_bound(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = (finished / "README.md").read_text()
-    for part in ("masked diffusion", "can therefore write", "bits per byte", "| loss_at_rate_0.95 |", "uniform from 0"):
-        assert part in card
-    assert "Loss At Rate" not in card
-    usage = re.search(r"Continue a text, or fill gaps in it:\n\n```python\n(.*?)```", card, re.DOTALL)
-    assert usage is not None
-    model, tokenizer = AutoModelForMaskedLM.from_pretrained(finished), AutoTokenizer.from_pretrained(finished)
-    exec(usage[1], {"model": model, "tokenizer": tokenizer})
-    assert "of the" in capsys.readouterr().out
-    assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_folder_is_an_ordinary_one(finished: Path) -> None:
-    filled = pipeline("fill-mask", model=str(finished))("One [MASK] of text.")
-    assert len(filled) == 5
-    vectors = SequenceEncoderModel.from_pretrained(finished).encode(
-        ["A text."], AutoTokenizer.from_pretrained(finished)
-    )
-    assert len(vectors) == 1
-
-
 def test_old_checkpoints_are_removed_completely(finished: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(finished / "checkpoint-4", tmp_path / "checkpoint-4")
     remove_checkpoint(checkpoint)
@@ -249,20 +209,6 @@ def test_a_resumed_run_has_the_same_losses(corpus: Path, finished: Path, tmp_pat
     assert [entry["eval_bound"] for entry in evaluations(output)] == [
         entry["eval_bound"] for entry in evaluations(finished)
     ]
-
-
-def test_a_checkpoint_of_another_family_continues(corpus: Path, tmp_path: Path, bert_folder: Path) -> None:
-    options = {"model": bert_folder, "config_overrides": None, "max_length": 16, "max_steps": 2}
-    trainer = run_here(corpus, tmp_path / "out", objective="diffusion", **options)
-    model: Any = trainer.model
-    assert type(model) is SequenceEncoderForMaskedLM
-    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
-    # A configuration of BERT does not have them, and writing needs them.
-    for name in ("cls_token_id", "sep_token_id", "mask_token_id"):
-        assert getattr(model.config, name) == getattr(tokenizer, name)
-    assert [math.isfinite(entry["bound"]) for entry in losses(tmp_path / "out")] == [True, True]
-    # Nothing is held out.
-    assert "eval_bound" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_sentence_order_is_off() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import sysconfig
 import warnings
@@ -170,11 +169,6 @@ def test_a_file_that_cannot_be_parsed_has_no_docstrings(tmp_path: Path, content:
     assert docstrings_of(file) == []
 
 
-def test_a_file_that_cannot_be_read_has_no_docstrings(tmp_path: Path) -> None:
-    assert docstrings_of(tmp_path / "missing.py") == []
-    assert docstrings_of(tmp_path) == []
-
-
 def test_a_file_is_read_in_its_declared_encoding(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_bytes('# coding: latin-1\n"""Über."""'.encode("latin-1"))
@@ -204,13 +198,6 @@ def test_texts_that_share_half_of_their_runs_are_duplicates() -> None:
     assert kept(long, less) == [long, less]
 
 
-def test_different_texts_of_the_same_words_are_kept() -> None:
-    text = words("a", 30)
-    backwards = " ".join(reversed(text.split()))
-    other = words("b", 30)
-    assert sorted(kept(text, backwards, other)) == sorted([text, backwards, other])
-
-
 def test_a_text_made_of_two_others_is_removed() -> None:
     one, other = words("a", 40), words("b", 40)
     both = f"{words('a', 15)} {words('b', 15)}"
@@ -237,41 +224,6 @@ def test_texts_shorter_than_a_run_are_compared_whole() -> None:
         ["one two three four", "One, two!", "two one"]
     )
     assert kept() == []
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_deduplication_does_not_depend_on_the_order_of_the_texts(
-    corpus: list[Docstring], real: list[Docstring], seed: int
-) -> None:
-    for docs in (corpus, real):
-        shuffled = random.Random(seed).sample(docs, len(docs))
-        assert without_near_duplicates(iter(shuffled)) == without_near_duplicates(docs)
-
-
-def test_a_text_made_of_parts_of_shorter_ones_is_removed() -> None:
-    parts = [f"{words('a', 16, first)} {words(f'own{first}x', 17)}" for first in range(0, 64, 16)]
-    docs = without_near_duplicates([doc(text, f"{i}.py") for i, text in enumerate([words("a", 64), *parts])])
-    assert len(docs) == len(parts)
-    for one in docs:
-        assert repeated([other for other in docs if other is not one], [one]) == []
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_split_keeps_all_texts_of_a_file_together(corpus: list[Docstring], seed: int) -> None:
-    train, test = split_by_file(corpus, seed=seed)
-    assert not {doc.path for doc in train} & {doc.path for doc in test}
-    assert Counter(train + test) == Counter(corpus)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_the_test_split_has_its_share_of_the_files(corpus: list[Docstring], share: float) -> None:
-    _, test = split_by_file(corpus, test_share=share)
-    assert len({doc.path for doc in test}) == share * len({doc.path for doc in corpus})
-
-
-def test_neither_split_of_a_tiny_corpus_is_empty() -> None:
-    train, test = split_by_file([doc("one", "1.py"), doc("two", "2.py")], test_share=0.01)
-    assert len(train) == len(test) == 1
 
 
 def test_the_seed_determines_the_split_and_its_order(corpus: list[Docstring]) -> None:
@@ -362,12 +314,6 @@ def test_the_libraries_with_the_most_documentation_are_chosen(disk: Disk) -> Non
     assert {doc.library for doc in read(max_libraries=2)} == {"most", "more"}
     assert {doc.library for doc in read(max_libraries=3)} == {"most", "more", "some"}
     assert Counter(doc.library for doc in read()) == counts
-
-
-def test_reading_documentation_is_deterministic(disk: Disk) -> None:
-    disk({name: {f"{i}.py": words(f"{name[0]}{i}x", 20) for i in range(5)} for name in ("alpha", "beta", "gamma")})
-    assert len(read()) == 15
-    assert read() == read()
 
 
 @pytest.mark.parametrize(("max_bytes", "expected"), [(10**6, 20), (3000, 7), (1, 1)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -22,13 +21,10 @@ from transformers import AutoTokenizer
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.__main__ import main
-from sequence_encoder.bulk.arguments import POOLINGS as ALLOWED_POOLINGS
 from sequence_encoder.bulk.vectors import Vectors
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.data import documentation
-from sequence_encoder.modeling.pooling import POOLINGS
 from sequence_encoder.tests.adaptation_runs import save_encoder
 from sequence_encoder.tests.corpus_runs import (
     LONG,
@@ -224,17 +220,6 @@ def test_a_folder_with_results_of_other_settings_is_kept(
     assert [file.read_bytes() for file in shards_in(output)] == before
 
 
-def test_a_run_of_an_earlier_version_continues(model: Path, tmp_path: Path) -> None:
-    corpus, output = write_rows(tmp_path / "rows.parquet", ROWS), tmp_path / "out"
-    embed(model, corpus, output)
-    file = output / ".sequence-encoder" / "settings.json"
-    settings = json.loads(file.read_text())
-    # Options that are not given are null, so that a folder without them is one with the defaults.
-    assert settings.pop("vectors") is None
-    file.write_text(json.dumps(settings))
-    assert embed(model, corpus, output).rows == len(ROWS)
-
-
 def test_a_folder_that_something_else_wrote_or_writes_is_kept(model: Path, corpus: Path, tmp_path: Path) -> None:
     notes = tmp_path / "mine" / "notes.txt"
     notes.parent.mkdir()
@@ -284,16 +269,6 @@ def test_a_bad_row_is_an_error_on_request(model: Path, tmp_path: Path, number: i
     assert len(shards_in(tmp_path / "out")) == place // 8
 
 
-def test_values_that_are_not_texts_are_bad_rows(model: Path, tmp_path: Path) -> None:
-    mixed = tmp_path / "mixed.jsonl"
-    mixed.write_text("".join(json.dumps({"text": value}) + "\n" for value in ["the cat", 3, None, ["a"], "a dog"]))
-    counts = embed(model, mixed, tmp_path / "mixed")
-    assert counts.bad == {"not a text": 2, "null": 1}
-    expected = encode(model, ["the cat", "a dog"])
-    found = [vector for vector in table_of(tmp_path / "mixed").column("embedding").to_pylist() if vector]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_damaged_texts_are_bad_rows(model: Path, tmp_path: Path) -> None:
     content = pa.array([b"the cat", b"\xff\xfe", b"a dog"], pa.binary())
     texts = pa.Array.from_buffers(pa.string(), 3, content.buffers())
@@ -319,40 +294,8 @@ def test_every_corpus_of_pretrain_can_be_embedded(
     np.testing.assert_allclose(found, encode(model, texts), rtol=1e-5, atol=1e-6)
 
 
-def test_the_command_says_what_it_did_and_where_it_is(
-    model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = arguments_of(model, corpus, tmp_path / "out", max_length=8)
-    main(["embed", *arguments, "--columns", "key", "number", "--normalize"])
-    shown = capsys.readouterr()
-    assert re.search(rf"30 rows of \d+ tokens are in {tmp_path / 'out'}\. ", shown.out)
-    assert "2 bad rows have no result (1 null, 1 too long). " in shown.out
-    assert "texts were truncated to the maximum length" in shown.out
-    assert "row/s" not in shown.err  # There is no terminal for a bar.
-
-
-def test_parquet_files_without_rows_are_skipped(model: Path, tmp_path: Path) -> None:
-    files = tmp_path / "files"
-    files.mkdir()
-    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), files / "0.parquet")
-    with pytest.raises(UsageError, match=f"--corpus {files} is empty"):
-        embed(model, files, tmp_path / "out")
-    parquet.write_table(pa.table({"text": ["the cat"]}), files / "1.parquet")
-    assert embed(model, files, tmp_path / "out").rows == 1
-
-
-def test_texts_among_other_values_are_copied_without_quotes(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"text": "the cat"}\n{"text": 3}\n')
-    embed(model, tmp_path / "rows.jsonl", tmp_path / "out", columns="text")
-    assert table_of(tmp_path / "out").column("text").to_pylist() == ["the cat", None]
-
-
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name, extra in (("embed_corpus", "embed"), ("SearchIndex", "search")):
         with pytest.raises(MissingLibraryError, match=rf"{name} needs pyarrow.*sequence-encoder\[{extra}\]"):
             getattr(sequence_encoder, name)
-
-
-def test_the_choices_are_those_of_the_model() -> None:
-    assert set(ALLOWED_POOLINGS) == set(POOLINGS)

@@ -13,9 +13,7 @@ from sentence_transformers.util import quantize_embeddings
 from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.bulk.arguments import check_libraries
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.command_line.extras import MissingLibraryError, is_installed
 from sequence_encoder.tests.adaptation_runs import save_encoder
 from sequence_encoder.tests.corpus_runs import LONG, NULL, assert_same_shards, embed, rows_of, table_of, write_rows
 
@@ -129,9 +127,3 @@ def test_a_full_disk_keeps_what_is_complete(model: Path, corpus: Path, tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert embed(model, corpus, tmp_path, format=file_format, shard_rows=len(ROWS)).rows == len(ROWS)
     assert [path.name for path in tmp_path.rglob("*") if re.match(r"incomplete-|.*\.part$", path.name)] == []
-
-
-@pytest.mark.skipif(is_installed("lancedb"), reason="LanceDB is installed")
-def test_lancedb_is_asked_for_before_anything_is_loaded() -> None:
-    with pytest.raises(MissingLibraryError, match=r"--format lance needs lancedb.*sequence-encoder\[search\]"):
-        check_libraries("embed", "lance")

@@ -16,7 +16,6 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
-    SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
     SequenceEncoderTokenizer,
     TaskAdapter,
@@ -24,14 +23,10 @@ from sequence_encoder import (
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.training.adaptation.arguments import AdaptedModelArguments
 from sequence_encoder.training.adaptation.encoder import encoder_of
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.reading import read_examples
-from sequence_encoder.training.adaptation.run import Adaptation, AdaptationArguments
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 from sequence_encoder.training.encoders import pooling_fields
-from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 st = pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")
 from sentence_transformers.sentence_transformer import modules as models  # noqa: E402
@@ -183,14 +178,6 @@ def test_arguments_override_the_folder(plain: Path, tmp_path: Path) -> None:
     )
 
 
-def test_truncate_dim_can_restore_the_full_size(plain: Path, tmp_path: Path) -> None:
-    theirs = sentence_model(plain, "truncated")
-    theirs.save_pretrained(str(tmp_path))
-    ours, tokenizer = convert(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    assert ours.encode(TEXTS, tokenizer).shape == (len(TEXTS), 5)
-    same(ours.encode(TEXTS, tokenizer, truncate_dim=24), theirs.encode(TEXTS, truncate_dim=24))
-
-
 def test_a_plain_encoder_uses_mean_pooling_and_is_saved_without_modules(plain: Path, tmp_path: Path) -> None:
     ours, tokenizer = convert(plain), AutoTokenizer.from_pretrained(plain)
     ours.save_pretrained(tmp_path / "ours")
@@ -198,29 +185,6 @@ def test_a_plain_encoder_uses_mean_pooling_and_is_saved_without_modules(plain: P
     tokenizer.save_pretrained(tmp_path / "ours")
     expected = st.SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(TEXTS)
     same(ours.encode(TEXTS, tokenizer), expected)
-
-
-def test_prompts_changed_in_sentence_transformer_are_saved(plain: Path, tmp_path: Path) -> None:
-    sentence_model(plain, "default prompt").save_pretrained(str(tmp_path / "theirs"))
-    ours = convert(tmp_path / "theirs")
-    save_sentence_transformer(tmp_path / "ours", ours, AutoTokenizer.from_pretrained(plain))
-    loaded = st.SentenceTransformer(str(tmp_path / "ours"), device="cpu")
-    loaded.prompts["q"] = "return "
-    loaded.save_pretrained(str(tmp_path / "changed"))
-    changed = AutoModel.from_pretrained(tmp_path / "changed")
-    same(changed.encode(TEXTS, loaded.tokenizer), loaded.encode(TEXTS))
-    same(changed.encode(TEXTS, loaded.tokenizer, prompt_name="document"), loaded.encode(TEXTS, prompt=""))
-
-
-def test_further_pretraining_keeps_the_embedding_recipe(plain: Path, tmp_path: Path) -> None:
-    sentence_model(plain, "normalize").save_pretrained(str(tmp_path / "theirs"))
-    convert(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
-    for kind, keeps in ((SequenceEncoderForMaskedLM, True), (SequenceEncoderForSequenceClassification, False)):
-        model = kind.from_pretrained(tmp_path / "ours")
-        assert model.base_model.embedding_recipe.pooling == ("cls",)
-        model.save_pretrained(tmp_path / kind.__name__)
-        again = SequenceEncoderModel.from_pretrained(tmp_path / kind.__name__)
-        assert (again.embedding_recipe is not None) == keeps
 
 
 def test_a_stale_modules_json_is_reported(
@@ -327,19 +291,6 @@ def test_adapt_trains_the_model_that_the_folder_describes(plain: Path, layout: s
     assert [type(module) for module in model][1:] == [type(module) for module in theirs][1:]
     assert task.model(checkpoint, "cls", 10)[1].pooling_mode == "cls"
     assert task.model(checkpoint, None, 10).max_seq_length == 10
-
-
-def test_adapt_uses_the_maximum_length_of_the_folder(plain: Path, tmp_path: Path) -> None:
-    old_layout(plain, tmp_path / "old")
-    pairs = tmp_path / "pairs.csv"
-    pairs.write_text("text,text_pair\n" + "".join(f"a model {n},a text {n}\n" for n in range(9)))
-    asked = {"task": "embedding", "model": str(tmp_path / "old")}
-    for length, expected in ((None, 6), (9, 9)):
-        arguments = AdaptationArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
-        model = AdaptedModelArguments(**asked, max_length=length)
-        recipe = read_examples(Adaptation(model, TaskDataArguments(train_file=str(pairs)), arguments))
-        recipe.prepare(*encoder_of(str(tmp_path / "old"), tmp_path / "ours", any_family=False, may_write=True))
-        assert recipe.max_length == expected
 
 
 def test_heads_use_the_pooling_of_the_folder_or_the_argument(plain: Path, tmp_path: Path) -> None:

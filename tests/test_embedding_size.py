@@ -14,7 +14,6 @@ from sequence_encoder import (
     PRESETS,
     SequenceEncoderConfig,
     SequenceEncoderForMaskedLM,
-    SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
 )
 
@@ -55,19 +54,6 @@ def test_tied_embeddings_stay_tied_when_the_vocabulary_grows(
     assert model.eval()(ids, attention_mask=mask).logits.shape == (3, 11, 101)
 
 
-def test_a_classifier_trains_all_parameters(tiny_config: TinyConfig, ragged: MakeBatch) -> None:
-    for preset in ("bert", "modernbert"):
-        model = SequenceEncoderForSequenceClassification(tiny_config(preset, embedding_size=14, num_labels=3))
-        ids, mask = ragged([5, 11, 2])
-        model(ids, attention_mask=mask, labels=torch.tensor([0, 2, 1])).loss.backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-def test_an_embedding_size_equal_to_hidden_size_becomes_none(tiny_config: TinyConfig) -> None:
-    assert tiny_config(embedding_size=24).embedding_size is None
-    assert tiny_config(embedding_size=24).to_diff_dict() == tiny_config().to_diff_dict()
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -82,12 +68,6 @@ def test_an_embedding_size_equal_to_hidden_size_becomes_none(tiny_config: TinyCo
 def test_invalid_embedding_sizes_are_rejected(tiny_config: TinyConfig, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(**overrides)
-
-
-def test_inputs_embeds_of_the_wrong_size_are_rejected(tiny_config: TinyConfig) -> None:
-    model = SequenceEncoderModel(tiny_config(embedding_size=14))
-    with pytest.raises(ValueError, match=r"embedding_size=14.*got \(1, 3, 24\)"):
-        model(inputs_embeds=torch.zeros(1, 3, 24))
 
 
 def test_embeddings_are_scaled_by_the_root_of_embedding_size(tiny_config: TinyConfig) -> None:

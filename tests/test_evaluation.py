@@ -246,15 +246,6 @@ def test_the_advice_comes_true(
     assert re.findall(r'<circle [^>]*r="5" fill="([^"]+)"', page) == ["var(--c1)"]
 
 
-@pytest.mark.parametrize(
-    ("top", "ticks"),
-    [(0.21, "0.00 0.05 0.10 0.15 0.20 0.25"), (0.63, "0.0 0.2 0.4 0.6 0.8"), (1, "0.0 0.2 0.4 0.6 0.8 1.0")],
-)
-def test_ticks_are_round(top: float, ticks: str) -> None:
-    chart = charts.curves({"file": [(0, 0), (1, top)]}, {"file": "red"})
-    assert re.findall(r'text-anchor="end">([\d.]+)<', chart) == ticks.split()
-
-
 def test_wrong_labels_at_home_are_listed(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,15 +282,6 @@ def test_wrong_labels_at_home_are_listed(
     main([*command, "--output_dir", "report", "--overwrite"])
     assert "look wrong" not in capsys.readouterr().out
     assert not Path("report/suspicious_labels.csv").exists()
-
-
-def test_every_line_of_a_chart_has_its_colour_and_its_name_below() -> None:
-    names = [f"file {index}" for index in range(10)]
-    chart = charts.curves({name: [(0, 0), (1, 1)] for name in names}, charts.colors_of(names))
-    assert len(set(re.findall(r'stroke="([^"]+)" stroke-width', chart))) == 10
-    places = [int(place) for place in re.findall(r'y="(\d+)">file', chart)]
-    (height,) = map(int, re.findall(r'viewBox="0 0 \d+ (\d+)"', chart))
-    assert charts.HEIGHT < places[0] < places[-1] < height
 
 
 ROW = {"text": "red cat", "label": "red"}

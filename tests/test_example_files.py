@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.data.corpus import CorpusArguments, load_corpus
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.examples.loading import load_examples
@@ -126,22 +125,6 @@ def test_training_examples_without_a_label_yet_are_left_out(
     assert "line 3 of held-out.csv has ''" in error_of(read, content, task=task, validation_file="held-out.csv")
 
 
-def test_errors_name_the_lines_of_a_file_with_missing_labels(read: Read) -> None:
-    assert "line 4 of train.csv has 'x'." in error_of(read, "text,label\na,1\nb,\nc,x\n", task="regression")
-    assert "line 5 of train.csv has '1.0'" in error_of(read, "text,label\na,1\nb,\nc,y\nd,1.0\n")
-
-
-def test_errors_name_the_file_of_a_row(read: Read) -> None:
-    Path("parts").mkdir()
-    Path("parts/a.csv").write_text("text,label\na,1\nb,2\n")
-    assert "; line 3 of parts/b.csv has '?'." in error_of(
-        read, "text,label\na,1\nb,?\n", "parts/b.csv", "regression", validation_file="parts/a.csv"
-    )
-    assert "; line 3 of parts/b.csv has '?'." in error_of(
-        read, "text,label\na,1\nb,2\n", "train.csv", "regression", validation_file="parts"
-    )
-
-
 def test_parquet_rows_are_counted_from_one(read: Read, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     rows = [{"text": "a", "text_pair": "b", "label": label} for label in (1.0, None)]
@@ -242,21 +225,10 @@ def test_labels_that_would_become_one_are_refused(read: Read, labels: list[Any],
         assert f"line 2 of train.csv has {first} and line 4 of train.csv has {second}" in error_of(read, rows)
 
 
-def test_true_is_not_the_number_1(read: Read) -> None:
-    _, task = read('{"text":"a","label":1.0}\n{"text":"b","label":true}\n', "train.jsonl")
-    assert task.labels == ["1", "True"]
-
-
 def test_labels_that_differ_in_case_are_printed(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     _, task = read("text,label\na,pos\nb,Pos\nc,pos\n")
     assert task.labels == ["Pos", "pos"]
     assert "Pos and pos differ only in case; they remain different labels." in capsys.readouterr().out
-
-
-def test_texts_that_look_like_numbers_are_unchanged(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
-    rows, _ = read("text,label\n007,a\n1e5,b\nNA,a\n,b\n")
-    assert [row["text"] for row in rows] == ["007", "1e5", "NA", ""]
-    assert "--text_column text: 1 of the 4 train texts is empty." in capsys.readouterr().out
 
 
 def test_an_unused_column_of_mixed_types_is_ignored(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,43 +261,3 @@ def test_an_unsupported_encoder_is_rejected_with_a_hint_to_adapter_tuning(tmp_pa
         run("classification", tmp_path / "gpt2", tmp_path / "out", **files)
     results = run("classification", tmp_path / "gpt2", tmp_path / "out", tuning="adapter", num_train_epochs=1, **files)
     assert results.trained == 3 * 24 + 3
-
-
-@pytest.mark.parametrize(
-    ("content", "name", "options"),
-    [
-        (GERMAN.replace(",", "\t"), "a.tsv", {}),
-        (GERMAN.replace(",", ";"), "a.csv", {"delimiter": ";"}),
-        (GERMAN.encode("latin-1"), "a.csv", {"encoding": "latin-1"}),
-        ("schön\nöde\n".encode("latin-1"), "a.txt", {"encoding": "latin-1"}),
-        ("schön\nöde\n".encode("utf-8-sig"), "a.txt", {}),
-        ("schön\nöde\n".encode("utf-16"), "a.txt", {}),
-        ('{"text": "schön"}\n{"text": "öde"}\n'.encode("utf-8-sig"), "a.jsonl", {}),
-        ('{"text": "schön"}\n{"text": "öde"}\n'.encode("latin-1"), "a.jsonl", {"encoding": "latin-1"}),
-    ],
-)
-def test_a_corpus_supports_the_same_formats(
-    tmp_path: Path, content: str | bytes, name: str, options: dict[str, Any]
-) -> None:
-    file = tmp_path / name
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    train, _ = load_corpus(CorpusArguments(corpus=str(file), **options), tmp_path, 0)
-    assert list(train["text"]) == ["schön", "öde"]
-
-
-@pytest.mark.parametrize(
-    ("content", "name", "message"),
-    [
-        (GERMAN.replace(",", ";"), "a.csv", "Pass --delimiter ';'"),
-        ("text,text\na,b\n", "a.csv", "several columns named text"),
-        ("schön\n".encode("latin-1"), "a.txt", r"is not utf-8: byte 3 \(line 1\) is 0xf6\. .*--encoding latin-1"),
-        ('{"text": "ö"}\n'.encode("latin-1"), "a.jsonl", r"is not utf-8: byte 10 \(line 1\) is 0xf6"),
-    ],
-)
-def test_an_invalid_corpus_is_rejected_with_the_same_remedies(
-    tmp_path: Path, content: str | bytes, name: str, message: str
-) -> None:
-    file = tmp_path / name
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(UsageError, match=message):
-        load_corpus(CorpusArguments(corpus=str(file)), tmp_path, 0)

@@ -12,8 +12,6 @@ import torch
 
 from sequence_encoder import AttentionMap, SequenceEncoderForSequenceClassification, explain
 from sequence_encoder.__main__ import main
-from sequence_encoder.explanation.arguments import METHOD_NAMES
-from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.tests.explained_models import build
 from sequence_encoder.tests.texts import tokenizer_of
 
@@ -126,15 +124,6 @@ def test_mistakes_are_reported(
     Path("texts.csv").write_text(content)
     with pytest.raises(SystemExit, match=message):
         main(["explain", str(folder), "--text_file", "texts.csv", *options])
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"is not a saved model: it has no config\.json"):
-        main(["explain", str(tmp_path), "--text", "files"])
-
-
-def test_the_command_knows_all_methods() -> None:
-    assert tuple(METHODS) == METHOD_NAMES
 
 
 def test_the_console_shows_some_of_many_explanations_that_are_saved(

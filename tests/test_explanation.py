@@ -134,29 +134,6 @@ def test_words_are_those_of_the_text_for_every_kind_of_tokenizer() -> None:
         assert [word.text for word in words if word.source == 1] == ["a", "second", "text"]
 
 
-def test_pieces_are_words_in_scripts_without_spaces() -> None:
-    pieces = Tokenizer(
-        models.Unigram([("<unk>", 0.0), *((piece, -2.0) for piece in ["▁", "我", "喜欢", "电影", "。", "a", "b"])], 0)
-    )
-    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
-    unigram = PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>")
-    for tokenizer, words in (
-        (unigram, ["我", "喜欢", "电影", "。", "ab"]),
-        (tokenizer_of("byte_level_bpe"), [*"我喜欢电影。", "ab"]),
-    ):
-        assert [word.text for word in row_of(tokenizer, ["我喜欢电影。 ab"], None)[1]] == words
-
-
-def test_leaving_out_words_is_reading_a_shorter_text(built: Build) -> None:
-    model, tokenizer, _ = built("label")
-    (found,) = explain(model, tokenizer, "Return the text", target="good", removal="leave_out")
-    values = [
-        explain(model, tokenizer, text, target="good", measure=False)[0].value for text in ("Return text", "the text")
-    ]
-    assert found.scores[1] == pytest.approx(found.value - values[0], abs=1e-4)
-    assert found.scores[0] == pytest.approx(found.value - values[1], abs=1e-4)
-
-
 def test_a_text_without_tokens_has_no_number(built: Build) -> None:
     model, _, _ = built("label")
     words = Tokenizer(models.WordLevel({"<unk>": 0, "text": 1, "files": 2}, "<unk>"))
@@ -221,16 +198,6 @@ def test_a_target_may_be_chosen(built: Build) -> None:
     (first, *_) = explain(model, tokenizer, texts)
     named = explain(model, tokenizer, texts, target=texts[0][first.target.start : first.target.end])
     assert named[0].scores == first.scores
-
-
-def test_labels_may_end_with_an_o(built: Build) -> None:
-    model, tokenizer, texts = built("entity", id2label={0: "GEO", 1: "INFO", 2: "O", 3: "O"})
-    outputs = model(**tokenizer(texts, return_tensors="pt")).logits[0, 1:-1].argmax(-1).tolist()
-    kinds = {model.config.id2label[index] for index in outputs} - {"O"}
-    assert {each.target.name.rpartition(" ")[2] for each in explain(model, tokenizer, texts)} == {
-        f"({k})" for k in kinds
-    }
-    assert kinds
 
 
 def test_texts_without_entities_of_a_label_have_no_explanations(built: Build) -> None:

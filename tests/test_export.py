@@ -5,11 +5,9 @@ Tracing takes seconds, so tests share four exported models of one layer. `tests/
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +28,10 @@ from sequence_encoder.bulk.models import load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.conversion.source import Source
-from sequence_encoder.modeling.pooling import POOLINGS
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.runtimes import comparison, exporting, requirements
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
-from sequence_encoder.tests.exported_runs import record_shapes
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 EXPORTERS = pytest.mark.since("transformers", "5.23", "runs exported models")
@@ -160,46 +156,6 @@ def test_an_exported_encoder_takes_any_size(
 
 
 @traced
-@pytest.mark.parametrize("to", FORMATS)
-def test_texts_of_similar_length_run_together(
-    encoders: dict[str, tuple[Any, Path]], to: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, folder = encoders[to]
-    exported = load(folder)
-    shapes = record_shapes(exported, monkeypatch)
-    texts = ["word " * (1 + number * 7 % 25) for number in range(60)]
-    expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True)
-    assert_same(exported.encode(texts, convert_to_tensor=True), expected, 1e-5)
-    ids = tokenizer_of()(texts)["input_ids"]
-    assert 1 < len(shapes) < 5
-    assert sum(shape.numel() for shape in shapes) < 1.5 * sum(map(len, ids))
-    # `encode` sorts the texts first. Others may call this method with texts in any order.
-    assert_same(exported.encode_batch(ids, model.embedding_recipe.pooling), expected, 1e-5)
-
-
-@traced
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_channels_are_pooled_in_parts(encoders: dict[str, tuple[Any, Path]], pooling: str) -> None:
-    model, folder = encoders["openvino"]
-    ids = [tokenizer_of()(" ".join(TEXTS[number % 5 :]))["input_ids"][:40] for number in range(40)]
-    # More numbers than one thread pools, and few enough for parts.
-    assert model.config.hidden_size * 40 * 40 > 32_768 > 16 * 40 * 40
-    with torch.no_grad():
-        expected = model.encode_batch(ids, (pooling,))
-    assert_same(load(folder).encode_batch(ids, (pooling,)), expected, 1e-5)
-
-
-@traced
-def test_masks_may_leave_out_tokens_inside_a_text(encoders: dict[str, tuple[Any, Path]], ragged: Build) -> None:
-    model, folder = encoders["openvino"]
-    exported = ExportedEncoder.from_pretrained(folder)
-    ids, mask = ragged([11, 5, 7])
-    mask[:, 2:4] = 0
-    states = model(ids, attention_mask=mask).last_hidden_state
-    assert_same(exported(input_ids=ids, attention_mask=mask).last_hidden_state, states, 1e-5)
-
-
-@traced
 def test_a_graph_computes_padding_in_attention_alone(encoders: dict[str, tuple[Any, Path]]) -> None:
     import onnx
     import openvino
@@ -220,16 +176,6 @@ def test_a_graph_computes_padding_in_attention_alone(encoders: dict[str, tuple[A
     # One row of tokens, or the vectors of texts.
     assert [row for row in rows if len(row) == 3 and row[0] != 1] == []
     assert [len(row) for row in rows].count(3) == 12
-
-
-@traced
-def test_torch_alone_runs_a_program(encoders: dict[str, tuple[Any, Path]], ragged: Build) -> None:
-    model, folder = encoders["torch"]
-    ids, mask = ragged([11, 5, 7])
-    outputs = torch.export.load(folder / "model.pt2").module()(attention_mask=mask, input_ids=ids)
-    # Torch could not load a program that returns a class of transformers without it.
-    assert type(outputs) is dict
-    assert_same(outputs["last_hidden_state"], model(ids, attention_mask=mask).last_hidden_state, 1e-5)
 
 
 @traced
@@ -372,31 +318,6 @@ def test_pipelines_run_exported_models(
     assert "not supported" not in caplog.text
 
 
-@traced
-@pytest.mark.parametrize("to", FORMATS)
-def test_threads_share_an_exported_encoder(encoders: dict[str, tuple[Any, Path]], to: str) -> None:
-    exported = load(encoders[to][1])
-    texts = TEXTS[:4]
-    expected = exported.encode(texts, convert_to_tensor=True)
-    with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda _: exported.encode(texts, convert_to_tensor=True), range(40)):
-            assert_same(found, expected, 1e-6)
-
-
-@traced
-def test_runtimes_use_as_many_threads_as_torch(encoders: dict[str, tuple[Any, Path]]) -> None:
-    threads = torch.get_num_threads()
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            loaded = (ExportedEncoder.from_pretrained(encoders[to][1], device="cpu") for to in ("onnx", "openvino"))
-            onnx, openvino = (next(iter(each.exported.runners.values())) for each in loaded)
-            assert onnx.session.get_session_options().intra_op_num_threads == number
-            assert openvino.compiled_model.get_property("INFERENCE_NUM_THREADS") == number
-    finally:
-        torch.set_num_threads(threads)
-
-
 @EXPORTERS
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_a_server_embeds_with_an_exported_encoder(encoders: dict[str, tuple[Any, Path]], to: str) -> None:
@@ -430,18 +351,6 @@ def test_an_export_never_replaces_its_source(build: Build, tmp_path: Path) -> No
     with pytest.raises(FileExistsError, match="which this command reads"):
         export(model, tokenizer_of(), tmp_path / "model", replace=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
-
-
-@traced
-def test_a_model_is_unchanged_by_its_export(encoders: dict[str, tuple[Any, Path]]) -> None:
-    for model, _ in encoders.values():
-        assert "forward" not in vars(model)
-        again = copy.deepcopy(model)
-        again.embed_tokens.weight.data.zero_()
-        ids = torch.tensor([[5, 6], [7, 8]])
-        states = model(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
-        assert states[0].shape[:2] == (2, 2)
-        assert not torch.equal(again(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
 @pytest.mark.parametrize(("to", "missing"), [("onnx", "onnxscript"), ("onnx", "onnxruntime"), ("openvino", "openvino")])

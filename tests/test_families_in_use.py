@@ -10,14 +10,14 @@ import numpy as np
 import peft
 import pytest
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from sequence_encoder import SequenceEncoderModel, convert
 from sequence_encoder.conversion.command import convert_checkpoint
 from sequence_encoder.conversion.source_models import FAMILIES as CONVERTED
 from sequence_encoder.tests.adaptation_runs import run, write_examples
-from sequence_encoder.tests.family_folders import FAMILIES, NLI, SINCE, add_modules, save
+from sequence_encoder.tests.family_folders import FAMILIES, SINCE, add_modules, save
 from sequence_encoder.tests.remote_code_models import encoder
 from sequence_encoder.tests.remote_code_models import save as save_remote_code
 
@@ -77,27 +77,6 @@ def test_sentence_vectors_of_code_on_the_hub_follow_its_formulas(tmp_path: Path,
         states = encoder(family).states(encoder(family).weights(), ids, torch.ones_like(ids))
         expected = torch.nn.functional.normalize(states.mean(dim=1), dim=-1)[0]
         np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_scores_of_pairs_and_zero_shot_labels_equal_the_original(tmp_path: Path, family: str) -> None:
-    labels = {"id2label": NLI, "label2id": {label: index for index, label in NLI.items()}}
-    theirs = save(tmp_path / "theirs", family, "ForSequenceClassification", **labels)
-    convert_checkpoint(str(theirs), str(tmp_path / "ours"))
-    original, converted = (CrossEncoder(str(tmp_path / name), device="cpu") for name in ("theirs", "ours"))
-    pairs = [(one, other) for one in TEXTS for other in TEXTS]
-    expected = original.predict(pairs)
-    assert np.ptp(expected, axis=0).min() > 1e-2
-    np.testing.assert_allclose(converted.predict(pairs), expected, rtol=0, atol=1e-5)
-    expected, found = (
-        pipeline("zero-shot-classification", model=each.model, tokenizer=each.tokenizer, device="cpu")(
-            TEXTS, candidate_labels=["animals", "software"]
-        )
-        for each in (original, converted)
-    )
-    for one, other in zip(found, expected, strict=True):
-        assert one["labels"] == other["labels"]
-        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
 
 
 @each_mechanism

@@ -111,21 +111,6 @@ def test_an_interrupted_run_keeps_its_folds_and_ends_with_the_same_model(
     assert not list(tmp_path.glob(".*-adaptation"))
 
 
-def test_all_seeds_start_from_the_same_fit_and_keep_it_if_training_does_not_help(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # With a dense layer of random weights, the fit is only good for these weights.
-    dense, train, trained = save_encoder(tmp_path / "encoder", classifier_head="dense"), Trainer.train, []
-    monkeypatch.setattr(Trainer, "train", lambda *given, **options: (trained.append(1), train(*given, **options))[1])
-    rows = examples_of("classification", 60, 0)
-    files = {f"{split}_file": write(tmp_path / f"{split}.jsonl", rows) for split in ("train", "test")}
-    run("classification", dense, tmp_path / "out", **files, seeds=2, num_train_epochs=1, learning_rate=1)
-    report = report_of(tmp_path / "out")
-    assert report["tuning"] == "linear"
-    assert len(trained) == 3
-    assert report["metrics"]["test"]["accuracy"]["values"] == [1, 1]
-
-
 def test_a_diverged_fold_leaves_no_folds_behind(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, steps = Trainer.training_step, Counter[str]()
 
@@ -162,13 +147,6 @@ def test_noise_gets_a_strong_penalty_and_a_clear_pattern_a_weak_one() -> None:
     assert LinearFit(kind, vectors, (vectors[:, 0] > 0).astype(int), 2).strength >= 10
 
 
-def test_a_class_with_a_single_example_does_not_stop_the_choice_of_the_penalty() -> None:
-    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
-    labels = (vectors[:, 0] > 0).astype(int)
-    labels[0] = 2
-    assert LinearFit("single_label_classification", vectors, labels, 3).strength >= 10
-
-
 def test_a_linear_fit_takes_labels_that_no_example_has() -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     two = LinearFit("single_label_classification", vectors, (vectors[:, 0] > 0).astype(int), 3).head()
@@ -180,12 +158,6 @@ def test_a_linear_fit_takes_labels_that_no_example_has() -> None:
     assert found[:, 2].all()
     one = LinearFit("single_label_classification", vectors, np.full(20, 1), 3).head()
     assert set(one(vectors).argmax(1)) == {1}
-
-
-def test_a_linear_fit_to_equal_vectors_has_small_weights() -> None:
-    noise = np.random.default_rng(0).normal(size=(40, 32))
-    vectors = (2 + 1e-6 * noise).astype(np.float32)
-    assert abs(LinearFit("single_label_classification", vectors, np.arange(40) // 38, 2).head().weight).max() < 1
 
 
 def test_fine_tuning_is_dropped_only_if_it_is_clearly_worse() -> None:
@@ -211,18 +183,6 @@ def test_folds_have_the_classes_in_equal_shares(count: int, folds: int) -> None:
         assert abs(Counter(strata[row] for row in fold)["a"] / len(fold) - 0.25) < 0.1
 
 
-def test_the_validation_examples_have_the_classes_in_equal_shares(encoder: Path, tmp_path: Path) -> None:
-    rows = examples_of("classification", 40, 0)
-    rows = [{**row, "label": "rare" if index < 4 else "frequent"} for index, row in enumerate(rows)]
-    file = write(tmp_path / "train.jsonl", rows)
-    options = {"validation_share": 0.5, "num_train_epochs": 1}
-    run("classification", encoder, tmp_path / "out", train_file=file, **options)
-    report = report_of(tmp_path / "out")
-    assert report["tuning"] == "full"
-    counts = report["confusion_matrix"]["counts"]
-    assert sorted(map(sum, counts)) == [2, 18]
-
-
 def test_few_examples_are_repeated_and_options_that_are_set_stay(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,26 +200,6 @@ def test_few_examples_are_repeated_and_options_that_are_set_stay(
     assert "12 examples are too few for a comparison" in output
     report = report_of(tmp_path / "out")
     assert report["metrics"]["validation"]["loss"]["mean"] == report["baselines"]["linear_head"]["validation"]["loss"]
-
-
-def test_every_task_has_a_plan_for_few_examples(
-    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plans = {"qa": "20 epochs, batches of 16", "embedding": "3 epochs, batches of 32"}
-    for task, plan in plans.items():
-        file = write(tmp_path / f"{task}.jsonl", examples_of(task, 13, 0))
-        run(task, encoder, tmp_path / task, train_file=file)
-        assert f"Plan for 12 examples: {plan}, a learning rate of 0.0001." in capsys.readouterr().out
-    # The result of the first training embeds texts already.
-    run("embedding", tmp_path / "embedding", tmp_path / "again", train_file=file)
-    assert "batches of 32, a learning rate of 2e-05." in capsys.readouterr().out
-
-
-def test_wider_encoders_get_smaller_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wide = save_encoder(tmp_path / "wide", hidden_size=768, num_hidden_layers=1)
-    file = write(tmp_path / "train.jsonl", examples_of("qa", 13, 0))
-    run("qa", wide, tmp_path / "out", train_file=file, num_train_epochs=1)
-    assert "a learning rate of 5e-05." in capsys.readouterr().out
 
 
 def test_equal_texts_are_in_the_same_fold() -> None:

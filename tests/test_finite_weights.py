@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.saving.finite_weights import find_non_finite
 from sequence_encoder.saving.whole_folders import atomic_folder
 
@@ -54,15 +54,6 @@ def test_weights_that_are_not_finite_do_not_overwrite_others(
     with pytest.raises(ValueError, match=rf"NaN or infinite in head.norm.bias, and would replace those in {tmp_path}"):
         spoil(model, float("inf"), "head.norm.bias").save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
-
-
-def test_a_task_adapter_is_checked_too(tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    adapter = TaskAdapter(SequenceEncoderModel(tiny_config()), num_classes=3)
-    adapter.save_pretrained(tmp_path)
-    TaskAdapter.from_pretrained(tmp_path)
-    assert "NaN" not in caplog.text
-    with pytest.raises(ValueError, match=r"TaskAdapter are NaN or infinite in classifier.bias, and would replace"):
-        spoil(adapter, float("nan"), "classifier.bias").save_pretrained(tmp_path)
 
 
 def test_replacing_a_whole_folder_keeps_its_finite_weights(tiny_config: Build, tmp_path: Path) -> None:

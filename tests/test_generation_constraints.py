@@ -219,24 +219,6 @@ def test_banned_words_are_exactly_what_a_token_would_complete() -> None:
                 assert (token not in tokens) == completed
 
 
-def test_texts_that_are_written_in_any_order_have_no_banned_words() -> None:
-    words = [[4], *[[token, other] for token in range(5, 16) for other in range(5, 14)], [14, 15, 16], [17, 17]]
-    constraints = [BannedWords(words, 20), BannedTokens([0, 1, MASK, 3], 20)]
-    for _ in range(10):
-        row = write(constraints, [5, *[MASK] * 10, 6, MASK], 20)
-        assert row[0] == 5
-        assert row[11] == 6
-        assert not any(row[start : start + len(word)] == word for word in words for start in range(len(row)))
-
-
-def test_only_sequences_of_several_tokens_are_joint() -> None:
-    constraint = BannedWords([[3], [4]], 6)
-    assert not constraint.joint
-    assert allowed(constraint, [MASK, 3, MASK], 6) == {0: {0, 1, 2, 5}, 2: {0, 1, 2, 5}}
-    assert not AllowedTokens.joint
-    assert not BannedTokens.joint
-
-
 def test_allowed_tokens_hold_everywhere_or_at_their_positions() -> None:
     assert allowed(AllowedTokens([3, 4], 6), [MASK, 3, MASK], 6) == {0: {3, 4}, 2: {3, 4}}
     at = AllowedTokens({2: [5], 1: [4], 7: [3, 4]}, 6)

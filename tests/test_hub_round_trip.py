@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 
-from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter, convert
+from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter
 from sequence_encoder.tests.hub_client import ClientError, HubClient, outputs
 from sequence_encoder.tests.hub_repositories import LARGE_SIZE
 from sequence_encoder.tests.hub_server import Hub
-from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 Build = Callable[..., Any]
 Outputs = list[list[Any]]
@@ -98,20 +96,6 @@ def test_a_pushed_model_loads_by_its_name_with_the_same_outputs(
     assert not files["config.json"].large
 
 
-def test_only_who_lacks_the_package_runs_the_code_of_a_repository(
-    user: HubClient, reader: HubClient, settings: dict[str, bool], name: str, saved: Build
-) -> None:
-    folder, expected = saved("AutoModel")
-    for path in Path(folder).glob("*.py"):
-        path.write_text("raise RuntimeError('this was run')")
-    user.call("upload", folder, name)
-    if settings["package"]:
-        assert reader.call("load", "AutoModel", name) == expected
-    else:
-        with pytest.raises(ClientError, match="this was run"):
-            reader.call("load", "AutoModel", name)
-
-
 def test_a_pushed_adapter_loads_by_its_name_with_the_same_outputs(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
 ) -> None:
@@ -121,41 +105,6 @@ def test_a_pushed_adapter_loads_by_its_name_with_the_same_outputs(
     expected = outputs(getattr(transformers, auto_class).from_pretrained(tmp_path))
     assert reader.call("load", auto_class, name) == expected
     assert "the encoder is frozen" in hub.files(name)["README.md"].content.decode()
-
-
-def test_a_model_and_its_tokenizer_share_a_repository(
-    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
-) -> None:
-    folder, expected = saved("AutoModelForMaskedLM")
-    user.call("push", "AutoModelForMaskedLM", folder, name)
-    user.call("push", "AutoTokenizer", folder, name)
-    assert reader.call("load", "AutoModelForMaskedLM", name) == expected
-    assert reader.call("tokenize", name, TEXT) == SequenceEncoderTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
-
-
-def test_encode_follows_the_embedding_recipe_of_a_repository(
-    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
-) -> None:
-    folder = saved("AutoModel")[0]
-    model, tokenizer = transformers.AutoModel.from_pretrained(folder), SequenceEncoderTokenizer.from_pretrained(folder)
-    options = {"pooling": "cls", "normalize_embeddings": True, "max_length": 6}
-    save_sentence_transformer(tmp_path / "model", model, tokenizer, **options)
-    user.call("push", "AutoModel", str(tmp_path / "model"), name)
-    user.call("push", "AutoTokenizer", str(tmp_path / "model"), name)
-    assert "1_Pooling/config.json" in hub.files(name)
-    expected = torch.from_numpy(model.encode([TEXT, "leaves"], tokenizer, **options))
-    torch.testing.assert_close(torch.tensor(reader.call("encode", name, [TEXT, "leaves"])), expected)
-
-
-def test_an_adapter_uses_the_pooling_of_a_pushed_encoder_of_another_family(
-    user: HubClient, name: str, saved: Build, tmp_path: Path
-) -> None:
-    folder = saved("AutoModel", pooler_act="tanh")[0]
-    model, tokenizer = transformers.AutoModel.from_pretrained(folder), SequenceEncoderTokenizer.from_pretrained(folder)
-    save_sentence_transformer(tmp_path / "model", model, tokenizer, pooling="cls")
-    convert(model, to="bert").save_pretrained(tmp_path / "model")
-    user.call("upload", str(tmp_path / "model"), name)
-    assert user.call("pooling_of_adapter", name) == "cls"
 
 
 def test_the_card_of_a_pushed_model_is_valid(hub: Hub, user: HubClient, name: str, saved: Build) -> None:
@@ -191,19 +140,6 @@ def test_weights_of_an_earlier_push_are_removed(
     assert (index is None) == (sizes[1] == "1GB")
 
 
-@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}, {"variant": "other"}], ids=str)
-def test_push_to_hub_while_saving_pushes_the_saved_files(
-    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path, options: dict[str, Any]
-) -> None:
-    (folder, _), (other, expected) = saved("AutoModel", 1), saved("AutoModel", 2)
-    (tmp_path / "notes.txt").write_text("mine")
-    message = {"commit_message": "Mine", "private": False}
-    files = user.call("save_and_push", "AutoModel", folder, other, str(tmp_path), name, **options, **message)
-    assert {*files, "README.md", ".gitattributes"} - {"notes.txt"} == set(hub.files(name))
-    assert hub.repositories[name].branches["main"].message == "Mine"
-    assert reader.call("load", "AutoModel", name, **{k: v for k, v in options.items() if k == "variant"}) == expected
-
-
 def test_an_invalid_repository_name_is_rejected_before_anything_is_saved(
     user: HubClient, saved: Build, tmp_path: Path
 ) -> None:
@@ -211,16 +147,6 @@ def test_an_invalid_repository_name_is_rejected_before_anything_is_saved(
     with pytest.raises(ClientError, match="Repo id must"):
         user.call("save_and_push", "AutoModel", folder, folder, str(tmp_path / "model"), "not a/repo id")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_every_revision_keeps_its_weights(user: HubClient, reader: HubClient, name: str, saved: Build) -> None:
-    versions = [saved("AutoModel", seed) for seed in range(3)]
-    older, newer = (user.call("push", "AutoModel", folder, name) for folder, _ in versions[:2])
-    user.call("push", "AutoModel", versions[2][0], name, revision="trial")
-    for revision, version in ((None, 1), (older, 0), (newer, 1), ("trial", 2), ("main", 1)):
-        assert reader.call("load", "AutoModel", name, revision=revision) == versions[version][1], revision
-    with pytest.raises(ClientError, match=f"(?s)nowhere is not a valid git identifier.*{name}"):
-        reader.call("load", "AutoModel", name, revision="nowhere")
 
 
 def test_a_private_repository_needs_a_token(user: HubClient, reader: HubClient, name: str, saved: Build) -> None:

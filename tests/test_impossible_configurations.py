@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 
@@ -89,23 +88,6 @@ def test_assigned_sizes_are_checked_by_the_model(tiny_config: Build) -> None:
     config.vocab_size = HUGE
     with pytest.raises(ValueError, match="vocab_size=1000000000000"):
         SequenceEncoderModel(config)
-
-
-@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("wrong", ["nonsense", "nn", "int8", torch.int8, {"": "nonsense"}])
-def test_an_invalid_dtype_is_rejected_while_loading(tiny_config: Build, tmp_path: Path, name: str, wrong: Any) -> None:
-    SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
-    expected = [name, "nonsense" if isinstance(wrong, dict) else str(wrong), "float32"]
-    for load in (SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained):
-        assert_rejected(lambda load=load: load(tmp_path, **{name: wrong}), expected)
-    for given in ("auto", "bfloat16", torch.bfloat16, None):
-        model = SequenceEncoderModel.from_pretrained(tmp_path, **{name: given})
-        assert model.dtype == (torch.bfloat16 if given in ("bfloat16", torch.bfloat16) else torch.float32)
-
-
-def test_the_largest_existing_models_are_allowed() -> None:
-    large = {"vocab_size": 250_880, "hidden_size": 14_336, "intermediate_size": 57_344, "num_hidden_layers": 70}
-    assert SequenceEncoderConfig(**large, num_attention_heads=112, num_labels=100_000).num_labels == 100_000
 
 
 def test_labels_with_a_gap_are_named_in_a_warning(tiny_config: Build, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,21 +98,6 @@ def test_banned_words_are_not_written(model: SequenceEncoderForMaskedLM) -> None
         assert not re.search("red|blue cat|small", found.text)
 
 
-def test_banned_tokens_of_the_model_are_not_written(
-    model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model.generation_config, "bad_words_ids", [TOKENIZER.convert_tokens_to_ids(["blue"])])
-    assert model.infill("one [MASK] cat walks.", TOKENIZER).fills == ["red"]
-    assert model.infill("one [MASK]{1,2} cat walks.", TOKENIZER, bad_words=["small"]).fills == ["red"]
-
-
-def test_masks_that_stay_empty_do_not_join_banned_words() -> None:
-    options = {"do_sample": True, "temperature": 3.0, "num_return_sequences": 60, "seed": 0}
-    bad_words = ["dog sleep", "red cat", "blue dog"]
-    found = grammar_model().infill("two [MASK]{1,6}.", TOKENIZER, bad_words=bad_words, **options)
-    assert not [result.text for result in found if re.search("dog sleep|red cat|blue dog", result.text)]
-
-
 def test_a_gap_after_a_space_starts_with_a_word(model: SequenceEncoderForMaskedLM) -> None:
     options = {"do_sample": True, "temperature": 50.0, "num_return_sequences": 20, "seed": 0}
     found = model.infill("one red cat [MASK] walk.", TOKENIZER, **options)
@@ -120,17 +105,6 @@ def test_a_gap_after_a_space_starts_with_a_word(model: SequenceEncoderForMaskedL
     assert all(result.fills != ["s"] for result in found)
     inside = model.infill("two red cat[MASK] walk.", TOKENIZER)
     assert inside.text == "two red cats walk."
-
-
-def test_words_of_neighbouring_gaps_do_not_join(model: SequenceEncoderForMaskedLM) -> None:
-    found = model.infill("one [MASK][MASK] sleeps.", TOKENIZER)
-    assert spaced(found.text) in SENTENCES
-    assert found.fills[1].startswith(" ")
-    found = model.infill("two red[MASK] walk.", TOKENIZER, bad_words=["cat"])
-    assert found.text == "two red dog walk."
-    banned = ["sleep", "walk", "cat", "dog"]
-    assert model.infill("two red cats walk[MASK]", TOKENIZER, bad_words=banned).text == "two red cats walk."
-    assert model.infill("two red cat[MASK] walk.", TOKENIZER, gap_regex="dog").fills == ["dog"]
 
 
 def test_a_gap_before_letters_ends_with_a_space_if_the_model_reads_a_new_word(
@@ -217,13 +191,6 @@ def test_text_generation_continues_prompts_and_chats(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "small"}]
     reply = writing(chat)[0]["generated_text"][-1]["content"]
     assert f"one {reply}" in SENTENCES
-
-
-def test_text_generation_needs_no_mask_token_in_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = grammar_model()
-    monkeypatch.setattr(model.config, "mask_token_id", None)
-    writing = pipeline("text-generation", model=model, tokenizer=TOKENIZER, max_new_tokens=9, do_sample=False)
-    assert writing("one")[0]["generated_text"] in SENTENCES
 
 
 WITHOUT_PACKAGE = """

@@ -8,23 +8,20 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, GenerationConfig
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.draws import Draws
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks.infilling import Infilling
-from sequence_encoder.training.adaptation.writing_recipe import set_generation_defaults
-from sequence_encoder.training.diffusion_masking import mask_share
 
 IGNORED = -100
 LENGTH, BLOCK = 40, 6
@@ -130,16 +127,6 @@ def test_masks_depend_on_seed_and_epoch_and_those_of_evaluations_are_fixed(task:
     assert Counter(found[0]["row"]) == dict.fromkeys(range(5), 4)
 
 
-def test_a_share_of_masks_is_exact() -> None:
-    ids, maskable = np.arange(12), np.arange(12) >= 2
-    for share, count in ((0.0, 1), (0.21, 3), (1.0, 10)):
-        masked, weights = mask_share(ids, maskable, share, -1, np.random.default_rng(0))
-        assert (masked == -1).sum() == count
-        assert weights.sum() == pytest.approx(10)
-        assert ((masked == -1) == (weights > 0)).all()
-        assert not (masked[:2] == -1).any()
-
-
 def test_the_bound_of_a_model_that_knows_nothing_is_that_of_the_vocabulary(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder", tie_word_embeddings=True)
     model = SequenceEncoderForMaskedLM.from_pretrained(folder)
@@ -210,17 +197,6 @@ def test_a_head_that_is_trained_already_is_kept(encoder: Path, tmp_path: Path, f
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_model_generates_by_default_is_what_it_was_trained_for(task: Infilling) -> None:
-    # The ids of the preset belong to another tokenizer.
-    config = SequenceEncoderConfig.from_preset("modernbert")
-    model = SimpleNamespace(generation_config=GenerationConfig(), config=config)
-    set_generation_defaults(model, task)
-    defaults = model.generation_config
-    assert (defaults.mask_token_id, defaults.pad_token_id, defaults.eos_token_id) == (4, 0, 3)
-    assert (defaults.max_gap_tokens, defaults.fill_token_id, defaults.bad_words_ids) == (BLOCK, 0, [[1]])
-    assert (config.mask_token_id, config.cls_token_id, config.sep_token_id) == (4, 2, 3)
-
-
 @pytest.fixture
 def error_of(encoder: Path, tmp_path: Path) -> Callable[..., str]:
     """Return `error_of(texts, **options)`, which returns the error of a run and checks that it wrote nothing."""
@@ -268,3 +244,13 @@ def test_options_without_a_meaning_are_refused(
     error_of: Callable[..., str], options: dict[str, Any], message: str
 ) -> None:
     assert message in error_of(TEXTS, **options)
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(error_of: Callable[..., str]) -> None:
+    message = error_of(TEXTS, lambda tokenizer: setattr(tokenizer, "mask_token", None))
+    assert "needs a tokenizer with a mask token" in message
+    assert "tokenizer lacks a mask token." in message
+
+
+def test_gaps_that_do_not_fit_into_a_text_are_refused(error_of: Callable[..., str]) -> None:
+    assert "--max_gap_tokens must be at most 15, half of the tokens" in error_of(TEXTS, max_length=32)

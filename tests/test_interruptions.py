@@ -28,7 +28,7 @@ from sequence_encoder.training.checkpoints import (
 from sequence_encoder.training.pretraining.recipe import pretrain
 from sequence_encoder.training.pretraining.run import parse
 
-STEPS, SAVED_EVERY = 24, 4
+STEPS, SAVED_EVERY = 16, 4
 # All that has state: dropout, averaged weights, a mask schedule, gradient accumulation.
 OPTIONS = {
     "preset": "bert",
@@ -91,23 +91,8 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
         process.kill()
         process.communicate()
     assert not (tmp_path / "config.json").exists()
-    status, output_text = finish(start(arguments(tmp_path, resume=True)))
-    assert status == 0, output_text
+    pretrain(parse(arguments(tmp_path, resume=True)))
     assert_same_weights(tmp_path, uninterrupted)
-
-
-def test_a_stream_resumes_in_the_middle(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    options = {"streaming": True, "shuffle_buffer": 3, "eval_documents": 2, "save_steps": 5}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    status, output_text = finish(start(arguments(whole, **options)))
-    assert status == 0, output_text
-    process = start(arguments(killed, **options, resume=True))
-    wait_for(lambda: newest_step(killed) >= 10)
-    process.kill()
-    process.communicate()
-    status, output_text = finish(start(arguments(killed, **options, resume=True)))
-    assert status == 0, output_text
-    assert_same_weights(killed, whole)
 
 
 @pytest.mark.since("transformers", "5.18", "resumes runs of several CPU processes")
@@ -153,8 +138,7 @@ def test_a_full_disk_keeps_the_last_complete_checkpoint_and_names_the_remedy(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """A limit on the file size simulates the full disk: writing fails in the same way."""
-    status, output_text = finish(start(arguments(tmp_path, max_steps=SAVED_EVERY)))
-    assert status == 0, output_text
+    pretrain(parse(arguments(tmp_path, max_steps=SAVED_EVERY)))
     (tmp_path / "config.json").unlink()
     # In blocks of 1,024 bytes. The small files fit, but the state of the optimizer does not.
     largest = (tmp_path / f"checkpoint-{SAVED_EVERY}" / "optimizer.pt").stat().st_size
@@ -166,8 +150,7 @@ def test_a_full_disk_keeps_the_last_complete_checkpoint_and_names_the_remedy(
     assert "--resume" in output_text
     assert "Traceback" not in output_text
     assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{SAVED_EVERY}"]
-    status, output_text = finish(start(arguments(tmp_path, **continued)))
-    assert status == 0, output_text
+    pretrain(parse(arguments(tmp_path, **continued)))
 
 
 def test_a_nan_loss_stops_the_run_before_saving(corpus: Path, tmp_path: Path) -> None:
@@ -212,8 +195,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_steps": 7},
-        {"max_steps": None, "num_train_epochs": 0.2},
         {"max_steps": None, "num_train_epochs": 1.1, "max_tokens": 1024, "gradient_accumulation_steps": 2},
         {"max_steps": 7, "gradient_accumulation_steps": 2, "ema_decay": 0.9},
         {"max_steps": 7, "streaming": True, "shuffle_buffer": 3},
@@ -233,19 +214,11 @@ def test_resuming_gives_the_same_weights_and_never_changes_a_finished_run(
         assert_same_weights(tmp_path / "out", tmp_path / "whole")
         assert [step_of(path) for path in checkpoints_in(tmp_path / "out")] == steps
         before = contents(tmp_path / "out")
-        for _ in range(2):
-            trainer = run_here(corpus, tmp_path / "out", **options, resume=True)
-            assert contents(tmp_path / "out") == before
+        trainer = run_here(corpus, tmp_path / "out", **options, resume=True)
+        assert contents(tmp_path / "out") == before
         for name, weight in weights(tmp_path / "out").items():
             assert torch.equal(trainer.model.state_dict()[name], weight)
         shutil.rmtree(tmp_path / "out")
-
-
-def test_a_resumed_run_uses_its_new_save_interval(corpus: Path, tmp_path: Path) -> None:
-    run_here(corpus, tmp_path, save_steps=4, save_total_limit=0)
-    rewind(tmp_path, 4)
-    run_here(corpus, tmp_path, save_steps=2, save_total_limit=0, resume=True)
-    assert [step_of(path) for path in checkpoints_in(tmp_path)] == [4, 6, 8]
 
 
 def test_save_total_limit_keeps_the_newest_complete_checkpoints(corpus: Path, tmp_path: Path) -> None:

@@ -56,13 +56,6 @@ def test_a_model_that_is_often_wrong_names_no_labels() -> None:
     assert str(found_in(logits, known)) == ""
 
 
-def test_few_examples_tell_nothing() -> None:
-    (logits,), known, wrong = planted(0.1, spread=1)
-    few = np.concatenate([np.flatnonzero(wrong)[:5], np.flatnonzero(~wrong)[:55]])
-    assert found_in([logits[few]], known[few]).found
-    assert not found_in([logits[few[:40]]], known[few[:40]]).found
-
-
 def test_two_models_find_more_than_one() -> None:
     (first, second), known, wrong = planted(0.1, spread=2.5, views=2)
     one, both = (found_in(views, known) for views in ([first], [first, 7 * second]))

@@ -27,16 +27,9 @@ NAMES = ["numpy", "torch", "python", "sklearn", "private", "huggingface_hub", "h
 INSIDE = ["numpy_array", "torchvision", "PyTorch", "_torch_", "python3", "Pythonic", "cpython", "is_torch_tensor"]
 ALIASES = ["np", "hf", "hub", "pep", "aten", "scikit-learn", "scikit", "Hugging Face", "huggingface"]
 ALIASES += ["Hugging\n    Face", "scikit_learn", "scikit learn"]
-PARTS = ["np_array", "is_hf_model", "HfApi", "HfHubHTTPError", "to_pil_image", "PILImage"]
 
 
 FRAMES = ["{}", "{}.", "See `{}`, or <{}>; ({}.Array)", " \tA\n\n  {}-like «Ünïcode»: {}… 'x'_\r\n"]
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_words_that_contain_a_short_name_are_replaced(name: str) -> None:
-    hide = NameHider(LIBRARIES)
-    assert hide(f"See `{name}`, as is.") == f"See `{hide('numpy')}`, as is."
 
 
 @pytest.mark.parametrize("name", NAMES + INSIDE + ALIASES)
@@ -48,26 +41,6 @@ def test_names_are_replaced_by_one_word_and_the_rest_is_unchanged(name: str) -> 
     for spelling in (name, name.upper(), name.title()):
         for frame in FRAMES:
             assert hide(frame.replace("{}", spelling)) == frame.replace("{}", neutral)
-
-
-def test_hiding_twice_changes_nothing() -> None:
-    hide = NameHider(LIBRARIES)
-    hidden = hide(" ".join(NAMES + INSIDE + ALIASES))
-    assert hide(hidden) == hidden
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Hubris, github and the npm of pep8: shfs latent, stepping.",
-        "A face is hugging; learn to Learn, a num and a py, to_rch; compiles, pile of pillows",
-        "Array array ARRAY aRRay",
-        " \t\n  ¡Ünïcode — «漢字»! 👩‍👩‍👧\r\n",
-    ],
-)
-def test_words_that_only_resemble_names_are_unchanged(text: str) -> None:
-    assert NameHider(LIBRARIES)(text) == text
 
 
 def test_only_the_names_of_the_given_libraries_are_hidden() -> None:

@@ -133,18 +133,6 @@ def test_a_hook_may_skip_the_last_layer(tiny_config: Build, randomize: Build, ra
     torch.testing.assert_close(model(ids, mask, needed=False).pooler_output, model(ids, mask).pooler_output)
 
 
-@pytest.mark.parametrize("layers", [0, 1])
-@pytest.mark.parametrize("flat", [False, True])
-def test_few_layers_and_flat_labels(tiny_config: Build, ragged: Build, layers: int, flat: bool) -> None:
-    model = SequenceEncoderForMaskedLM(tiny_config("bert", num_hidden_layers=layers))
-    ids, mask = ragged(LENGTHS)
-    labels = ids.masked_fill(mask == 0, -100)
-    losses = [
-        model.train(training)(ids, mask, labels=labels.flatten() if flat else labels).loss for training in (False, True)
-    ]
-    torch.testing.assert_close(*losses)
-
-
 @pytest.mark.parametrize(
     ("needed", "words"),
     [

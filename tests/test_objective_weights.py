@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,39 +116,6 @@ def test_without_mlm_weight_no_token_is_predicted(
     assert not [name for name in moved if name.startswith(("head.", "decoder."))]
 
 
-def test_without_sentence_order_a_masked_language_model_suffices(
-    tiny_config: Build, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
-) -> None:
-    model = SequenceEncoderForMaskedLM(config_of(tiny_config, tokenizer)).train()
-    batch = batch_of(tokenizer, windows[:16], Objectives(sop_weight=0.0))
-    outputs = model(**batch)
-    torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.logits, batch["labels"][batch["labels"] != -100]))
-
-
-@in_training_and_evaluation
-def test_a_batch_without_masked_tokens_has_the_sentence_order_loss(
-    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], training: bool
-) -> None:
-    batch = batch_of(tokenizer, windows[:16], Objectives(mlm_probability=NOTHING_MASKED))
-    assert (batch["labels"] == -100).all()
-    outputs = model.train(training)(**batch)
-    torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.sop_logits, batch["sentence_order_label"]))
-    outputs.loss.backward()
-    gradients(model)
-
-
-@in_training_and_evaluation
-def test_a_batch_of_single_segments_has_the_masked_token_loss(
-    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, training: bool
-) -> None:
-    batch = batch_of(tokenizer, list(segment_windows([LONG], tokenizer, 16)))
-    assert (batch["sentence_order_label"] == -100).all()
-    outputs = model.train(training)(**batch)
-    torch.testing.assert_close(outputs.loss, mean_loss_of_tokens(outputs, batch))
-    outputs.loss.backward()
-    gradients(model)
-
-
 @pytest.mark.parametrize("objectives", [Objectives(mlm_probability=NOTHING_MASKED), SOP_ALONE], ids=["mlm", "sop"])
 def test_a_batch_without_targets_has_zero_gradients(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, objectives: Objectives
@@ -158,48 +124,6 @@ def test_a_batch_without_targets_has_zero_gradients(
     assert outputs.loss == 0
     outputs.loss.backward()
     assert not any(gradient.any() for gradient in gradients(model).values())
-
-
-@pytest.mark.parametrize("sizes", [[24], [1, 23], [12, 12], [3, 4, 5, 12]])
-def test_gradient_accumulation_does_not_change_the_sentence_order_loss(
-    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], sizes: list[int]
-) -> None:
-    # Some windows have one segment.
-    some = [*windows[: sum(sizes) - 4], *segment_windows([LONG], tokenizer, 40)][: sum(sizes)]
-    batches, start = [], 0
-    for seed, size in enumerate(sizes):
-        batches.append(batch_of(tokenizer, some[start : start + size], SOP_ALONE, seed))
-        start += size
-    # `Trainer` counts these items.
-    count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    scores, losses = [], []
-    for batch in batches:
-        outputs = model(**batch, num_items_in_batch=count)
-        outputs.sop_logits.retain_grad()
-        outputs.loss.backward()
-        scores.append(outputs.sop_logits)
-        losses.append(outputs.loss)
-    orders = torch.cat([batch["sentence_order_label"] for batch in batches])
-    assert 0 < (orders == -100).sum() < len(orders)
-    together = torch.cat(scores).detach().requires_grad_()
-    expected = 2 * F.cross_entropy(together, orders)
-    expected.backward()
-    torch.testing.assert_close(torch.stack(losses).sum(), expected)
-    torch.testing.assert_close(torch.cat([score.grad for score in scores]), together.grad)
-
-
-def test_gradient_accumulation_does_not_change_the_weight_of_sentence_order(
-    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
-) -> None:
-    # A classifier of zeros has the same loss for every pair.
-    torch.nn.init.zeros_(model.sop_classifier.weight)
-    torch.nn.init.zeros_(model.sop_classifier.bias)
-    pairs = [window for window in windows if window["cut"]]
-    batches = [batch_of(tokenizer, pairs[:5]), batch_of(tokenizer, pairs[5:8], seed=1)]
-    count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    split = sum(model(**batch, num_items_in_batch=count).sop_loss for batch in batches)
-    assert float(split) == pytest.approx(math.log(2), rel=1e-5)
-    assert float(model(**batches[0]).sop_loss) == pytest.approx(math.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("objectives", [SOP_ALONE, Objectives(0.5, 2.0), Objectives(sop_weight=0.0)])
@@ -238,28 +162,3 @@ def test_gradient_accumulation_does_not_change_a_trainer_step(
         weights.append({name: weight.detach() for name, weight in model.named_parameters()})
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
-
-
-def test_an_unmodified_trainer_learns_from_packs(
-    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], tmp_path: Path
-) -> None:
-    held_out = batch_of(tokenizer, windows, seed=1)
-    with torch.inference_mode():
-        before = model.eval()(**held_out)
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=20,
-        per_device_train_batch_size=1,
-        learning_rate=1e-2,
-        remove_unused_columns=False,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    packs = PackedWindows(windows, 512, show_progress=False)
-    Trainer(model, arguments, train_dataset=packs, data_collator=PretrainingCollator(tokenizer)).train()
-    with torch.inference_mode():
-        after = model.eval()(**held_out)
-    assert 0 < after.mlm_loss < before.mlm_loss
-    assert 0 < after.loss < before.loss

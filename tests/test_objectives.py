@@ -163,13 +163,6 @@ def test_a_pack_always_becomes_the_same_batch(
     )
 
 
-def test_another_seed_changes_swaps_and_masks(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
-    collate = PretrainingCollator(tokenizer)
-    one, other = (collate([pack_of(windows, seed)]) for seed in (0, 1))
-    assert not torch.equal(one["sentence_order_label"], other["sentence_order_label"])
-    assert not torch.equal(one["labels"], other["labels"])
-
-
 def test_masks_differ_between_epochs_but_not_in_evaluation(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
@@ -183,31 +176,6 @@ def test_masks_differ_between_epochs_but_not_in_evaluation(
     assert not same(*batches)
     evaluated = [collate(list(EvaluationWindows(windows[:4]))) for _ in range(2)]
     assert same(*evaluated)
-
-
-def test_the_collator_does_not_change_its_windows(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
-    before = [window["input_ids"].copy() for window in windows]
-    PretrainingCollator(tokenizer)([pack_of(windows)])
-    assert all(map(np.array_equal, before, (window["input_ids"] for window in windows)))
-
-
-def test_without_sentence_order_rows_have_one_segment_in_order(
-    tokenizer: SequenceEncoderTokenizer, windows: list[Window]
-) -> None:
-    """This also holds for windows with two segments. The batch is one of plain masked language modelling."""
-    batch = PretrainingCollator(tokenizer, Objectives(sop_weight=0.0))([pack_of(windows)])
-    assert batch.keys() == {"input_ids", "attention_mask", "labels"}
-    for window, tokens, mask in zip(windows, unmasked(batch).tolist(), batch["attention_mask"].tolist(), strict=True):
-        expected = [tokenizer.cls_token_id, *window["input_ids"].tolist(), tokenizer.sep_token_id]
-        assert tokens[: sum(mask)] == expected
-
-
-def test_without_mlm_weight_no_token_is_masked(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
-    batch = PretrainingCollator(tokenizer, Objectives(mlm_weight=0.0))([pack_of(windows)])
-    assert not (batch["input_ids"] == tokenizer.mask_token_id).any()
-    both = PretrainingCollator(tokenizer)([pack_of(windows)])
-    assert torch.equal(batch["input_ids"], unmasked(both))
-    assert torch.equal(batch["sentence_order_label"], both["sentence_order_label"])
 
 
 @pytest.mark.parametrize("items", [[{}], [{"input_ids": [1, 2]}]])

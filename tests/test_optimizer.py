@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel
 
 from sequence_encoder import SequenceEncoderForPreTraining
 from sequence_encoder.training.optimizer import MuonWithAdamW, orthogonalize
@@ -53,26 +51,6 @@ def test_muon_gets_the_hidden_matrices_and_adamw_the_rest(tiny_config: Callable[
     groups = MuonWithAdamW(model, RATE).param_groups
     assert sorted(names_of(model, groups)) == sorted(name for name, _ in model.named_parameters())
     assert set(names_of(model, [group for group in groups if group["muon"]])) == MATRICES
-
-
-def test_only_matrices_have_weight_decay(model: PreTrainedModel) -> None:
-    groups = MuonWithAdamW(model, RATE, weight_decay=0.3).param_groups
-    matrices = {name for name, weight in model.named_parameters() if weight.ndim == 2}
-    assert set(names_of(model, [group for group in groups if group["weight_decay"] == 0.3])) == matrices
-    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
-
-
-def test_frozen_weights_do_not_change(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
-    frozen = [weight for name, weight in model.named_parameters() if "layers.0" in name or "embed" in name]
-    for weight in frozen:
-        weight.requires_grad_(False)
-    before = [weight.clone() for weight in frozen]
-    optimizer = MuonWithAdamW(model, RATE, weight_decay=1.0)
-    step(model, optimizer, batch)
-    assert all(map(torch.equal, frozen, before))
-    assert {id(weight) for group in optimizer.param_groups for weight in group["params"]} == {
-        id(weight) for weight in model.parameters() if weight.requires_grad
-    }
 
 
 def test_weights_without_a_gradient_do_not_change(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
@@ -140,33 +118,6 @@ def test_updates_equal_those_of_torch_optimizers(model: PreTrainedModel, batch: 
         torch.testing.assert_close(weight, expected, msg=name)
 
 
-def test_a_schedule_changes_all_learning_rates_after_loading(model: PreTrainedModel) -> None:
-    optimizer = MuonWithAdamW(model, RATE)
-    optimizer.load_state_dict(optimizer.state_dict())
-    LambdaLR(optimizer, lambda step: 0.5)
-    assert {group["lr"] for group in optimizer.param_groups} == {RATE / 2}
-
-
-def test_the_state_survives_saving_and_loading(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    optimizer = MuonWithAdamW(model, RATE)
-    for _ in range(2):
-        step(model, optimizer, batch)
-    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    other = copy.deepcopy(model)
-    resumed = MuonWithAdamW(other, 10 * RATE)
-    resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
-    state = resumed.state_dict()
-    assert state.keys() == {"state", "param_groups"}
-    assert set(state["state"]) == set(range(len(list(model.parameters()))))
-    for _ in range(2):
-        step(model, optimizer, batch)
-        step(other, resumed, batch)
-    for (name, weight), expected in zip(other.named_parameters(), model.parameters(), strict=True):
-        assert torch.equal(weight, expected), name
-
-
 @pytest.mark.parametrize("unscaled", [True, False])
 def test_a_step_with_overflowing_gradients_is_skipped(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], unscaled: bool
@@ -199,52 +150,3 @@ def test_a_step_with_overflowing_gradients_is_skipped(
 def test_out_of_range_options_are_rejected(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MuonWithAdamW(model, **options)
-
-
-def test_step_returns_the_loss_of_a_closure(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
-    optimizer = MuonWithAdamW(model, RATE)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = model(**batch).loss
-        loss.backward()
-        return float(loss.detach())
-
-    first = optimizer.step(closure)
-    assert first is not None
-    assert closure() < first
-
-
-@pytest.mark.parametrize("made_by_trainer", [True, False])
-def test_trainer_resumes_to_the_same_weights(
-    tiny_config: Callable[..., Any], tmp_path: Path, batch: dict[str, torch.Tensor], made_by_trainer: bool
-) -> None:
-    rows = [{name: tensor[i % 4] for name, tensor in batch.items()} for i in range(16)]
-
-    def train(resume: str | None) -> PreTrainedModel:
-        set_seed(0)
-        model = SequenceEncoderForPreTraining(tiny_config("modernbert", type_vocab_size=2))
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path),
-            max_steps=6,
-            save_steps=3,
-            per_device_train_batch_size=2,
-            use_cpu=True,
-            report_to=[],
-            disable_tqdm=True,
-            label_names=["labels", "sentence_order_label"],
-        )
-        options: dict[str, Any] = {}
-        if made_by_trainer:
-            options["optimizer_cls_and_kwargs"] = (MuonWithAdamW, {"model": model, "lr": RATE})
-        else:
-            optimizer = MuonWithAdamW(model, RATE)
-            options["optimizers"] = (optimizer, LambdaLR(optimizer, lambda step: 1 - step / 6))
-        trainer = Trainer(model, arguments, train_dataset=rows, **options)
-        trainer.train(resume_from_checkpoint=resume)
-        assert isinstance(getattr(trainer.optimizer, "optimizer", None), MuonWithAdamW)
-        return model
-
-    whole, resumed = train(None), train(str(tmp_path / "checkpoint-3"))
-    for (name, weight), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(weight, other), name

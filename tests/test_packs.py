@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,9 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from torch.utils.data import BatchSampler, SequentialSampler
-from transformers import Trainer, TrainingArguments
 
-from sequence_encoder import SequenceEncoderForPreTraining, SequenceEncoderTokenizer
-from sequence_encoder.data.packs import EvaluationWindows, Pack, PackedWindows, pack
-from sequence_encoder.data.windows import Window, segment_windows
-from sequence_encoder.tests.texts import TEXTS, tokenizer_of
-from sequence_encoder.training.pretraining.objectives import PretrainingCollator
+from sequence_encoder.data.packs import Pack, PackedWindows, pack
+from sequence_encoder.data.windows import Window
 
 BUDGET = 100
 
@@ -54,12 +49,6 @@ def epoch(packs: PackedWindows, number: int) -> list[Pack]:
     return list(packs)
 
 
-def contents(packs: list[Pack]) -> list[tuple[Any, ...]]:
-    """Return all contents of packs in a form that can be compared."""
-    plain = [[(np.asarray(w["input_ids"]).tolist(), w["cut"], w["length"]) for w in pack["windows"]] for pack in packs]
-    return [(windows, pack["seed"], pack["progress"]) for windows, pack in zip(plain, packs, strict=True)]
-
-
 @pytest.mark.parametrize(("longest", "budget"), [(128, 2048), (512, 8192), (512, 1024), (512, 512), (8192, 16384)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_budgets_are_never_exceeded_and_nearly_filled(longest: int, budget: int, seed: int) -> None:
@@ -69,13 +58,6 @@ def test_budgets_are_never_exceeded_and_nearly_filled(longest: int, budget: int,
     tokens = [sum(found[number] for number in group) for group in groups]
     assert max(tokens) <= budget
     assert sum(tokens) >= 0.99 * len(tokens) * budget
-
-
-@pytest.mark.parametrize("length", [1, 7, 50, 51, 100])
-def test_items_of_one_length_keep_their_order(length: int) -> None:
-    groups = list(pack(((number, length) for number in range(1000)), BUDGET))
-    assert [number for group in groups for number in group] == list(range(1000))
-    assert {len(group) for group in groups[:-1]} == {BUDGET // length}
 
 
 def test_an_endless_stream_is_packed_with_little_lookahead() -> None:
@@ -99,10 +81,6 @@ def test_an_endless_stream_is_packed_with_little_lookahead() -> None:
 def test_an_item_that_exceeds_the_budget_is_rejected(length: int) -> None:
     with pytest.raises(ValueError, match=rf"max_tokens={BUDGET} .* {length} tokens"):
         list(pack([("fits", BUDGET), ("does not", length)], BUDGET))
-
-
-def test_no_items_give_no_groups() -> None:
-    assert list(pack([], BUDGET)) == []
 
 
 def test_an_epoch_contains_every_window_once() -> None:
@@ -150,33 +128,6 @@ def test_epochs_differ_in_order_and_seeds_but_not_in_packs() -> None:
     assert len(seeds) == len(first) + len(second)
 
 
-def test_the_seed_determines_everything() -> None:
-    one, same, other = packed(seed=1), packed(seed=1), packed(seed=2)
-    assert contents(epoch(one, 3)) == contents(epoch(same, 3))
-    assert sorted(map(numbers, epoch(one, 0))) != sorted(map(numbers, epoch(other, 0)))
-    assert {tuple(p["seed"]) for p in epoch(one, 0)}.isdisjoint(tuple(p["seed"]) for p in epoch(other, 0))
-
-
-def test_a_list_and_a_dataset_give_the_same_packs() -> None:
-    windows = list(segment_windows(TEXTS, tokenizer_of(), 32))
-    dataset = Dataset.from_list([dict(window) for window in windows])
-    assert contents(epoch(packed(dataset), 1)) == contents(epoch(packed(windows), 1))
-    assert contents(list(EvaluationWindows(dataset))) == contents(list(EvaluationWindows(windows)))
-
-
-def test_evaluation_visits_each_window_in_order_and_is_deterministic() -> None:
-    windows = windows_of_lengths(lengths(300, 40))
-    evaluated = EvaluationWindows(windows, seed=1)
-    found = list(evaluated)
-    assert [numbers(pack) for pack in found] == [[number] for number in range(300)]
-    assert len(evaluated) == 300
-    assert len({tuple(pack["seed"]) for pack in found}) == 300
-    # Evaluation uses the masking rate of the start, whatever the schedule.
-    assert {pack["progress"] for pack in found} == {0.0}
-    assert contents(list(EvaluationWindows(windows, seed=1))) == contents(found)
-    assert contents(list(EvaluationWindows(windows, seed=2))) != contents(found)
-
-
 def test_progress_covers_the_whole_training() -> None:
     packs = packed()
     assert [pack["progress"] for pack in epoch(packs, 0)] == [n / len(packs) for n in range(len(packs))]
@@ -187,21 +138,10 @@ def test_progress_covers_the_whole_training() -> None:
     assert set(progress[2 * len(packs) :]) == {1.0}
 
 
-@pytest.mark.parametrize("index", [-1, 10**6])
-def test_an_index_outside_the_epoch_is_rejected(index: int) -> None:
-    with pytest.raises(IndexError, match=rf"index must be from 0 to .* got {index}\."):
-        packed()[index]
-
-
 @pytest.mark.parametrize("windows", [[], Dataset.from_dict({"input_ids": [], "cut": [], "length": []})])
 def test_an_empty_list_of_windows_is_rejected(windows: Any) -> None:
     with pytest.raises(ValueError, match="windows is empty"):
         packed(windows)
-
-
-def test_a_budget_below_the_longest_window_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"max_tokens=39 .* 40 tokens"):
-        packed(max_tokens=39)
 
 
 @pytest.mark.parametrize(("processes", "batch", "accumulation"), [(1, 1, 8), (2, 1, 4), (4, 2, 1), (8, 1, 1)])
@@ -216,63 +156,3 @@ def test_a_step_has_the_same_packs_in_any_number_of_processes(processes: int, ba
         mine = slice(step * accumulation, (step + 1) * accumulation)
         dealt = sorted(place for shard in shards for taken in shard[mine] for place in taken)
         assert dealt == list(range(8 * step, 8 * step + 8))
-
-
-@pytest.fixture
-def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list[tuple[tuple[int, ...], float]]]:
-    """Return `train(resume, workers, persistent)`, which returns seeds and progress of the packs of two epochs."""
-    tokenizer: SequenceEncoderTokenizer = tokenizer_of()
-
-    def run(
-        resume: str | None = None, workers: int = 0, persistent: bool = False
-    ) -> list[tuple[tuple[int, ...], float]]:
-        packs = packed(list(segment_windows(TEXTS[:2], tokenizer, 32)), 256, multiple_of=2)
-        packs.plan(2 * len(packs))
-        collate = PretrainingCollator(tokenizer)
-
-        def telling(items: list[Pack]) -> dict[str, Any]:
-            return {**collate(items), "seed": [tuple(item["seed"]) for item in items], "progress": items[0]["progress"]}
-
-        visited = []
-
-        class Model(SequenceEncoderForPreTraining):
-            def forward(self, seed: Any = None, progress: float = 0.0, **inputs: Any) -> Any:
-                visited.extend((one, progress) for one in seed)
-                return super().forward(**inputs)
-
-        special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
-        model = Model(tiny_config("bert", vocab_size=len(tokenizer), type_vocab_size=2, **special))
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path),
-            num_train_epochs=2,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=2,
-            train_sampling_strategy="sequential",
-            dataloader_num_workers=workers,
-            dataloader_persistent_workers=persistent,
-            save_steps=3,
-            remove_unused_columns=False,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-        )
-        Trainer(model, arguments, train_dataset=packs, data_collator=telling).train(resume_from_checkpoint=resume)
-        assert visited
-        return visited
-
-    return run
-
-
-def test_trainer_reorders_each_epoch_and_resumes_where_it_stopped(train: Any, tmp_path: Path) -> None:
-    visited = train()
-    packs = packed(list(segment_windows(TEXTS[:2], tokenizer_of(), 32)), 256, multiple_of=2)
-    packs.plan(2 * len(packs))
-    expected = [(tuple(pack["seed"]), pack["progress"]) for number in (0, 1) for pack in epoch(packs, number)]
-    assert visited == expected
-    assert train(workers=1) == expected
-    # Persistent workers survive the first epoch.
-    assert train(workers=1, persistent=True) == expected
-    # The checkpoints are within the first and the second epoch.
-    assert 3 < len(packs) / 2 < 6
-    for step in (3, 6):
-        assert train(resume=str(tmp_path / f"checkpoint-{step}")) == expected[2 * step :]

@@ -14,7 +14,6 @@ import transformers
 from transformers import AutoModelForSequenceClassification
 
 import sequence_encoder
-from sequence_encoder.modeling.layouts import PaddedLayout
 
 Build = Callable[..., Any]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -103,60 +102,6 @@ def test_merging_keeps_outputs_and_unloading_restores_them(
     torch.testing.assert_close(first_output(merged, batch), changed, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_padding_does_not_change_real_tokens_of_adapted_models(
-    method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = peft.get_peft_model(
-        build("SequenceEncoderForTokenClassification", tiny_config, randomize), METHODS[method]()
-    ).eval()
-    lengths = [7, 3, 11]
-    ids, mask = ragged(lengths)
-    # Adapted models must use the packed path too.
-    monkeypatch.setattr(PaddedLayout, "__init__", lambda *args: pytest.fail("padding was computed"))
-    together = model(input_ids=ids, attention_mask=mask).logits
-    for row, length in enumerate(lengths):
-        alone = model(input_ids=ids[row : row + 1, :length]).logits
-        torch.testing.assert_close(together[row, :length], alone[0], atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_gradient_checkpointing_gives_the_same_gradients(
-    method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch
-) -> None:
-    head = "SequenceEncoderForSequenceClassification"
-    model = peft.get_peft_model(build(head, tiny_config, randomize), METHODS[method](task_type="SEQ_CLS")).train()
-    batch, labels, found = batch_for(head, ragged), torch.tensor([0, 3, 1, 2]), []
-    for checkpointed in (False, True):
-        if checkpointed:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            # The frozen embeddings need this for the layers to get gradients.
-            model.enable_input_require_grads()
-        model.zero_grad()
-        torch.manual_seed(0)
-        model(**batch, labels=labels).loss.backward()
-        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    assert any("layers.0." in name for name in found[0])
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
-
-
-def test_prompts_are_trained_through_the_encoder(tiny_config: Build, randomize: Build, ragged: MakeBatch) -> None:
-    head = "SequenceEncoderForSequenceClassification"
-    prompts = peft.PromptTuningConfig(num_virtual_tokens=5, task_type=HEADS[head][0])
-    model = peft.get_peft_model(build(head, tiny_config, randomize), prompts)
-    batch = batch_for(head, ragged)
-    labels = {"labels": torch.tensor([0, 3, 1, 2])}
-    before = first_output(model.eval(), batch)
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.5)
-    model(**batch, **labels).loss.backward()
-    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-    assert any("prompt" in name and gradient.abs().sum() > 0 for name, gradient in gradients.items())
-    assert not any(".layers." in name for name in gradients)
-    optimizer.step()
-    assert not torch.allclose(first_output(model, batch), before)
-
-
 def test_an_adapter_loads_from_the_folder_of_its_encoder(
     tiny_config: Build, randomize: Build, ragged: MakeBatch, tmp_path: Path, without_package: Build
 ) -> None:
@@ -220,13 +165,3 @@ def test_a_new_head_is_saved_whole_or_a_warning_names_its_lost_parts(
     with caplog.at_level("WARNING", "transformers"):
         peft.get_peft_model(trained, METHODS["lora"](task_type="SEQ_CLS")).train()
     assert caplog.messages == []
-
-
-def test_user_entries_in_the_tables_of_peft_are_kept(
-    monkeypatch: pytest.MonkeyPatch, tiny_config: Build, randomize: Build
-) -> None:
-    table = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    monkeypatch.setitem(table, "sequence_encoder", ["o_proj"])
-    model = build("SequenceEncoderModel", tiny_config, randomize)
-    adapted = peft.get_peft_model(model, peft.LoraConfig())
-    assert adapted.peft_config["default"].target_modules == {"o_proj"}

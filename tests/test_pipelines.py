@@ -81,16 +81,6 @@ def test_pipelines_give_the_same_results_without_the_package(results: Any, saved
     assert results[task] == expected
 
 
-def test_question_answering_gives_the_same_answers_without_the_package(
-    results: Any, saved: Path, tokenizer: Any
-) -> None:
-    model = SequenceEncoderForQuestionAnswering.from_pretrained(saved / "question-answering")
-    inputs, options = CALLS["question-answering"]
-    assert results["question-answering"] == QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(
-        inputs, **options
-    )
-
-
 def test_encode_gives_the_same_vectors_without_the_package(results: Any, saved: Path, tokenizer: Any) -> None:
     model = sequence_encoder.SequenceEncoderModel.from_pretrained(saved / "feature-extraction")
     assert results["encode"] == model.encode(TEXTS, tokenizer, normalize_embeddings=True).tolist()
@@ -124,35 +114,6 @@ def answering(tiny_config: Build, randomize: Build, tokenizer: Any, saved: Path)
     return QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
 
 
-def expected_answers(answering: QuestionAnsweringPipeline, longest: int = 15) -> list[tuple[float, int, int]]:
-    """Compute the answers for a context of one window from the logits of a plain forward pass."""
-    batch = answering.tokenizer(
-        QUESTION["question"], QUESTION["context"], return_tensors="pt", return_offsets_mapping=True
-    )
-    offsets, parts = batch.pop("offset_mapping")[0].tolist(), batch.sequence_ids(0)
-    with torch.no_grad():
-        outputs = answering.model(**batch)
-    inside = [index for index, part in enumerate(parts) if part == 1]
-    start, end = (logits[0, inside].softmax(-1).tolist() for logits in (outputs.start_logits, outputs.end_logits))
-    spans = [
-        (start[i] * end[j], offsets[inside[i]][0], offsets[inside[j]][1])
-        for i in range(len(inside))
-        for j in range(i, min(i + longest, len(inside)))
-    ]
-    return sorted(spans, reverse=True)
-
-
-@pytest.mark.parametrize("longest", [1, 2, 15])
-def test_the_best_spans_of_the_context_are_returned(answering: QuestionAnsweringPipeline, longest: int) -> None:
-    answers = answering(**QUESTION, top_k=4, max_answer_len=longest)
-    expected = expected_answers(answering, longest)[:4]
-    assert [(answer["start"], answer["end"]) for answer in answers] == [span[1:] for span in expected]
-    assert [answer["score"] for answer in answers] == pytest.approx([score for score, *_ in expected], rel=1e-4)
-    for answer in answers:
-        assert answer["answer"] == TEXTS[0][answer["start"] : answer["end"]]
-    assert answering(**QUESTION, max_answer_len=longest) == answers[0]
-
-
 def favour(answering: Any, word: str, start: float = 1, end: float = 1, other: float = 0) -> None:
     """Make a token a likely start and end of answers. `other` adds a direction that reduces both scores."""
     directions = torch.nn.functional.normalize(answering.model.qa_outputs.weight.data)
@@ -172,16 +133,6 @@ def test_an_answer_is_found_anywhere_in_a_long_context(answering: Any, place: in
     assert answer["score"] > 0.5
 
 
-def test_an_answer_is_found_across_the_end_of_a_window(answering: QuestionAnsweringPipeline) -> None:
-    favour(answering, "brown", end=-1)
-    favour(answering, "fox", start=-1)
-    for place in range(30):
-        words = ["the"] * 32
-        words[place : place + 2] = ["brown", "fox"]
-        answer = answering(question="who jumps", context=" ".join(words), max_seq_len=14, doc_stride=3)
-        assert answer["answer"] == "brown fox", place
-
-
 def test_an_answer_in_one_window_beats_no_answer_in_others(answering: QuestionAnsweringPipeline) -> None:
     favour(answering, "fox")
     favour(answering, answering.tokenizer.cls_token, other=1)
@@ -189,18 +140,6 @@ def test_an_answer_in_one_window_beats_no_answer_in_others(answering: QuestionAn
     assert answering(context=" ".join(["the"] * 40), **ask)["answer"] == ""
     for words in (["fox", *["the"] * 40], [*["the"] * 40, "fox"]):
         assert answering(context=" ".join(words), **ask)["answer"] == "fox"
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_answers_do_not_depend_on_the_batch_size(answering: QuestionAnsweringPipeline, side: str) -> None:
-    answering.tokenizer.padding_side = side
-    questions = [{"question": "who jumps", "context": text} for text in (*TEXTS, " ".join(TEXTS * 6), TEXTS[1])]
-    single = answering(questions, top_k=3, max_seq_len=20)
-    batched = answering(questions, top_k=3, max_seq_len=20, batch_size=3)
-    answering.tokenizer.padding_side = "right"
-    for one, other in zip(single, batched, strict=True):
-        assert [answer["answer"] for answer in one] == [answer["answer"] for answer in other]
-        assert [answer["score"] for answer in one] == pytest.approx([answer["score"] for answer in other], abs=1e-5)
 
 
 def test_extreme_scores_and_contexts_without_tokens_are_answered(answering: QuestionAnsweringPipeline) -> None:
@@ -256,15 +195,6 @@ def test_windows_use_the_maximum_length_of_tokenizer_and_model(answering: Any) -
     answering(**long, max_question_len=7)
     answering.tokenizer.model_max_length = 10**30
     assert max(seen) == 18
-
-
-def test_bfloat16_gives_the_answer_of_float32(answering: QuestionAnsweringPipeline) -> None:
-    favour(answering, "fox")
-    expected = answering(**QUESTION)
-    answering.model.bfloat16()
-    answer = answering(**QUESTION)
-    assert answer["answer"] == expected["answer"] == "fox"
-    assert answer["score"] == pytest.approx(expected["score"], abs=0.05)
 
 
 def test_the_empty_answer_is_returned_only_if_allowed(answering: QuestionAnsweringPipeline) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel
 
-from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.modeling.cpu import prepacked
 from sequence_encoder.modeling.cpu.shapes import has_onednn
 
@@ -233,17 +233,6 @@ def test_copies_and_saved_models_have_the_weights_alone(
     assert model.state_dict().keys() == names
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(encoded(AutoModel.from_pretrained(tmp_path), batch)[0], expected)
-
-
-def test_a_head_prepacks_its_encoder(tiny_config: Build, randomize: Build, ragged: Build) -> None:
-    model = randomize(SequenceEncoderForSequenceClassification(tiny_config("modernbert")))
-    ids, mask = ragged(MANY)
-    expected = model(ids, attention_mask=mask).logits
-    model.prepack_weights()
-    with torch.inference_mode(), Products() as products:
-        found = model(ids, attention_mask=mask).logits
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert products.prepacked
 
 
 @pytest.mark.since("torch", "2.7", "compiles the wrappers of transformers models")

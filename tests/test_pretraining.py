@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.pretraining_runs import command, finish, losses, run_here, start, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
 from sequence_encoder.training.pretraining.run import parse
 
 
@@ -123,20 +122,6 @@ def test_objectives_can_be_disabled_or_weighted(
             assert entry["loss"] == pytest.approx(2 * entry["mlm_loss"] + 0.5 * entry["sop_loss"], rel=0.05)
 
 
-def test_a_settings_file_equals_arguments_and_arguments_override_it(corpus: Path, tmp_path: Path) -> None:
-    arguments = command(corpus, tmp_path / "arguments", whole_word_mask=True, mlm_schedule="linear", seed=3)
-    settings = {name.removeprefix("--"): value for name, value in zip(arguments[::2], arguments[1::2], strict=True)}
-    main(["pretrain", *arguments])
-    settings |= {"output_dir": str(tmp_path / "settings"), "seed": "4"}
-    (tmp_path / "settings.yaml").write_text("\n".join(f"{name}: {value}" for name, value in settings.items()))
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    for kind in ("yaml", "json"):
-        main(["pretrain", str(tmp_path / f"settings.{kind}"), "--seed", "3", "--overwrite"])
-        one, other = weights(tmp_path / "arguments"), weights(tmp_path / "settings")
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_a_stream_trains_for_max_steps(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, streaming=True, shuffle_buffer=3, eval_documents=2, max_steps=30)
     assert len(losses(tmp_path)) == 30
@@ -187,28 +172,25 @@ def test_the_default_learning_rate_depends_on_preset_and_optimizer(given: list[s
     assert parse(given).args.learning_rate == rate
 
 
-def test_settings_that_an_earlier_version_lacked_have_their_defaults(
-    finished: Path, corpus: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "earlier"
-    shutil.copytree(finished, output)
-    file = output / "_pretraining" / "settings.json"
-    stored = json.loads(file.read_text())
-    # All but those that the first version stored.
-    file.write_text(json.dumps({name: stored[name] for name in stored if name not in ("objective", "ema_decay")}))
-    # The finished run stays as it is.
-    run_here(corpus, output, eval_documents=4, resume=True)
-    with pytest.raises(UsageError, match=r"differ: .*objective \(was 'mlm', is 'diffusion'\)"):
-        run_here(corpus, output, eval_documents=4, resume=True, objective="diffusion")
+def test_a_finished_model_is_replaced_only_with_overwrite(finished: Path, corpus: Path) -> None:
+    before = weights(finished)
+    with pytest.raises(FileExistsError, match=r"finished after \d+ steps; .* larger --max_steps .* --overwrite"):
+        run_here(corpus, finished)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(finished).items())
 
 
-def test_trackio_receives_the_logs(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trackio", "0.22", "before, it lacks bucket_id, which transformers passes")
-    # trackio reads it on import, which needs a separate process.
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    status, expected_text = finish(
-        start(command(corpus, tmp_path / "out", report_to="trackio", project="tests", max_steps=3))
-    )
-    assert status == 0, expected_text
-    (database,) = (tmp_path / "trackio").glob("tests.db*")
-    assert b"train/mlm_loss" in database.read_bytes()
+def test_overwrite_does_not_delete_the_checkpoint_to_start_from(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, max_steps=4)
+    options = {"config_overrides": None, "model": tmp_path / "checkpoint-4"}
+    with pytest.raises(UsageError, match="would be deleted"):
+        run_here(corpus, tmp_path, overwrite=True, **options)
+    assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
+
+
+def test_very_long_words_and_texts_are_trained_on(tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    texts = ["a" * 1_000_000, "one two three. " * 50_000, "short enough. And more."]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    trainer = run_here(file, tmp_path / "out", max_steps=2)
+    assert trainer.train_dataset.tokens > 200_000
+    assert trainer.train_dataset.fullness > 0.97

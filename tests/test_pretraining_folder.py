@@ -107,16 +107,6 @@ def test_an_output_folder_that_overlaps_with_the_corpus_is_rejected(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["corpus.jsonl", "texts"]
 
 
-@pytest.mark.parametrize("given", ["texts/*.jsonl", "texts"])
-def test_an_output_folder_next_to_the_corpus_is_allowed(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    (tmp_path / "texts").mkdir()
-    shutil.copy(corpus, tmp_path / "texts" / "corpus.jsonl")
-    monkeypatch.chdir(tmp_path)
-    run_here(Path(given), Path("texts/../out"), max_steps=1)
-
-
 def test_a_resumed_run_restores_the_arguments_that_are_not_given(corpus: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"mlm_probability": 0.4, "max_steps": 5, "overwrite": True}))
@@ -161,10 +151,6 @@ def test_a_run_is_not_resumed_on_another_corpus(tmp_path: Path) -> None:
 def test_arguments_that_the_optimizer_state_would_undo_are_rejected(corpus: Path, output: Path, name: str) -> None:
     with pytest.raises(UsageError, match=rf"these differ: .*{name} \(was .*, is '?(0.5|sgd)'?\)"):
         run_here(corpus, output, max_steps=4, resume=True, **{name: "sgd" if name == "optim" else 0.5})
-
-
-def test_checkpoint_rotation_works_in_an_empty_folder(tmp_path: Path) -> None:
-    rotate_checkpoints(tmp_path, 1, None)
 
 
 def test_modules_of_sentence_transformers_go_with_their_checkpoint(

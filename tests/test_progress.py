@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sequence_encoder.command_line import progress
-from sequence_encoder.command_line.progress import Progress, Steps, counted_by, lines_in_logs
+from sequence_encoder.command_line.progress import Progress, Steps, lines_in_logs
 from sequence_encoder.data.row_estimates import estimate_rows
 
 
@@ -59,19 +59,6 @@ def test_a_log_names_the_step_and_how_long_it_has_taken(
         assert str(steps) == "Exporting, step 2 of 2: writing the graph, 01:15 so far"
     # Of two things that run, the inner one says how far it is.
     assert capsys.readouterr().err.splitlines() == ["Encoding: 14 texts, 00:03 so far"]
-
-
-def test_short_work_and_other_programs_are_silent(
-    wait: Callable[[float], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with lines_in_logs():
-        assert list(counted_by(Progress("Short", 3, "row"), "abc")) == ["a", "b", "c"]
-    for each in counted_by(Progress("Of a program", 3, "row"), range(3)):
-        wait(20 + each)
-    with lines_in_logs(), Progress("Of another process", show=False) as hidden:
-        wait(20)
-        hidden.update()
-    assert capsys.readouterr().err == ""
 
 
 class Terminal(io.StringIO):

@@ -32,7 +32,6 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
-from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from sequence_encoder.training.adaptation.encoder import encoder_of
 
 Build = Callable[..., Any]
@@ -146,21 +145,6 @@ def test_a_model_is_quantized_while_it_is_loaded(build: Build, tokenizer: Any, t
     assert settings == {**model.config.quantization_config.to_dict()}
 
 
-def test_loading_measures_with_the_tokenizer_and_the_recipe_of_a_subfolder(
-    build: Build, tokenizer: Any, tmp_path: Path
-) -> None:
-    model = build()
-    model.embedding_recipe = EmbeddingRecipe(("cls",), max_length=4)
-    model.save_pretrained(tmp_path / "inside")
-    tokenizer.save_pretrained(tmp_path / "inside")
-    found = []
-    for place in ({"subfolder": "inside"}, {}):
-        folder = tmp_path if place else tmp_path / "inside"
-        loaded = AutoModel.from_pretrained(folder, quantization_config=EightBitConfig(0.9, TEXTS), **place)
-        found.append(loaded.config.quantization_config.found)
-    assert found == [quantize(model, tokenizer, TEXTS, target=0.9).found] * 2
-
-
 def test_a_plain_model_from_the_configuration_of_a_quantized_one_is_saved_as_such(
     build: Build, tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -250,20 +234,6 @@ def test_a_text_does_not_depend_on_its_batch(build: Build, tokenizer: Any) -> No
             assert torch.equal(other, together)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(vectors(twin, tokenizer), together)
-
-
-@needs_integers
-def test_few_rows_round_as_many_do() -> None:
-    layer = EightBitLinear(384, 384, bias=True, outliers=16).eval()
-    with torch.no_grad():
-        layer.weight.random_(-127, 128)
-        assert layer.outlier_weight is not None
-        layer.outlier_weight.normal_()
-        layer.outlier_channels = torch.arange(16)
-        rows = torch.randn(64, 384)
-        together = layer(rows)
-        for count in (1, 2, 3, 5):
-            assert torch.equal(layer(rows[:count]), together[:count])
 
 
 def test_a_layer_has_the_formula_of_its_attributes() -> None:

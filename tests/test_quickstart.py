@@ -6,7 +6,6 @@ import ast
 import subprocess
 import sys
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,13 +97,6 @@ def test_the_previous_folder_is_replaced_completely(finished: tuple[Results, Pat
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
-def test_an_existing_folder_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "sequence_encoder"}')
-    arguments = QuickstartArguments(output_dir=str(tmp_path))
-    with pytest.raises(FileExistsError, match=r"exists; .*--overwrite"):
-        run(arguments, ())  # Before anything is read.
-
-
 def test_an_interruption_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -174,17 +166,6 @@ def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tm
     assert "pretrained on" not in card.text
 
 
-def test_the_same_seed_and_steps_give_the_same_table(tmp_path: Path) -> None:
-    tables = []
-    for name in ("first", "second"):
-        arguments = QuickstartArguments(output_dir=str(tmp_path / name), pretraining_steps=3, adaptation_steps=2)
-        results, _ = run(arguments, LIBRARIES[1:3])
-        assert results.pretraining is not None
-        tables.append(replace(results, pretraining=replace(results.pretraining, seconds=0.0, tokens_per_second=0.0)))
-    assert tables[0] == tables[1]
-    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}) == 1
-
-
 def test_a_checkpoint_that_cannot_be_converted_is_rejected(bert_folder: Path, tmp_path: Path) -> None:
     config = bert_folder / "config.json"
     config.write_text(config.read_text().replace('"is_decoder": false', '"is_decoder": true'))
@@ -200,10 +181,3 @@ def test_a_checkpoint_without_a_tokenizer_is_rejected(bert_folder: Path, tmp_pat
     arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), model=str(bert_folder))
     with pytest.raises(UsageError, match=r"bert has no tokenizer"):
         run(arguments, ())
-
-
-def test_the_initial_checkpoint_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    arguments = QuickstartArguments(output_dir=str(tmp_path), model=str(tmp_path), overwrite=True)
-    with pytest.raises(FileExistsError, match="which this command reads"):
-        quickstart(arguments)

@@ -24,9 +24,7 @@ from sequence_encoder import (
     save_sentence_transformer,
 )
 from sequence_encoder.__main__ import main
-from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
-from sequence_encoder.tests.family_folders import FAMILIES
 from sequence_encoder.tests.guides import ROOT, Block, blocks_of
 from sequence_encoder.tests.stand_ins import stand_ins_in
 from sequence_encoder.tests.texts import TEXTS
@@ -139,12 +137,6 @@ def test_every_command_runs(copy: Path, block: Block) -> None:
         main([*words[1:], *SHORTER.get(words[1], [])])
 
 
-def test_every_family_has_an_example() -> None:
-    code = "".join(block.code for block in BLOCKS if block.page == "docs/families.md")
-    shown = {stand_in.family for stand_in in stand_ins_in(code).values()}
-    assert shown == {*FAMILIES, *(f"{name} with code on the Hub" for name in REMOTE_CODE_FAMILIES)} - {"bert"}
-
-
 def test_no_two_blocks_write_to_the_same_folder() -> None:
     outputs = [set(re.findall(r'(?:TrainingArguments|save_\w+)\(\s*"([^"]+)"', block.code)) for block in PYTHON]
     names = [name for block in outputs for name in block]
@@ -182,7 +174,3 @@ def test_the_table_of_conformance_has_every_preset() -> None:
     lines = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8").splitlines()
     rows = [line.split("|")[1] for line in lines if ", each |" in line]
     assert sorted(re.findall("`(.+?)`", "".join(rows))) == sorted(PRESETS)
-
-
-def test_the_readme_fits_on_a_page() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

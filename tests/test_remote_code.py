@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from sequence_encoder import convert
-from sequence_encoder.tests.remote_code_models import MODELS, alibi_slopes, batch, encoder, save, variant
+from sequence_encoder.tests.remote_code_models import MODELS, batch, encoder, save, variant
 
 _VOCABULARY = {"cls.predictions.decoder.weight": (97, 24), "cls.predictions.decoder.bias": (97,)}
 _BERT_HEAD = {
@@ -243,8 +243,3 @@ def test_a_published_configuration_has_the_outputs_of_the_formulas(
     types = types if "type_vocab_size" in published else None
     found = converted(ids, attention_mask=mask, token_type_ids=types).last_hidden_state[mask.bool()]
     torch.testing.assert_close(found, model.states(weights, ids, mask, types)[mask.bool()], rtol=1e-4, atol=1e-4)
-
-
-def test_slopes_of_alibi() -> None:
-    assert alibi_slopes(8) == [2**-i for i in range(1, 9)]
-    assert alibi_slopes(12)[8:] == [2 ** -(i / 2) for i in (1, 3, 5, 7)]

@@ -15,12 +15,8 @@ from sequence_encoder import convert
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
-from sequence_encoder.tests.hub_client import ClientError, HubClient
-from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.tests.remote_code_models import MODELS, RemoteCodeModel, batch, encoder, save, variant
 from sequence_encoder.training.adaptation.encoder import encoder_of
-
-_CLASSIFIER = {"classifier.weight": (5, 24), "classifier.bias": (5,)}
 
 
 def rejections() -> list[tuple[RemoteCodeModel, str]]:
@@ -106,19 +102,6 @@ def test_a_size_in_the_configuration_allocates_nothing(tmp_path: Path) -> None:
         convert(save(tmp_path, fields, model.weights()))
     with pytest.raises(ValueError, match=r"num_labels must be an integer from 0 to 10,000,000, got 1000000000000"):
         convert(save(tmp_path, {**model.fields, "num_labels": 10**12}, model.weights()))
-
-
-def test_a_left_over_head_is_dropped_on_request(tmp_path: Path) -> None:
-    """gte-multilingual-base names NewModel first, and has the classifier of another task."""
-    model = encoder("new")
-    weights = model.weights(_CLASSIFIER)
-    folder = save(tmp_path, model.fields, weights)
-    with pytest.raises(ValueError, match=r"does not use: classifier\.bias, classifier\.weight"):
-        convert(folder)
-    ids, mask, types = batch()
-    found = convert(folder, base_model=True)(ids, attention_mask=mask, token_type_ids=types).last_hidden_state
-    expected = model.states(weights, ids, mask, types)
-    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
 def in_shards(folder: Path) -> dict[str, str]:
@@ -221,17 +204,6 @@ def test_the_command_says_that_outputs_are_not_compared(
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
-def test_code_of_a_tokenizer_is_not_run(bert_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
-    model = encoder("neobert", vocab_size=1000)
-    folder = save(bert_folder, model.fields, model.weights())
-    auto_map = {"AutoTokenizer": ["model.Tokenizer", "model.Tokenizer"]}
-    settings = {"tokenizer_class": "Tokenizer", "auto_map": auto_map}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(SystemExit, match=r"tokenizer in .* cannot be read: it needs code from the Hub, which"):
-        main(["convert", str(folder), "--output_dir", str(folder.parent / "ours")])
-
-
 def test_weights_that_give_nan_are_not_written(tmp_path: Path) -> None:
     model = encoder("new")
     weights = {**model.weights(), "encoder.layer.1.mlp_ln.bias": torch.full((24,), torch.nan)}
@@ -239,33 +211,6 @@ def test_weights_that_give_nan_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="outputs of the converted model are NaN or infinite; nothing was written"):
         main(["convert", str(folder), "--output_dir", str(tmp_path / "ours")])
     assert not (tmp_path / "ours").exists()
-
-
-def test_a_hub_id_is_read_without_its_code(hub: Hub, tmp_path: Path) -> None:
-    user = HubClient(hub.url, tmp_path / "user", token="hf_of_the_user")
-    reader = HubClient(hub.url, tmp_path / "reader")
-    ids = torch.arange(1, 15).reshape(2, 7)
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    try:
-        for name, shards in (("whole", False), ("shards", True)):
-            model = encoder("neobert")
-            folder = save(tmp_path / name, model.fields, model.weights())
-            if shards:
-                in_shards(folder)
-            user.call("upload", str(folder), f"user/remote-code-{name}")
-            hub.requests.clear()
-            found = torch.tensor(reader.call("convert_and_run", f"user/remote-code-{name}")[0])
-            expected = model.states(model.weights(), ids, mask)
-            torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
-            assert not any(path.endswith(".py") for _, path in hub.requests)
-        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other/model.safetensors"}}')
-        user.call("upload", str(folder), "user/remote-code-outside")
-        with pytest.raises(ClientError, match=r"must name \.safetensors files in its own folder"):
-            reader.call("convert_and_run", "user/remote-code-outside")
-    finally:
-        user.close()
-        reader.close()
 
 
 def test_the_guide_lists_every_family() -> None:

@@ -130,17 +130,6 @@ def test_filled_batches_unpack_to_the_same_tokens(lengths: list[int]) -> None:
             assert places is None or len(places) == min(int(chosen.sum()) + 2, sum(lengths))
 
 
-def test_a_batch_of_padding_is_not_filled() -> None:
-    packed = PackedBatch.from_padded((2, 3), CPU, torch.zeros(2, 3, dtype=torch.bool))
-    assert packed.filled(8) is packed
-
-
-def test_long_fillers_are_several_sequences() -> None:
-    """A longer sequence could be part of a band, in which a NaN of one text reaches its neighbours."""
-    packed = PackedBatch.from_padded((2, 3000), CPU)
-    assert packed.filled(6200).lengths == [50, 50, 50, 50, 3000, 3000]
-
-
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 8e-2)])
 def test_filled_batches_have_the_outputs_of_padded_ones(

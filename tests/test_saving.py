@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -13,11 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.saving.staged_files import staged
-from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.forked_python import forked_python
 
 Build = Callable[..., Any]
@@ -53,36 +50,6 @@ def test_single_and_sharded_weights_replace_each_other(
     assert_same_weights(tmp_path / "model", new)
     new.save_pretrained(tmp_path / "fresh", max_shard_size=after)
     assert contents(tmp_path / "model").keys() == contents(tmp_path / "fresh").keys()
-
-
-def test_variants_are_saved_next_to_each_other(
-    old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path
-) -> None:
-    old.save_pretrained(tmp_path)
-    for size in ("20KB", "50GB"):
-        new.save_pretrained(tmp_path, variant="other", max_shard_size=size)
-        assert_same_weights(tmp_path, old)
-        assert_same_weights(tmp_path, new, variant="other")
-
-
-def test_file_modes_are_kept(old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path) -> None:
-    old.save_pretrained(tmp_path)
-    (tmp_path / "config.json").chmod(0o660)
-    new.save_pretrained(tmp_path)
-    assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o660
-
-
-def test_a_new_folder_can_be_read_by_other_users(new: SequenceEncoderModel, tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        new.save_pretrained(tmp_path / "model" / "saved")
-        with atomic_folder(tmp_path / "model" / "whole", False, "--overwrite") as written:
-            save_file({"weight": torch.zeros(2)}, written / "adapter.safetensors")
-    finally:
-        os.umask(before)
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*") if path.is_file()}
-    assert modes == {0o644}
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o755}
 
 
 def test_concurrent_saves_into_one_folder_all_finish(tmp_path: Path) -> None:
@@ -204,12 +171,6 @@ def test_a_path_where_no_folder_can_be_created_is_rejected(
 @pytest.fixture
 def tokenizer() -> SequenceEncoderTokenizer:
     return SequenceEncoderTokenizer.train_from_iterator(["a text", "another text"], vocab_size=60, show_progress=False)
-
-
-def test_a_tokenizer_returns_the_paths_of_its_files(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
-    paths = tokenizer.save_pretrained(tmp_path / "folder")
-    assert {Path(path).name for path in paths} == {"tokenizer.json", "tokenizer_config.json"}
-    assert all(Path(path).parent == tmp_path / "folder" and Path(path).is_file() for path in paths)
 
 
 def test_saving_leaves_a_complete_configuration_and_no_temporary_files(

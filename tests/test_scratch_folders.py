@@ -16,7 +16,7 @@ import pytest
 from sequence_encoder.saving import scratch_folders
 from sequence_encoder.saving.scratch_folders import scratch_folder
 from sequence_encoder.saving.staged_files import staged
-from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
+from sequence_encoder.saving.whole_folders import atomic_folder
 
 Save = Callable[[Path], AbstractContextManager[Path]]
 
@@ -67,13 +67,6 @@ def test_the_next_save_removes_the_folders_of_killed_saves(tmp_path: Path, save:
     assert names(output) == {"whole.txt"}
 
 
-def test_check_replaceable_removes_the_folders_of_killed_saves_too(tmp_path: Path) -> None:
-    with another_process(replace, tmp_path / "model"):
-        pass
-    check_replaceable(tmp_path / "model", False, "--overwrite")
-    assert names(tmp_path) == set()
-
-
 @pytest.mark.parametrize("save", [stage, replace])
 def test_the_folder_of_a_running_save_is_kept(tmp_path: Path, save: Save) -> None:
     output = tmp_path / "model"
@@ -107,26 +100,6 @@ def test_two_saves_move_their_files_one_after_the_other(
         list(threads.map(run, range(2)))
     assert barrier.broken
     assert names(tmp_path) == {"model"}
-
-
-def test_folders_of_another_host_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shared disk may not share its locks."""
-    with another_process(stage, tmp_path):
-        pass
-    monkeypatch.setattr(scratch_folders.platform, "node", lambda: "another")
-    with stage(tmp_path):
-        pass
-    assert len(names(tmp_path)) == 1
-
-
-@pytest.mark.parametrize("name", ["_saving-notes", "_saving-{host}-notes", "_saving-{host}-a-b"])
-def test_folders_with_similar_names_are_kept(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / name.format(host=scratch_folders._host())
-    folder.mkdir()
-    (folder / "notes.txt").write_text("of the user")
-    with scratch_folder(tmp_path, "_saving-"):
-        pass
-    assert names(folder) == {"notes.txt"}
 
 
 @pytest.mark.parametrize("killed_at", ["before the lock", "while removing"])

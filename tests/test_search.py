@@ -24,11 +24,10 @@ from sequence_encoder.command_line import UsageError
 lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
 pa = pytest.importorskip("pyarrow", reason="needs the extra search")
 
-from sequence_encoder import Reranker, SearchHit, SearchIndex, index_corpus  # noqa: E402
-from sequence_encoder.bulk.formats import FACTS, VECTORS, connect  # noqa: E402
+from sequence_encoder import Reranker, SearchIndex, index_corpus  # noqa: E402
+from sequence_encoder.bulk.formats import VECTORS, connect  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
-from sequence_encoder.search.printing import in_words  # noqa: E402
 from sequence_encoder.search.vector_search import vector_search  # noqa: E402
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
@@ -96,51 +95,11 @@ def test_both_kinds_of_search_are_merged(index: SearchIndex) -> None:
     assert set(found["hybrid"]) <= {*found["vector"], *found["text"]}
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
-    """Return an index of 360 rows, of which 300 have one of three texts and 330 one of eleven vectors."""
-    folder, random = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
-    texts = [*["river stone", "river", "stone cloud"] * 100, *(f"river stone {'cloud ' * i}" for i in range(60))]
-    vectors = random.standard_normal((11, 8)).repeat(30, 0)
-    stored = np.concatenate([vectors, random.standard_normal((30, 8))]).astype(np.float32)[random.permutation(360)]
-    columns = {"id": np.arange(360), "text": texts, "n": np.arange(360) % 7}
-    table = pa.table({**columns, VECTORS: pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), 8)})
-    made = connect(folder).create_table("embeddings", table.replace_schema_metadata({FACTS: json.dumps({})}))
-    add_indexes(made, vector_search(made, folder, {}), "text", "English").write(folder)
-    return SearchIndex(folder)
-
-
-@pytest.mark.parametrize("where", [None, "n < 4"])
-@pytest.mark.parametrize("mode", MODES)
-def test_the_first_hits_are_the_same_with_every_limit(many: SearchIndex, mode: str, where: str | None) -> None:
-    def found(limit: int) -> list[tuple[int, float]]:
-        hits = many.search("river stone", limit, mode=mode, where=where, vector=np.ones(8, np.float32))
-        return [(hit.id, hit.score) for hit in hits]
-
-    everything = found(400)
-    assert len({number for number, _ in everything}) == len(everything) > 200
-    assert everything == sorted(everything, key=lambda hit: -hit[1])
-    for limit in (1, 2, 5, 20, 99, 100, 101, 150, 230):
-        assert found(limit) == everything[:limit]
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_conditions_hold_for_all_hits(index: SearchIndex, mode: str) -> None:
     hits = index.search("river stone cloud", 5, mode=mode, where="kind = 'b' AND n > 9")
     assert hits
     assert all(hit.fields["kind"] == "b" and hit.fields["n"] > 9 for hit in hits)
-
-
-def test_texts_in_conditions_may_have_every_character(index: SearchIndex) -> None:
-    where = "(kind='a') AND kind NOT IN ('it''s; (-- a /*', '):? $$N''') AND `n`::int > 9"
-    hits = index.search("river", 3, where=where)
-    assert hits
-    assert all(hit.fields["kind"] == "a" and hit.fields["n"] > 9 for hit in hits)
-
-
-def test_rows_without_a_text_are_never_found(index: SearchIndex) -> None:
-    assert index.layout.rows == 41
-    assert len(index.search("river", 100, mode="vector")) == 40
 
 
 def test_a_reranker_reads_the_query_with_each_candidate(index: SearchIndex, models: dict[str, Path]) -> None:
@@ -308,13 +267,6 @@ def test_conditions_compare_numbers_if_the_column_has_numbers(models: dict[str, 
         SearchIndex(tmp_path / "year").search("river", where="year > 1000", mode="vector")
     hits = SearchIndex(tmp_path / "year:int").search("river", where="year > 1000", mode="vector")
     assert [hit.fields for hit in hits] == [{"year": 2021}]
-
-
-def test_a_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "3")
-    assert (
-        in_words(1, SearchHit("a\nb", "river\x1b[31m", 0.5, {"c": "\x1b]x"})) == " 1  0.5000  a b   ]x\n    river [31m"
-    )
 
 
 def test_another_model_is_refused_for_queries(folder: Path, models: dict[str, Path], tmp_path: Path) -> None:

@@ -59,26 +59,3 @@ def test_existing_folders_and_wrong_arguments_are_rejected(
     with pytest.raises(ValueError, match=r"SequenceEncoderForMaskedLM; pass its base_model"):
         save_sentence_transformer(tmp_path / "other", SequenceEncoderForMaskedLM(tiny_config()), tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-LOAD = """
-import json, sentence_transformers
-model = sentence_transformers.SentenceTransformer(sys.argv[1], trust_remote_code=True)
-vectors = [model.encode(json.loads(sys.argv[2])).tolist()]
-model.save_pretrained(sys.argv[3])
-again = sentence_transformers.SentenceTransformer(sys.argv[3], trust_remote_code=True)
-print(json.dumps([*vectors, again.encode(json.loads(sys.argv[2])).tolist()]))
-"""
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_sentence_transformers_gives_the_same_vectors_without_the_package(
-    tiny_config: Callable[..., Any], tokenizer: Any, without_package: Callable[..., Any], tmp_path: Path, pooling: str
-) -> None:
-    pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")
-    model = SequenceEncoderModel(tiny_config("bert")).eval()
-    save_sentence_transformer(tmp_path / "model", model, tokenizer, pooling=pooling, normalize_embeddings=True)
-    texts = ["a model of a text", "short"]
-    expected = model.encode(texts, tokenizer, pooling=pooling, normalize_embeddings=True)
-    for vectors in without_package(LOAD, tmp_path / "model", json.dumps(texts), tmp_path / "again"):
-        torch.testing.assert_close(torch.tensor(vectors), torch.from_numpy(expected), rtol=0, atol=1e-6)

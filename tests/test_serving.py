@@ -52,17 +52,6 @@ def close(found: Any, wanted: Any) -> None:
     np.testing.assert_allclose(np.asarray(found, dtype=np.float64), np.asarray(wanted), atol=2e-5)
 
 
-def test_openai_embeddings_are_those_of_encode(app: Any, models: dict[str, ServedModel]) -> None:
-    answer = ask(app, "/v1/embeddings", {"input": TEXTS, "model": "encoder", "user": "someone"})
-    assert answer.status_code == 200
-    found = answer.json()
-    tokens = sum(len(ids) for ids in models["encoder"].tokenizer(TEXTS)["input_ids"])
-    assert found["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
-    assert (found["object"], found["model"]) == ("list", "encoder")
-    assert [(each["object"], each["index"]) for each in found["data"]] == [("embedding", i) for i in range(len(TEXTS))]
-    close([each["embedding"] for each in found["data"]], encoded(models))
-
-
 def test_openai_embeddings_in_base64_of_token_ids_and_of_fewer_dimensions(
     app: Any, models: dict[str, ServedModel]
 ) -> None:
@@ -142,16 +131,6 @@ def test_predict_returns_the_labels_of_texts_and_of_pairs(app: Any, models: dict
         ask(app, "/predict", {"inputs": pairs[0], **options}).json()
         == ask(app, "/predict", {"inputs": pairs[:1], **options}).json()[0]
     )
-
-
-def test_predict_returns_the_number_of_a_regression_model(
-    app: Any, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    body = {"inputs": TEXTS[0], "model": "ranker"}
-    number = logits_of(models["ranker"], TEXTS[:1])[0]
-    close([ask(app, "/predict", body).json()[0]["score"]], number.sigmoid())
-    monkeypatch.setattr(models["ranker"].model.config, "problem_type", "regression")
-    close([ask(app, "/predict", body).json()[0]["score"]], number)
 
 
 @pytest.mark.parametrize("together", [1, 64])
@@ -356,9 +335,3 @@ def test_the_server_stops_with_503(models: dict[str, ServedModel]) -> None:
     asyncio.run(scenario())
     assert ask(app, "/health").status_code == 503
     assert ask(app, "/embed", {"inputs": "a"}).status_code == 503
-
-
-def test_models_need_different_names(models: dict[str, ServedModel]) -> None:
-    for given in ([], [models["encoder"]] * 2):
-        with pytest.raises(ValueError, match="models with different names"):
-            create_app(given)

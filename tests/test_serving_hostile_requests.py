@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,12 @@ pytest.importorskip("httpx")
 from pydantic import ValidationError
 
 from sequence_encoder import ServerLimits, create_app
-from sequence_encoder.serving import guard, loading, tei_routes
+from sequence_encoder.serving import guard, tei_routes
 from sequence_encoder.serving.hub_routes import HubClassification
 from sequence_encoder.serving.openai_routes import EmbeddingsBody, RerankBody
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.serving.token_routes import DecodeBody
-from sequence_encoder.tests.serving_apps import MAX_LENGTH, ask, served_models
+from sequence_encoder.tests.serving_apps import ask, served_models
 
 MANY = [True] * 1000
 
@@ -137,11 +136,6 @@ def test_options_of_the_hub_are_checked(app: Any, top_k: Any) -> None:
     assert answer.json()["error"].startswith("top_k: ")
 
 
-def test_a_long_text_among_texts_and_pairs_is_named(app: Any) -> None:
-    body = {"model": "classifier", "inputs": [["a"], ["a", "b"], ["a " * 30]]}
-    assert f"Text 2 has 32 tokens, but classifier reads at most {MAX_LENGTH}" in ask(app, "/predict", body).text
-
-
 def test_a_model_that_fails_has_the_status_of_each_protocol(
     models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,11 +150,3 @@ def test_a_model_that_fails_has_the_status_of_each_protocol(
         assert "private" not in answer.text
     assert ask(app, "/embed", {"inputs": "a dog"}).json()["error_type"] == "Backend"
     app.state.service.scheduler.close()
-
-
-def test_the_path_of_a_model_may_have_an_equals_sign(tmp_path: Path) -> None:
-    folder = tmp_path / "rate=0.1"
-    folder.mkdir()
-    assert loading.split_name(str(folder)) == ("rate=0.1", str(folder))
-    assert loading.split_name(f"name={folder}") == ("name", str(folder))
-    assert loading.split_name("owner/name") == ("owner/name", "owner/name")

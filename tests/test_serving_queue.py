@@ -63,14 +63,6 @@ def test_no_request_waits_forever_while_shorter_ones_arrive() -> None:
     assert second < 5
 
 
-def test_texts_of_different_groups_are_not_mixed_and_the_first_due_comes_first() -> None:
-    queue = WorkQueue(100, 100)
-    queue.add(work("a", 5, 5), now=0)
-    queue.add(work("b", 5, group="b"), now=1)
-    queue.add(work("c", 5), now=2)
-    assert batches(queue) == [["a0", "a1", "c0"], ["b0"]]
-
-
 def test_a_full_queue_says_when_there_will_be_room() -> None:
     queue = WorkQueue(10, 100)
     for _ in range(1000):

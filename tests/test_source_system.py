@@ -151,18 +151,6 @@ def test_the_model_agrees_with_the_encoder_of_torch(
     assert_same_gradients(model, source, from_torch)
 
 
-def test_the_model_agrees_with_the_encoder_of_torch_on_long_texts(
-    tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
-) -> None:
-    """Sinusoidal positions are computed, so a text may be longer than `max_position_embeddings`."""
-    source = randomize(SourceEncoder())
-    model = SequenceEncoderForMaskedLM(tiny_config("vanilla")).eval()
-    model.load_state_dict(from_torch(source.state_dict()))
-    ids, mask = ragged([2 * model.config.max_position_embeddings])
-    with torch.no_grad():
-        assert_same(model(ids).logits, source(ids, mask))
-
-
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_the_model_agrees_with_the_encoders_of_transformers(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], batch: dict[str, torch.Tensor], family: str

@@ -82,7 +82,12 @@ HEADS: dict[type[SequenceEncoderPreTrainedModel], tuple[list[str], bool, str]] =
 }
 every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
 every_head = pytest.mark.parametrize("head", HEADS)
-every_model = pytest.mark.parametrize("model_class", [SequenceEncoderModel, SequenceEncoderForRetrieval, *HEADS])
+MODELS = [SequenceEncoderModel, SequenceEncoderForRetrieval, *HEADS]
+# Heads and presets do not depend on each other.
+every_model = pytest.mark.parametrize(
+    ("model_class", "preset"),
+    [*zip(MODELS, sorted(PRESETS), strict=False), *((SequenceEncoderModel, preset) for preset in sorted(PRESETS)[1:])],
+)
 
 
 def two_layers(tiny_config: TinyConfig, preset: str, **overrides: Any) -> SequenceEncoderConfig:
@@ -94,10 +99,6 @@ def trunk_keys(preset: str, pooler: bool) -> list[str]:
     outside, layers, pooled = TRUNKS[preset]
     inside = [f"layers.{index}.{key}" for index, layer in enumerate(layers) for key in layer]
     return [*outside, *inside, *(pooled if pooler else [])]
-
-
-def layer_keys(config: SequenceEncoderConfig) -> list[str]:
-    return [key for key in SequenceEncoderModel(config).state_dict() if key.startswith("layers.")]
 
 
 def test_the_package_exports_what_the_reference_documents() -> None:
@@ -119,30 +120,6 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
         assert not dict(model.named_buffers())  # values outside the state dict are computed
 
 
-def test_the_first_pre_norm_layer_has_its_norm_on_request(tiny_config: TinyConfig) -> None:
-    keys, other = (set(layer_keys(tiny_config("modernbert", first_attn_norm=first))) for first in (False, True))
-    assert other - keys == {"layers.0.attn_norm.weight"}
-
-
-def test_the_embedding_of_a_task_has_a_pinned_key(tiny_config: TinyConfig) -> None:
-    keys, other = (
-        set(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=tasks)).state_dict()) for tasks in (0, 3)
-    )
-    assert other - keys == {"embeddings.tasks.weight"}
-
-
-@pytest.mark.parametrize("preset", ["bert", "nomic"])
-def test_the_last_layer_of_the_feed_forward_network_may_differ_in_its_bias(
-    tiny_config: TinyConfig, preset: str
-) -> None:
-    same = layer_keys(tiny_config(preset))
-    config = tiny_config(preset)
-    other = tiny_config(preset, mlp_down_bias=not config.mlp_bias)
-    changed = {f"layers.{index}.mlp.down_proj.bias" for index in range(3)}
-    assert set(layer_keys(other)) ^ set(same) == changed
-    assert layer_keys(tiny_config(preset, mlp_down_bias=config.mlp_bias)) == same
-
-
 @every_head
 @pytest.mark.parametrize("preset", sorted(DENSE_HEADS))
 def test_keys_of_the_heads_are_pinned(
@@ -156,34 +133,12 @@ def test_keys_of_the_heads_are_pinned(
     assert sorted(head(config).state_dict()) == sorted(expected)
 
 
-def test_keys_of_the_model_for_retrieval_are_pinned(tiny_config: TinyConfig) -> None:
-    layers = [f"{head}_linear.{name}" for head in ("sparse", "colbert") for name in ("weight", "bias")]
-    model = SequenceEncoderForRetrieval(two_layers(tiny_config, "bert"))
-    assert sorted(model.state_dict()) == sorted([*trunk_keys("bert", True), *layers])
-
-
-def test_layer_keys_do_not_depend_on_the_norm_placement(tiny_config: TinyConfig) -> None:
-    post, pre = (layer_keys(two_layers(tiny_config, "vanilla", norm_placement=place)) for place in ("post", "pre"))
-    assert pre == post
-    normed = layer_keys(two_layers(tiny_config, "vanilla", norm_placement="pre", embedding_norm=True))
-    assert set(post) - set(normed) == {"layers.0.attn_norm.weight", "layers.0.attn_norm.bias"}
-    assert set(normed) <= set(post)
-
-
-def test_rms_norms_only_lack_the_bias(tiny_config: TinyConfig) -> None:
-    layer_norm, rms_norm = (
-        layer_keys(two_layers(tiny_config, "vanilla", norm=norm)) for norm in ("layer_norm", "rms_norm")
-    )
-    assert [key for key in layer_norm if not key.endswith("norm.bias")] == rms_norm
-
-
 def matches(plan: dict[str, str], model: torch.nn.Module) -> dict[str, list[str]]:
     """Return the modules that match each pattern of a parallel plan, where `*` is the index of a layer."""
     names = [name for name, _ in model.named_modules()]
     return {key: [name for name in names if re.sub(r"\.\d+(?=\.|$)", ".*", name) == key] for key in plan}
 
 
-@every_preset
 @every_model
 def test_tensor_parallel_plans_match_every_linear_layer(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
@@ -197,7 +152,7 @@ def test_tensor_parallel_plans_match_every_linear_layer(
 
 
 @pytest.mark.since("transformers", "5.14", "merges the plan of a head with that of its trunk")
-@every_model
+@pytest.mark.parametrize("model_class", MODELS)
 def test_tensor_parallel_plans_match_the_vocabulary_projection(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel]
 ) -> None:
@@ -206,7 +161,6 @@ def test_tensor_parallel_plans_match_the_vocabulary_projection(
 
 
 @pytest.mark.since("transformers", "5.15", "has a plan for FSDP that models inherit")
-@every_preset
 @every_model
 def test_fsdp_plans_match_existing_modules(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
@@ -218,12 +172,6 @@ def test_fsdp_plans_match_existing_modules(
     layers = [f"{prefix}layers.{index}" for index in range(model.config.num_hidden_layers)]
     assert found[f"{prefix}layers.*"] == layers
     assert ("decoder" in found) == hasattr(model, "decoder")
-
-
-def test_layers_are_not_split_across_devices(tiny_config: TinyConfig) -> None:
-    for placement in ("post", "pre"):
-        model = SequenceEncoderModel(tiny_config("vanilla", norm_placement=placement))
-        assert {type(layer).__name__ for layer in model.layers} <= set(model._no_split_modules)
 
 
 def test_sharding_the_fused_projection_keeps_whole_heads(
@@ -277,7 +225,6 @@ def test_tied_weights_survive_saving_and_resizing(
     assert next(iter(loaded(ids).values())).shape == (1, 3, 101)
 
 
-@every_preset
 @every_model
 def test_saving_and_loading_keep_every_bit(
     tiny_config: TinyConfig,
@@ -303,7 +250,7 @@ def test_saving_and_loading_keep_every_bit(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@every_model
+@pytest.mark.parametrize("model_class", MODELS)
 def test_the_signature_of_forward_lists_its_optional_arguments(
     model_class: type[SequenceEncoderPreTrainedModel],
 ) -> None:

@@ -10,7 +10,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,31 +155,6 @@ def test_the_journal_drops_entries_after_the_resumed_pack(corpus: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
-def test_the_same_packs_follow_however_often_training_stops(corpus: Path, tmp_path: Path) -> None:
-    """Each process reads ahead of training, and dies."""
-    whole = contents(islice(stream_of(corpus), MANY))
-    rng = random.Random(0)
-    done = 0
-    while done < MANY:
-        stream = stream_of(corpus, tmp_path / "journal.jsonl")
-        stream.start_at(done)
-        ahead = min(rng.randint(1, 20), MANY - done)
-        assert contents(islice(stream, ahead)) == whole[done : done + ahead]
-        done += rng.randint(1, ahead)
-
-
-def test_one_process_writes_the_journal_and_all_read_it(corpus: Path, tmp_path: Path) -> None:
-    journal = tmp_path / "journal.jsonl"
-    contents(islice(stream_of(corpus, journal, writes=False), MANY))
-    assert not journal.exists()
-    whole = contents(islice(stream_of(corpus, journal), MANY))
-    written = journal.read_text()
-    other = stream_of(corpus, journal, writes=False)
-    other.start_at(50)
-    assert contents(islice(other, 5)) == whole[50:55]
-    assert journal.read_text() == written
-
-
 def test_documents_before_the_last_block_are_not_reread(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
     read: list[int] = []
 
@@ -256,39 +230,6 @@ def test_reading_held_out_documents_does_not_move_the_stream(
     assert contents(islice(resumed, 5)) == whole[-5:]
 
 
-def test_held_out_documents_never_appear(corpus: Path, tokenizer: SequenceEncoderTokenizer) -> None:
-    packs = contents(islice(stream_of(corpus, held_out=4), MANY))
-    expected = segment_windows(documents()[4:], tokenizer, LONGEST)
-    assert set(count_windows(packs)) == {tuple(window["input_ids"].tolist()) for window in expected}
-
-
-def test_packs_are_nearly_full_and_never_exceed_the_budget(tokenizer: SequenceEncoderTokenizer) -> None:
-    texts = IterableDataset.from_generator(lambda: ({"text": text} for text in documents(4000)))
-    packs = list(islice(PackedStream(texts, tokenizer, LONGEST, 1024), 100))
-    tokens = np.array([sum(window["length"] for window in pack["windows"]) for pack in packs])
-    assert tokens.max() <= 1024
-    assert tokens.mean() >= 0.99 * 1024
-
-
-def test_packs_have_unique_seeds_and_the_progress_of_training(corpus: Path) -> None:
-    packs = contents(islice(stream_of(corpus), MANY + 5))
-    assert len({tuple(seed) for seed, _, _ in packs}) == len(packs)
-    assert [progress for _, progress, _ in packs] == [min(1.0, number / MANY) for number in range(MANY + 5)]
-    other = contents(islice(stream_of(corpus, seed=4), MANY))
-    assert {tuple(seed) for seed, _, _ in packs}.isdisjoint(tuple(seed) for seed, _, _ in other)
-    assert count_windows(packs[:3]) != count_windows(other[:3])
-
-
-def test_documents_without_text_are_skipped(tokenizer: SequenceEncoderTokenizer) -> None:
-    texts = [None] * 20 + ["json returns object."] + [""] * 20
-    stream = PackedStream(
-        IterableDataset.from_generator(lambda: ({"text": text} for text in texts)), tokenizer, LONGEST, BUDGET, buffer=4
-    )
-    ((ids, _, _),) = contents(islice(stream, 1))[0][2]
-    assert tokenizer.decode(ids) == "json returns object."
-    assert len(list(islice(stream, 3))) == 3
-
-
 @pytest.mark.parametrize("texts", [[], ["", None, " "]])
 def test_a_stream_without_text_ends_with_an_error(tokenizer: SequenceEncoderTokenizer, texts: list[Any]) -> None:
     stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
@@ -317,12 +258,6 @@ def test_a_broken_stream_raises_an_error(tmp_path: Path, kind: str) -> None:
     contents(islice(packs, 10))
     with pytest.raises(UsageError, match=r"the stream cannot be read: .+"):
         contents(packs)
-
-
-def test_a_stream_of_numbers_is_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
-    stream = IterableDataset.from_generator(lambda: iter([{"text": 3}]))
-    with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
-        next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
 
 
 def test_one_worker_gives_the_same_packs_and_several_are_rejected(tokenizer: SequenceEncoderTokenizer) -> None:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedModel, Trainer, pipeline
 
-from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter, TaskAdapterConfig
+from sequence_encoder import SequenceEncoderModel, TaskAdapter, TaskAdapterConfig
 from sequence_encoder.cards.card import model_card
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
@@ -69,18 +69,6 @@ def test_logits_come_from_the_pooled_real_tokens(encoder: SequenceEncoderModel, 
         torch.testing.assert_close(adapter(**padded).logits[0], adapter.classifier(vector), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("family", OTHERS)
-def test_padding_of_other_families_does_not_change_features(randomize: Build, family: str, pooling: str) -> None:
-    """These encoders compute vectors for padding too, which must not enter the mean."""
-    adapter = TaskAdapter(randomize(OTHERS[family]()), 5, pooling)
-    texts = ["return it", *TEXTS[:4]]
-    padded = batch_of(texts)
-    assert adapter.encoder(**padded).last_hidden_state[padded["attention_mask"] == 0].abs().max() > 0.01
-    alone = torch.cat([adapter.features(**batch_of([text])) for text in texts])
-    torch.testing.assert_close(adapter.features(**padded), alone, atol=1e-5, rtol=1e-4)
-
-
 def test_features_can_replace_the_text(encoder: SequenceEncoderModel) -> None:
     adapter, batch, labels = TaskAdapter(encoder, 5), batch_of(TEXTS[:4]), torch.tensor([0, 1, 2, 3])
     features = adapter.features(**batch)
@@ -102,15 +90,6 @@ def test_encoders_of_other_families_are_adapted_saved_and_loaded(family: str, ra
     assert not any(weight.requires_grad for weight in again.encoder.parameters())
     batch = batch_of(TEXTS[:3])
     assert torch.equal(again.eval()(**batch).logits, adapter(**batch).logits)
-
-
-def test_a_converted_encoder_keeps_its_weights(tmp_path: Path, bert_folder: Path) -> None:
-    from sequence_encoder import convert
-
-    encoder = convert(bert_folder, base_model=True)
-    before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
-    adapter = TaskAdapter(encoder, 3)
-    assert all(torch.equal(weight, before[name]) for name, weight in adapter.encoder.state_dict().items())
 
 
 def test_a_saved_adapter_loads_without_the_package(
@@ -155,27 +134,6 @@ def test_an_adapter_trains_with_an_unmodified_trainer(encoder: SequenceEncoderMo
     trainer.train()
     predicted = trainer.predict(items).predictions.argmax(-1)
     assert (predicted == [item["labels"] for item in items]).mean() == 1.0
-
-
-@pytest.mark.parametrize(
-    ("labels", "problem", "classes"),
-    [
-        (torch.tensor([0, 2, 1]), "single_label_classification", 3),
-        (torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 0]]), "multi_label_classification", 3),
-        (torch.tensor([0.5, -2.0, 1.0]), "regression", 1),
-    ],
-)
-def test_the_problem_type_is_inferred_from_the_labels(
-    encoder: SequenceEncoderModel, labels: torch.Tensor, problem: str, classes: int
-) -> None:
-    adapter = TaskAdapter(encoder, classes)
-    assert adapter(**batch_of(TEXTS[:3]), labels=labels).loss.isfinite()
-    assert adapter.config.problem_type == problem
-
-
-def test_the_encoder_of_a_model_with_a_head_is_used(tiny_config: Build) -> None:
-    model = SequenceEncoderForMaskedLM(tiny_config())
-    assert TaskAdapter(model, 3).encoder is model.model
 
 
 def test_the_card_describes_the_frozen_encoder(encoder: SequenceEncoderModel) -> None:

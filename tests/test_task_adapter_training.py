@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertModel, DataCollatorWithPadding
 
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
-from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 Build = Callable[..., Any]
@@ -86,17 +81,6 @@ def test_each_epoch_reports_the_mean_loss_over_texts(adapter: TaskAdapter, capsy
     assert reported == [("1", f"{losses[0]:.4f}"), ("2", f"{losses[1]:.4f}")]
 
 
-def test_the_loss_falls(adapter: TaskAdapter) -> None:
-    losses = train_adapted_model(adapter, loader_of(EXAMPLES, True), 40, 0.3)
-    assert losses[-1] < 0.5 * losses[0]
-    assert len(losses) == 40
-
-
-def test_pairs_of_inputs_and_labels_are_accepted(adapter: TaskAdapter) -> None:
-    items: Any = [({"input_ids": torch.tensor([5, 6, 7])}, 1), ({"input_ids": torch.tensor([8, 9, 5])}, 0)]
-    assert len(train_adapted_model(adapter, DataLoader(items, batch_size=2), 2, 0.01)) == 2
-
-
 def source_batches(batches: list[dict[str, torch.Tensor]], form: str) -> list[Any]:
     """Return the same batches in one of the forms that loaders return."""
     forms: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
@@ -164,16 +148,6 @@ def test_a_text_with_other_token_positions_is_encoded_again(adapter: TaskAdapter
     assert train_adapted_model(adapter, loader, 1, 1e-9) == pytest.approx([expected], abs=1e-5)
 
 
-def test_a_tensor_dataset_is_accepted(adapter: TaskAdapter) -> None:
-    ids = torch.randint(5, 400, (12, 7))
-    mask = (torch.arange(7) < torch.randint(2, 8, (12, 1))).long()
-    data = TensorDataset(ids, mask, torch.arange(12) % 3)
-    with torch.no_grad():
-        first = float(adapter(ids, mask, labels=data.tensors[2]).loss)
-    losses = train_adapted_model(adapter, DataLoader(data, batch_size=5, shuffle=True), 2, 1e-9)
-    assert losses == pytest.approx([first, first], abs=1e-5)
-
-
 def test_padding_without_a_mask_is_excluded_from_the_mean(adapter: TaskAdapter) -> None:
     adapter.encoder.config.pad_token_id = 3
     text, padded = torch.tensor([[7, 8, 9]]), torch.tensor([[7, 8, 9, 3, 3], [5, 6, 7, 8, 9]])
@@ -195,43 +169,6 @@ def test_the_same_tokens_with_other_segments_are_another_text(adapter: TaskAdapt
 
 def torch_batch(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
-
-
-TWO_PROCESSES = """
-import json, sys
-import torch
-torch.set_num_threads(1)
-from transformers import AutoTokenizer, DataCollatorWithPadding
-from sequence_encoder import TaskAdapter, train_adapted_model
-model, tokenizer = TaskAdapter.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
-items = [{**tokenizer(text), "labels": label} for text, label in json.load(open(sys.argv[4]))]
-collate = DataCollatorWithPadding(tokenizer)
-loader = torch.utils.data.DataLoader(items, batch_size=int(sys.argv[2]), collate_fn=collate)
-losses = train_adapted_model(model, loader, 3, 0.01)
-import torch.distributed as dist
-if not dist.is_initialized() or dist.get_rank() == 0:
-    json.dump([losses, model.classifier.weight.tolist()], open(sys.argv[3], "w"))
-if dist.is_initialized():
-    dist.destroy_process_group()
-"""
-
-
-def test_two_processes_train_like_one(adapter: TaskAdapter, tmp_path: Path) -> None:
-    adapter.save_pretrained(tmp_path / "adapter")
-    # Training the tokenizer again in another process could give another one.
-    tokenizer_of().save_pretrained(tmp_path / "adapter")
-    (tmp_path / "examples.json").write_text(json.dumps(EXAMPLES[:16]))
-    (tmp_path / "train.py").write_text(TWO_PROCESSES)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    several = [forked_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command, batch_size, name in (([forked_python()], 8, "one"), (several, 4, "two")):
-        arguments = [str(tmp_path / "train.py"), str(tmp_path / "adapter"), str(batch_size), str(tmp_path / name)]
-        arguments.append(str(tmp_path / "examples.json"))
-        finished = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
-        assert finished.returncode == 0, finished.stderr
-    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
-    torch.testing.assert_close(torch.tensor(one[0]), torch.tensor(two[0]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.tensor(one[1]), torch.tensor(two[1]), atol=1e-5, rtol=1e-5)
 
 
 def one_batch(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:

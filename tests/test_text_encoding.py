@@ -9,20 +9,15 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
 import torch
-from accelerate import disk_offload
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
-from sequence_encoder.data.batching import token_batches
 from sequence_encoder.modeling.text_encoding import prepared_encoding
-from sequence_encoder.modeling.text_encoding.evaluation_mode import evaluation_mode
 from sequence_encoder.modeling.text_encoding.text_pooling import pooled
 
 TEXTS = [
@@ -78,13 +73,6 @@ def test_vectors_can_be_normalized_and_have_another_dtype(model: SequenceEncoder
     torch.testing.assert_close(scaled, plain / plain.norm(dim=1, keepdim=True))
     assert model.encode(TEXTS, tokenizer, dtype=torch.float16).dtype == np.float16
     assert model.encode(TEXTS, tokenizer, dtype=torch.bfloat16, convert_to_tensor=True).dtype == torch.bfloat16
-
-
-def test_one_text_gives_one_vector_and_no_texts_give_none(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    assert model.encode("Short.", tokenizer).shape == (24,)
-    np.testing.assert_allclose(model.encode("Short.", tokenizer), model.encode(["Short."], tokenizer)[0])
-    assert model.encode([], tokenizer).shape == (0, 24)
-    assert model.encode([], tokenizer, dtype=torch.float16).dtype == np.float16
 
 
 def test_texts_are_truncated_to_the_limits_of_model_and_caller(
@@ -162,13 +150,6 @@ def test_invalid_options_are_rejected(
         model.iter_encode("Short.", tokenizer)
 
 
-def test_sentences_that_are_not_strings_are_rejected(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match=r"sentences must be strings, got a tuple: \('a', 'pair'\)"):
-        model.encode(["Short.", ("a", "pair")], tokenizer)
-    with pytest.raises(ValueError, match="sentences must be strings, got a NoneType"):
-        model.encode(["Short.", None], tokenizer)
-
-
 @pytest.mark.parametrize(
     ("sentences", "message"),
     [
@@ -184,12 +165,6 @@ def test_tables_and_none_are_rejected(
         model.encode(sentences, tokenizer)
 
 
-def test_a_column_of_a_table_is_encoded(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    texts = ["Short.", "A longer text."]
-    column = pandas.DataFrame({"text": texts})["text"]
-    assert (model.encode(column, tokenizer) == model.encode(texts, tokenizer)).all()
-
-
 def test_encoding_works_in_float64_and_without_return_dict(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
     model = SequenceEncoderModel(tiny_config("bert", return_dict=False)).double()
     exact = model.encode(TEXTS, tokenizer, dtype=torch.float64)
@@ -202,12 +177,6 @@ def test_pooling_long_texts_in_float16_equals_float32(pooling: str) -> None:
     tokens = torch.randn(2 * 500, 8, generator=torch.Generator().manual_seed(0)) * 10 + 300
     expected = pooled(tokens.half().float(), [500, 500], [pooling], 0)
     torch.testing.assert_close(pooled(tokens.half(), [500, 500], [pooling], 0), expected)
-
-
-def test_offloaded_weights_give_the_same_vectors(model: SequenceEncoderModel, tokenizer: Any, tmp_path: Path) -> None:
-    expected = model.encode(TEXTS, tokenizer, convert_to_tensor=True)
-    offloaded = disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
-    torch.testing.assert_close(offloaded.encode(TEXTS, tokenizer, convert_to_tensor=True), expected)
 
 
 def test_threads_do_not_affect_each_other(model: SequenceEncoderModel, tokenizer: Any) -> None:
@@ -234,50 +203,6 @@ def test_threads_do_not_affect_each_other(model: SequenceEncoderModel, tokenizer
     assert wrong == 0
 
 
-def test_encoding_does_not_change_the_tokenizer(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    own = copy.deepcopy(tokenizer)
-    own.backend_tokenizer.enable_truncation(5)
-    own.backend_tokenizer.enable_padding(length=9)
-    before = own.backend_tokenizer.to_str()
-    model.encode(TEXTS, own, max_length=8)
-    assert own.backend_tokenizer.to_str() == before
-
-
-def test_tokens_that_are_added_later_are_used(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    grown = copy.deepcopy(tokenizer)
-    model.encode("Short.", grown)
-    grown.add_tokens(["weights of", " Short"])
-    grown.add_special_tokens({"additional_special_tokens": ["<new>"]})
-    text = "Return the weights of a model<new> Short"
-    expected = model(**grown(text, return_tensors="pt")).last_hidden_state[0].mean(0)
-    torch.testing.assert_close(model.encode(text, grown, convert_to_tensor=True), expected.detach())
-
-
-def test_threads_encode_without_dropout_in_training_mode(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
-    model = SequenceEncoderModel(tiny_config("bert", hidden_dropout=0.5))
-    expected = model.eval().encode(TEXTS, tokenizer)
-    model.train()
-    model.layers[0].eval()
-    modes = [module.training for module in model.modules()]
-    with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: model.encode(TEXTS, tokenizer, max_tokens=20), range(40)):
-            np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert [module.training for module in model.modules()] == modes
-
-
-def test_evaluation_mode_contexts_may_overlap() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(0.5)).train()
-    with ExitStack() as first:
-        first.enter_context(evaluation_mode(model))
-        with ExitStack() as second:
-            second.enter_context(evaluation_mode(model))
-            first.pop_all().close()
-            assert not model.training
-            assert not model[1].training
-        assert model.training
-        assert model[1].training
-
-
 def test_non_finite_vectors_raise_an_error_with_the_cause(model: SequenceEncoderModel, tokenizer: Any) -> None:
     scaled = copy.deepcopy(model)
     scaled.layers[-1].mlp_norm.weight.data *= 1e6
@@ -299,10 +224,3 @@ def test_a_tokenizer_of_another_model_logs_a_warning(
     assert f"it has only {len(tokenizer)} tokens, but the model has vocab_size=1000" in caplog.text
     SequenceEncoderModel(tiny_config("bert", cls_token_id=55)).encode("Short.", tokenizer)
     assert f"its cls_token_id is {tokenizer.cls_token_id}, but 55 in the model's configuration" in caplog.text
-
-
-def test_batches_are_full_and_sorted_and_contain_every_text_once() -> None:
-    lengths = [5, 0, 3, 9, 3, 12, 1, 7]
-    batches = token_batches(lengths, 10)
-    assert [[lengths[i] for i in batch] for batch in batches] == [[1, 3, 3], [5], [7], [9], [12]]
-    assert sorted(itertools.chain.from_iterable(batches)) == [0, 2, 3, 4, 5, 6, 7]

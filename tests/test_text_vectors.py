@@ -16,13 +16,9 @@ pa = pytest.importorskip("pyarrow", reason="needs the extra embed")
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 
 from sentence_transformers import MultiVectorEncoder, SparseEncoder  # noqa: E402
-from sentence_transformers.base.modules import Transformer  # noqa: E402
-from sentence_transformers.sparse_encoder.modules import SpladePooling  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM  # noqa: E402
 
 from sequence_encoder import embed_corpus  # noqa: E402
-from sequence_encoder.__main__ import main  # noqa: E402
 from sequence_encoder.bulk.formats import connect  # noqa: E402
 from sequence_encoder.bulk.models import kind_of, load_text_vectors  # noqa: E402
 from sequence_encoder.command_line import UsageError  # noqa: E402
@@ -109,25 +105,6 @@ def test_long_texts_are_pooled_in_parts(
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_allclose(one[1], other[1], atol=1e-5)
-
-
-def test_a_sparse_encoder_of_another_family_has_the_same_vectors(
-    vector_folders: dict[str, Path], randomize: Callable[..., Any], tmp_path: Path
-) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(vector_folders["sum"])
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)
-    randomize(BertForMaskedLM(config)).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    first = Transformer(str(tmp_path / "bert"), transformer_task="fill-mask")
-    model = SparseEncoder(modules=[first, SpladePooling("max")])
-    model.save_pretrained(str(tmp_path / "splade"))
-    main(["convert", str(tmp_path / "splade"), "--output_dir", str(tmp_path / "converted")])
-    expected = model.encode(TEXTS).to_dense().numpy()
-    for name in ("splade", "converted"):
-        vectors = load(tmp_path / name)
-        found = vectors.compute(vectors.reader("document").tokenize(TEXTS)["input_ids"], "document")[0]
-        np.testing.assert_allclose([as_array(each, len(tokenizer)) for each in found], expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +201,3 @@ def test_a_skiplist_is_that_of_its_tasks(
 ) -> None:
     copy_with(vector_folders["late"], tmp_path, "2_MultiVectorMask/config.json", {"skiplist_tasks": given})
     assert read_token_recipe(tmp_path).left_out_of == tasks
-
-
-def test_a_length_beyond_the_positions_of_the_model_is_cut(vector_folders: dict[str, Path], tmp_path: Path) -> None:
-    copy_with(vector_folders["late"], tmp_path, "sentence_bert_config.json", {"document_length": 80})
-    assert load(tmp_path).max_length("document") == 32

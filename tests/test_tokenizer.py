@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sequence_encoder import SequenceEncoderTokenizer
-from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tokenizer import tokenization_sequence_encoder as module
 
 TEXTS = [
@@ -54,13 +48,6 @@ def byte_level() -> SequenceEncoderTokenizer:
     return train("byte_level_bpe")
 
 
-def test_special_tokens_come_first_in_the_vocabulary(tokenizer: SequenceEncoderTokenizer) -> None:
-    for index, (name, token) in enumerate(SPECIAL.items()):
-        assert getattr(tokenizer, f"{name}_token") == token
-        assert getattr(tokenizer, f"{name}_token_id") == tokenizer.convert_tokens_to_ids(token) == index
-    assert sorted(tokenizer.all_special_tokens) == sorted(SPECIAL.values())
-
-
 @every_algorithm
 @pytest.mark.parametrize("vocab_size", [270, 300])
 def test_the_vocabulary_does_not_exceed_its_size(algorithm: str, vocab_size: int) -> None:
@@ -83,14 +70,6 @@ def test_wordpiece_drops_the_rarest_characters_to_stay_within_the_size(texts: li
     assert unknown == set(counts) - known
 
 
-@pytest.mark.parametrize("vocab_size", [261, 300])
-def test_byte_level_tokens_restore_any_text_even_with_a_minimal_vocabulary(vocab_size: int) -> None:
-    tokenizer = train("byte_level_bpe", vocab_size=vocab_size)
-    assert len(tokenizer) == vocab_size
-    for text in MANY_CHARACTERS:
-        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-
-
 def test_a_vocabulary_that_exceeds_its_size_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, trainer, *rest = module.ALGORITHMS["wordpiece"](False)
 
@@ -103,73 +82,9 @@ def test_a_vocabulary_that_exceeds_its_size_is_rejected(monkeypatch: pytest.Monk
 
 
 @every_algorithm
-def test_batches_of_texts_are_read_like_single_texts(algorithm: str) -> None:
-    batches = [TEXTS[:3], tuple(TEXTS[3:8]), TEXTS[8], iter(TEXTS[9:]), []]
-    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
-        iter(batches), algorithm=algorithm, vocab_size=5000, min_frequency=0, show_progress=False
-    )
-    assert tokenizer.get_vocab() == train(algorithm, vocab_size=5000, min_frequency=0).get_vocab()
-    # The vocabulary has room for every word.
-    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
-    assert [len(tokenizer.tokenize(text)) for text in TEXTS] == [len(words(text)) for text in TEXTS]
-
-
-@every_algorithm
-@pytest.mark.parametrize("vocab_size", [300, 330])
-def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts(algorithm: str, vocab_size: int) -> None:
-    texts = [*TEXTS, *MANY_CHARACTERS]
-    first, second = (
-        SequenceEncoderTokenizer.train_from_iterator(
-            iter(texts), algorithm=algorithm, vocab_size=vocab_size, min_frequency=1, show_progress=False
-        ).get_vocab()
-        for texts in (texts, [*reversed(texts)])
-    )
-    assert first == second
-    assert len(first) == vocab_size
-
-
-def test_every_occurrence_of_a_word_is_counted() -> None:
-    texts = ["frequent " * 5000, "rare " * 1025]
-    for limit, words in ((5001, set()), (5000, {"frequent"}), (1026, {"frequent"}), (1025, {"frequent", "rare"})):
-        tokenizer = SequenceEncoderTokenizer.train_from_iterator(
-            iter(texts), vocab_size=500, min_frequency=limit, show_progress=False
-        )
-        assert {"frequent", "rare"} & set(tokenizer.get_vocab()) == words
-
-
-class Texts:
-    """A map-style dataset as in torch, without `__iter__`."""
-
-    def __len__(self) -> int:
-        return len(TEXTS)
-
-    def __getitem__(self, index: int) -> str:
-        return TEXTS[index]
-
-
-@every_algorithm
-def test_map_style_datasets_are_read(algorithm: str) -> None:
-    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
-        Texts(), algorithm=algorithm, vocab_size=np.int64(300), show_progress=False
-    )
-    assert 261 <= len(tokenizer) <= 300 or algorithm == "wordpiece"
-    assert tokenizer.unk_token_id not in tokenizer(TEXTS[0])["input_ids"]
-
-
-@every_algorithm
 def test_pieces_below_min_frequency_do_not_become_tokens(algorithm: str) -> None:
     often, always = (train(algorithm, min_frequency=frequency) for frequency in (len(TEXTS) + 1, 1))
     assert len(often) < len(always)
-
-
-def test_a_text_is_enclosed_by_cls_and_sep(tokenizer: SequenceEncoderTokenizer) -> None:
-    encoding = tokenizer(TEXTS[0])
-    assert list(encoding) == ["input_ids", "token_type_ids", "attention_mask"]
-    tokens = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
-    assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
-    assert not set(SPECIAL.values()) & set(tokens[1:-1])
-    assert set(encoding["token_type_ids"]) == {0}
-    assert tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"] == encoding["input_ids"][1:-1]
 
 
 def test_the_second_text_of_a_pair_is_the_second_segment(tokenizer: SequenceEncoderTokenizer) -> None:
@@ -189,13 +104,6 @@ def test_truncation_keeps_the_special_tokens(tokenizer: SequenceEncoderTokenizer
     assert encoding["input_ids"].count(tokenizer.sep_token_id) == (1 if pair is None else 2)
 
 
-def test_truncation_uses_the_model_max_length_of_training(tmp_path: Path) -> None:
-    tokenizer = train("wordpiece", model_max_length=8)
-    tokenizer.save_pretrained(tmp_path)
-    for same in (tokenizer, SequenceEncoderTokenizer.from_pretrained(tmp_path)):
-        assert same.model_max_length == len(same(TEXTS[0], truncation=True)["input_ids"]) == 8
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_on_the_requested_side_and_masked(tokenizer: SequenceEncoderTokenizer, side: str) -> None:
     short, long = TEXTS[0][:9], TEXTS[1]
@@ -208,18 +116,6 @@ def test_padding_is_on_the_requested_side_and_masked(tokenizer: SequenceEncoderT
     mask = [0] * padding, [1] * len(alone)
     assert batch["attention_mask"][0] == (mask[0] + mask[1] if side == "left" else mask[1] + mask[0])
     assert set(batch["attention_mask"][1]) == {1}
-
-
-def test_a_mask_token_replaces_a_whole_word(tokenizer: SequenceEncoderTokenizer) -> None:
-    left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The quick", " fox"))
-    masked = tokenizer("The quick [MASK] fox", add_special_tokens=False)["input_ids"]
-    assert masked == [*left, tokenizer.mask_token_id, *right]
-
-
-def test_special_tokens_are_skipped_in_decoding_on_request(tokenizer: SequenceEncoderTokenizer) -> None:
-    ids = tokenizer("packing is quick", " the dog", padding="max_length", max_length=30)["input_ids"]
-    assert tokenizer.decode(ids).count("[SEP]") == 2
-    assert tokenizer.decode(ids, skip_special_tokens=True).split() == ["packing", "is", "quick", "the", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -254,43 +150,6 @@ def test_wordpiece_strips_accents_only_with_lowercase() -> None:
     lower, cased = train("wordpiece", lowercase=True), train("wordpiece")
     assert lower("café")["input_ids"] == lower("cafe")["input_ids"]
     assert cased("café")["input_ids"] != cased("cafe")["input_ids"]
-
-
-WITHOUT_THE_PACKAGE = """
-import json, sys
-sys.modules["sequence_encoder"] = None  # any import of it now fails
-from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-texts = json.loads(sys.argv[2])
-print(json.dumps({
-    "encodings": dict(tokenizer(texts, texts[::-1], padding=True)),
-    "tokens": tokenizer.convert_ids_to_tokens(range(len(tokenizer))),
-    "special": tokenizer.special_tokens_map,
-    "length": tokenizer.model_max_length,
-}))
-"""
-
-
-@every_algorithm
-def test_a_saved_tokenizer_encodes_the_same_without_the_package(algorithm: str, tmp_path: Path) -> None:
-    tokenizer = train(algorithm, model_max_length=128)
-    tokenizer.save_pretrained(tmp_path)
-    texts = [*TEXTS[:4], "a [MASK] of  two", "漢字 👩‍👩‍👧", ""]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(
-        [forked_python(), "-c", WITHOUT_THE_PACKAGE, str(tmp_path), json.dumps(texts)],
-        capture_output=True,
-        text=True,
-        env={**environment, "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    loaded = json.loads(result.stdout.splitlines()[-1])
-    assert loaded["encodings"] == dict(tokenizer(texts, texts[::-1], padding=True))
-    assert loaded["tokens"] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    assert loaded["special"] == tokenizer.special_tokens_map
-    assert loaded["length"] == 128
 
 
 @pytest.mark.parametrize(
@@ -334,8 +193,3 @@ def test_bad_arguments_are_rejected_before_a_text_is_read(options: dict[str, Any
     with pytest.raises(ValueError, match=next(iter(options))):
         SequenceEncoderTokenizer.train_from_iterator(texts, **{"show_progress": False, **options})
     assert list(texts) == TEXTS
-
-
-@pytest.mark.parametrize("pair", [None, TEXTS[1]])
-def test_the_minimum_model_max_length_is_respected(pair: str | None) -> None:
-    assert len(train("wordpiece", model_max_length=3)(TEXTS[0], pair, truncation=True)["input_ids"]) == 3

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
 
 from sequence_encoder import (
@@ -20,7 +18,6 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
 )
-from sequence_encoder.modeling.attention.self_attention import SelfAttention
 
 Build = Callable[..., Any]
 Row = dict[str, Any]
@@ -145,15 +142,6 @@ def test_a_trainer_step_updates_every_weight(train: Build, head: str, preset: st
 
 
 @every_head
-def test_trainer_evaluates_and_predicts_every_row(train: Build, head: str) -> None:
-    trainer, result, _ = train(head, examples(head), max_steps=10, per_device_eval_batch_size=3)
-    predictions = trainer.predict(examples(head)).predictions
-    predictions = predictions if isinstance(predictions, tuple) else (predictions,)
-    assert all(len(prediction) == EXAMPLES for prediction in predictions)
-    assert 0 < trainer.evaluate()["eval_loss"] < result.training_loss
-
-
-@every_head
 def test_gradient_accumulation_equals_one_large_batch(train: Build, head: str) -> None:
     split, _, before = train(
         head, examples(head), **SGD, per_device_train_batch_size=EXAMPLES // 2, gradient_accumulation_steps=2
@@ -161,22 +149,6 @@ def test_gradient_accumulation_equals_one_large_batch(train: Build, head: str) -
     whole, _, _ = train(head, examples(head), **SGD)
     torch.testing.assert_close(weights(split), weights(whole), atol=1e-6, rtol=1e-4)
     assert any(not torch.equal(weight, before[name]) for name, weight in weights(whole).items())
-
-
-@pytest.mark.parametrize("head", ["masked_lm", "single_label"])
-@pytest.mark.parametrize("use_reentrant", [True, False])
-def test_gradient_checkpointing_does_not_change_the_step(train: Build, head: str, use_reentrant: bool) -> None:
-    saves = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
-    calls: Counter[type] = Counter()
-    counting = register_module_forward_pre_hook(lambda module, _: calls.update([type(module)]))
-    plain, _, _ = train(head, examples(head), **SGD, dropout=0.2)
-    once = calls[SelfAttention]
-    saving, _, _ = train(head, examples(head), **SGD, dropout=0.2, **saves)
-    counting.remove()
-    # Each layer computes again in the backward pass what it did not keep.
-    assert calls[SelfAttention] - once == 2 * once > 0
-    assert saving.model.is_gradient_checkpointing
-    torch.testing.assert_close(weights(saving), weights(plain), atol=1e-6, rtol=1e-4)
 
 
 @every_head
@@ -211,17 +183,3 @@ def test_flattened_documents_give_the_step_of_the_padded_batch(train: Build, hea
     rows, rows_result, _ = train(head, documents, preset, padded, **SGD)
     assert flat_result.training_loss == pytest.approx(rows_result.training_loss, rel=1e-5)
     torch.testing.assert_close(weights(flat), weights(rows), atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("batch", "accumulation"), [(2, 4), (1, 8)])
-def test_gradient_accumulation_does_not_change_the_sentence_order_step(
-    train: Build, batch: int, accumulation: int
-) -> None:
-    """The rows have different order labels and different numbers of masked tokens."""
-    dataset = examples("pretraining", count=batch * accumulation)
-    split, split_result, _ = train(
-        "pretraining", dataset, **SGD, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
-    )
-    whole, whole_result, _ = train("pretraining", dataset, **SGD, per_device_train_batch_size=len(dataset))
-    assert split_result.training_loss == pytest.approx(whole_result.training_loss, rel=1e-5)
-    torch.testing.assert_close(weights(split), weights(whole), atol=1e-6, rtol=1e-4)

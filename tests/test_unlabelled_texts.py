@@ -181,14 +181,6 @@ def test_labels_that_are_given_stay_even_if_wrong() -> None:
     assert (found[40:] == labels[40:]).mean() > 0.9
 
 
-def test_names_count_beside_two_labels() -> None:
-    right = []
-    for swapped in (True, False):
-        _, together, vectors, labels = fits(0.5, first_of_each(0.5, 1), swapped)
-        right.append(float((together.head()(vectors).argmax(1) == labels).mean()))
-    assert right[1] > max(0.75, right[0] + 0.1)
-
-
 @pytest.mark.parametrize(("gained", "clear"), [(0.1, False), (0.5, True), (-0.5, False)])
 def test_texts_must_lower_the_loss_by_more_than_the_standard_error(gained: float, clear: bool) -> None:
     # The standard error is 0.25.
@@ -203,13 +195,3 @@ def test_a_choice_does_not_depend_on_how_frequent_classes_are_elsewhere() -> Non
     worse, shift = good + rng.normal(size=(100, 2)), np.array([4.0, 0.0])
     linear, _ = prefers_linear("single_label_classification", OutOfFold(worse, good - shift, shift), labels)
     assert linear
-
-
-@pytest.mark.parametrize("unlabelled", [True, False])
-def test_a_few_examples_only_train_the_head_if_it_learned_from_more_texts(unlabelled: bool) -> None:
-    outputs = np.zeros((12, 2))
-    linear, choice = prefers_linear(
-        "single_label_classification", OutOfFold(None, outputs), np.arange(12) % 2, unlabelled
-    )
-    assert linear == unlabelled
-    assert ("only the head is trained" in choice) == unlabelled

@@ -90,11 +90,6 @@ def test_other_labels_are_refused_with_what_to_set(encoder: Path, tmp_path: Path
     evaluate(AutoModelForSequenceClassification.from_pretrained(tmp_path), tokenizer, rows, bootstrap_samples=2)
 
 
-def test_numbers_that_no_output_has_are_refused(encoder: Path) -> None:
-    with pytest.raises(ValueError, match="have the labels 3, but the model only has LABEL_0"):
-        evaluate(*unnamed(encoder), {"home": [{"text": "a", "label": 0}, {"text": "b", "label": 3}]})
-
-
 def test_a_number_is_explained_or_gets_a_share(encoder: Path) -> None:
     model, tokenizer = unnamed(encoder)
     (by_number,), (by_name,) = (explain(model, tokenizer, "red cat", target=each) for each in ("2", "LABEL_2"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
@@ -175,3 +175,19 @@ def test_encode_rejects_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> No
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
     with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)
+
+
+def test_a_head_for_other_labels_is_rejected_with_the_option_that_replaces_it(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "encoder")
+    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(folder)
+    with pytest.raises(RuntimeError, match=r"encoder do not have the shapes .*; pass ignore_mismatched_sizes=True"):
+        AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+
+
+def test_an_unreachable_hub_is_reported_in_one_line(
+    error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")
+    with pytest.raises(SystemExit, match="--push_to_hub: the repository could not be created: "):
+        main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub"])

@@ -86,13 +86,6 @@ def test_texts_to_train_on_are_unchanged(tmp_path: Path, ending: str, streaming:
     assert [row["text"] for row in train] == TEXTS
 
 
-def test_a_value_does_not_depend_on_the_other_rows(model: Path, tmp_path: Path) -> None:
-    for number, others in enumerate((["8"], ["", "x"])):
-        values = ["007", "1234567890123456788", *others]
-        file = write(tmp_path, ".csv", [{"text": "the cat", "value": value} for value in values])
-        assert copied(model, file, tmp_path / f"out-{number}") == values
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -175,13 +168,6 @@ def test_rows_that_cannot_be_read_are_named(model: Path, tmp_path: Path, content
     (tmp_path / name).write_text(content)
     with pytest.raises(UsageError, match=message):
         embed(model, tmp_path / name, tmp_path / "out")
-
-
-def test_a_long_json_list_is_read_in_parts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sequence_encoder.data.row_files._CHARACTERS", 3)
-    rows = [{"text": f'the "cat" [{number}], {{', "value": number} for number in range(20)]
-    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1) + "\n\n")
-    assert copied(model, tmp_path / "rows.json", tmp_path / "out") == list(range(20))
 
 
 def test_files_may_have_other_columns_but_not_lack_one(model: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from sequence_encoder.search.indexing import add_indexes  # noqa: E402
 from sequence_encoder.search.postings import write_postings  # noqa: E402
 from sequence_encoder.search.vector_search import LanceSearch  # noqa: E402
 from sequence_encoder.tests.serving_apps import ask  # noqa: E402
-from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
+from sequence_encoder.tests.vector_folders import TEXTS  # noqa: E402
 
 NAMES = ["sparse", "late"]
 CLASSES = {"sparse": SparseEncoder, "late": MultiVectorEncoder}
@@ -93,13 +93,6 @@ def test_both_kinds_of_search_are_merged(indexes: dict[str, SearchIndex], name: 
         indexes[name].search("owl", where="age > 3")
 
 
-def test_a_query_without_vectors_finds_only_words(indexes: dict[str, SearchIndex]) -> None:
-    nothing = np.zeros((0, CHANNELS), np.float32)
-    assert indexes["late"].search("owl", mode="vector", vector=nothing) == []
-    words = [hit.id for hit in indexes["late"].search("owl", mode="text")]
-    assert [hit.id for hit in indexes["late"].search("owl", mode="hybrid", vector=nothing)] == words
-
-
 def test_an_index_takes_only_its_own_kind_of_model(
     index_folders: dict[str, Path], vector_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -128,19 +121,6 @@ def test_a_damaged_inverted_index_is_made_again(
             SearchIndex(tmp_path).search(QUERY, **query)
         index_corpus(vector_folders["sparse"], index_folders["sparse"].parent / "texts.jsonl", tmp_path, **OPTIONS)
         assert SearchIndex(tmp_path).search(QUERY, **query) == expected
-
-
-def test_a_new_inverted_index_leaves_the_former_to_open_searches(
-    index_folders: dict[str, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(index_folders["sparse"], tmp_path, dirs_exist_ok=True)
-    opened = SearchIndex(tmp_path)
-    scores = opened.vectors.postings.scores((np.arange(40), np.ones(40)))  # type: ignore[attr-defined]
-    opened.table.delete("n > 3")
-    opened.vectors.add_index()
-    assert np.load(tmp_path / "postings" / "count.npy") < len(scores)
-    again = opened.vectors.postings.scores((np.arange(40), np.ones(40)))  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(again, scores)
 
 
 def test_an_index_of_many_token_vectors_finds_nearly_all_neighbours(tmp_path: Path) -> None:
@@ -218,17 +198,6 @@ def test_a_server_stops_computing_more_sparse_weights_than_it_can_send(
     app.state.service.scheduler.close()
     assert (answer.status_code, len(computed)) == (413, 3)
     assert "at least 27 numbers, but the server returns at most 20" in answer.json()["error"]
-
-
-def test_a_server_returns_the_vectors_of_tokens(app: Callable[[str], Any], models: dict[str, Any]) -> None:
-    for prompt_name, task in ((None, "document"), ("query", "query")):
-        body = {"inputs": TEXTS, "prompt_name": prompt_name, "truncate": True}
-        answer = ask(app("late"), "/embed_all", body)
-        for found, expected in zip(answer.json(), getattr(models["late"], f"encode_{task}")(TEXTS), strict=True):
-            np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
-    assert np.shape(answer.json()[3]) == (12, CHANNELS)
-    answer = ask(app("late"), "/embed_all", {"inputs": [TEXTS[4]]})
-    assert (answer.status_code, "late reads at most 15" in answer.json()["error"]) == (413, True)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -199,15 +199,6 @@ def test_the_current_folder_and_folders_being_read_are_not_replaced(
             check_replaceable(path, True, "--overwrite")
 
 
-def test_a_finished_folder_replaces_the_older_one(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "deep" / "model")
-    with atomic_folder(folder, True, "--overwrite") as written:
-        (written / "new").write_text("new")
-        assert names(folder) == ["config.json", "model.safetensors"]
-    assert names(folder) == ["new"]
-    assert names(folder.parent) == ["model"]
-
-
 def test_an_error_changes_nothing(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
@@ -220,36 +211,6 @@ def test_an_error_changes_nothing(tmp_path: Path) -> None:
         fail()
     assert (folder / "model.safetensors").read_text() == "old"
     assert names(tmp_path) == ["model"]
-
-
-def test_the_older_folder_is_restored_if_replacing_fails(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "model")
-
-    def lose() -> None:
-        with atomic_folder(folder, True, "--overwrite") as written:
-            written.rmdir()
-
-    with pytest.raises(FileNotFoundError):
-        lose()
-    assert (folder / "model.safetensors").read_text() == "old"
-    assert names(tmp_path) == ["model"]
-
-
-def test_a_path_through_a_missing_folder_is_resolved_before_the_check(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "notes.txt").write_text("of long work")
-    with pytest.raises(FileExistsError, match="does not contain a saved model"):
-        check_replaceable(tmp_path / "new" / ".." / "precious", True, "--overwrite")
-
-    def write() -> None:
-        with atomic_folder(tmp_path / "new" / ".." / "precious", False, "--overwrite"):
-            pass
-
-    with pytest.raises(FileExistsError, match="does not contain a saved model"):
-        write()
-    assert names(precious) == ["notes.txt"]
-    assert names(tmp_path) == ["precious"]
 
 
 def test_files_that_appear_during_the_work_are_kept(tmp_path: Path) -> None:

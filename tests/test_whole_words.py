@@ -12,8 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sequence_encoder import SequenceEncoderTokenizer
-from sequence_encoder.data.windows import segment_windows
-from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
+from sequence_encoder.tests.texts import LONG, tokenizer_of
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 
 MANY_ALPHABETS = [
@@ -114,14 +113,6 @@ def test_punctuation_is_masked_independently_of_the_word_before_it(tokenizer: Pr
     assert len(signs) == 6
     for place in signs:
         assert (predicted[:, place] != predicted[:, place - 1]).any()
-
-
-def test_the_requested_share_of_tokens_is_masked(tokenizer: PreTrainedTokenizerBase) -> None:
-    windows = list(segment_windows([*TEXTS, *MANY_ALPHABETS], tokenizer, 64))
-    packs = [{"windows": windows, "seed": [seed], "progress": 0.0} for seed in range(4)]
-    batch = PretrainingCollator(tokenizer, OBJECTIVES)(packs)
-    texts = sum(len(window["input_ids"]) for window in windows) * len(packs)
-    assert int((batch["labels"] != -100).sum()) / texts == pytest.approx(0.4, abs=0.02)
 
 
 def test_a_word_ends_with_its_segment(tokenizer: PreTrainedTokenizerBase) -> None:

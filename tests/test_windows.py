@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from itertools import accumulate, cycle, islice, pairwise
-from pathlib import Path
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.command_line import UsageError
@@ -68,14 +65,6 @@ def test_a_text_is_split_into_sentences_paragraphs_and_items(text: str, expected
     assert sentences(text) == expected
 
 
-@every_text
-def test_sentences_lose_only_whitespace(text: str) -> None:
-    parts = sentences(text)
-    assert parts
-    assert all(part and part == part.strip() for part in parts)
-    assert "".join("".join(parts).split()) == "".join(text.split())
-
-
 @with_and_without_pairs
 @pytest.mark.parametrize("max_length", LENGTHS)
 def test_no_window_exceeds_max_length_with_its_special_tokens(
@@ -98,24 +87,6 @@ def test_windows_contain_all_tokens_in_order(tokenizer: SequenceEncoderTokenizer
         assert [token for first, second in found for token in first + second] == ids_of(text, tokenizer)
 
 
-def test_a_token_of_a_window_takes_four_bytes(tokenizer: SequenceEncoderTokenizer) -> None:
-    for window in segment_windows(TEXTS, tokenizer, LONGEST):
-        assert window["input_ids"].nbytes == 4 * window["input_ids"].size
-
-
-def test_no_window_spans_two_texts(tokenizer: SequenceEncoderTokenizer) -> None:
-    apart = [window for text in TEXTS for window in segment_windows([text], tokenizer, LONGEST)]
-    assert segments(segment_windows(iter(TEXTS), tokenizer, LONGEST)) == segments(apart)
-    assert len(apart) > len(TEXTS)
-
-
-def test_an_endless_iterator_of_texts_is_read_lazily(tokenizer: SequenceEncoderTokenizer) -> None:
-    # These are more texts than one call tokenises.
-    expected = 80 * segments(segment_windows(TEXTS, tokenizer, 512))
-    windows = islice(segment_windows(cycle(TEXTS), tokenizer, 512), len(expected))
-    assert segments(windows) == expected
-
-
 @every_text
 def test_windows_contain_as_many_sentences_as_fit_in_balanced_halves(
     tokenizer: SequenceEncoderTokenizer, text: str
@@ -133,13 +104,6 @@ def test_windows_contain_as_many_sentences_as_fit_in_balanced_halves(
             assert all(abs(len(first) - len(second)) <= abs(2 * cut - length) for cut in cuts)
             start += length
         assert start == ends[-1]
-
-
-@every_text
-def test_a_window_without_pairs_has_room_for_one_more_token(tokenizer: SequenceEncoderTokenizer, text: str) -> None:
-    pairs = segments(segment_windows([text], tokenizer, 31))
-    single = segments(segment_windows([text], tokenizer, 30, pairs=False))
-    assert [first for first, _ in single] == [first + second for first, second in pairs]
 
 
 def test_a_sentence_longer_than_a_window_is_split(tokenizer: SequenceEncoderTokenizer) -> None:
@@ -165,11 +129,6 @@ def test_texts_without_tokens_have_no_windows(tokenizer: SequenceEncoderTokenize
     assert between == 2 * segments(segment_windows(["As is."], tokenizer, 16))
 
 
-def test_special_tokens_in_a_text_are_not_parsed(tokenizer: SequenceEncoderTokenizer) -> None:
-    ((first, second),) = segments(segment_windows(["Put [MASK] and [SEP] as is."], tokenizer, LONGEST))
-    assert not set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} & {*first, *second}
-
-
 @pytest.mark.parametrize("max_length", [4, 3, 0, -1])
 def test_a_length_without_room_for_two_tokens_is_rejected(tokenizer: SequenceEncoderTokenizer, max_length: int) -> None:
     with pytest.raises(ValueError, match=rf"max_length.* 5\b.*got {max_length}\."):
@@ -191,31 +150,7 @@ def test_dataset_windows_do_not_depend_on_the_number_of_processes(
         assert found["length"][:] == [window["length"] for window in expected]
 
 
-def test_tokenised_windows_are_cached_on_disk(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
-    """This includes a newly loaded tokenizer, and one whose file enables truncation."""
-    Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "texts")
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.backend_tokenizer.enable_truncation(8)
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    files = []
-    for length in (LONGEST, LONGEST, 32):
-        loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-        windows_of(Dataset.load_from_disk(str(tmp_path / "texts")), loaded, length)
-        files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("texts/cache*")})
-    loaded("is used")
-    windows_of(Dataset.load_from_disk(str(tmp_path / "texts")), loaded, 32)
-    files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("texts/cache*")})
-    assert files[0] == files[1]
-    assert len(files[2]) == 2 * len(files[0]) > 0
-    assert files[3] == files[2]
-
-
 def test_documents_without_tokens_are_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     dataset = Dataset.from_dict({"text": ["", " ", None]})
     with pytest.raises(UsageError, match="none of the 3 documents"):
         windows_of(dataset, tokenizer, LONGEST)
-
-
-def test_a_column_of_numbers_is_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
-    with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
-        windows_of(Dataset.from_dict({"text": [3]}), tokenizer, LONGEST)

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.tests.adaptation_runs import COLOURS, corpus_of, examples_of, run, save_encoder, write_rows
-from sequence_encoder.training.adaptation.self_training import by_vectors, find_classes, temperature_for
-
-FAST: dict[str, Any] = {"num_train_epochs": 2, "learning_rate": 1e-3}
+from sequence_encoder.training.adaptation.self_training import by_vectors, find_classes
 
 
 @pytest.fixture(scope="module")
@@ -144,40 +141,6 @@ def test_descriptions_say_what_names_leave_out(encoder: Path, tmp_path: Path, gi
     assert report["metrics"]["test"]["accuracy"]["mean"] > 0.9
 
 
-def test_a_resumed_run_goes_on_with_the_labels_that_it_found(
-    encoder: Path, tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given |= {
-        **FAST,
-        "tuning": "full",
-        "save_strategy": "steps",
-        "save_steps": 5,
-        "label_names_file": tmp_path / "names.csv",
-    }
-    given["label_names_file"].write_text("label,description\nred,\ngreen,\nblue,the sea\n")
-    run("classification", encoder, tmp_path / "whole", **given)
-    step = Trainer.training_step
-
-    def interrupted(self: Any, *parts: Any, **options: Any) -> Any:
-        if self.state.global_step == 7:
-            raise KeyboardInterrupt
-        return step(self, *parts, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="up to step 5"):
-            run("classification", encoder, tmp_path / "parts", **given)
-    monkeypatch.setattr(SequenceEncoderModel, "encode", None)
-    described = given["label_names_file"].read_text()
-    given["label_names_file"].write_text(described.replace("sea", "sky"))
-    with pytest.raises(UsageError, match=r"these differ: class names \(was .*'the sea'.*, is .*'the sky'.*\)\.$"):
-        run("classification", encoder, tmp_path / "parts", **given, resume=True)
-    given["label_names_file"].write_text(described)
-    run("classification", encoder, tmp_path / "parts", **given, resume=True)
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
-    torch.testing.assert_close(found, expected)
-
-
 def test_an_encoder_that_does_not_compare_texts_is_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="needs a sentence encoder"):
         run("classification", save_encoder(tmp_path / "encoder"), tmp_path / "out", **given)
@@ -241,10 +204,3 @@ def test_the_estimate_is_low_if_names_have_nothing_to_do_with_the_texts() -> Non
     vectors, tokens, _, names = corpus_of(0.5)
     others = np.random.default_rng(1).normal(size=names.shape)
     assert find_classes(vectors, tokens, by_vectors(vectors, others), seed=0).estimate < 0.6
-
-
-def test_a_temperature_sets_the_mean_confidence() -> None:
-    logits = 5 * np.random.default_rng(0).normal(size=(50, 3))
-    scaled = logits / temperature_for(logits, 0.6)
-    probabilities = np.exp(scaled) / np.exp(scaled).sum(1, keepdims=True)
-    assert probabilities.max(1).mean() == pytest.approx(0.6, abs=1e-6)
