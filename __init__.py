@@ -38,6 +38,7 @@ _MODULES = {
     **dict.fromkeys(("Training", "model_card"), "cards.card"),
     **dict.fromkeys(("correct_label_shift", "match_label_shares"), "evaluation.label_correction"),
     **dict.fromkeys(("embed_corpus", "predict_corpus"), "bulk.commands"),
+    **dict.fromkeys(("describe", "optimize"), "optimizing.optimize"),
     "ExportCheck": "runtimes.comparison",
     "ExportedEncoder": "runtimes.exported_encoder",
     "Faithfulness": "explanation.faithfulness",

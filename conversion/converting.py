@@ -153,10 +153,11 @@ def _classifier_of(adapter: TaskAdapter) -> PreTrainedModel:
 def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     family, head = find_family(type(model).__name__)
     check_merged(model)
-    config, device, constants = our_config(model), model.device, family.constants(model)
+    config, device = our_config(model), model.device
+    constants = check_constants(model)
     theirs = _tensors(model, release)
-    for name, constant in constants.items():
-        _check_constant(name, theirs.pop(name), constant)
+    for name in constants:
+        del theirs[name]
     return _from_tensors(family, head, config, theirs, model.base_model_prefix, device)
 
 
@@ -177,7 +178,7 @@ def _from_tensors(
     with torch.device("meta"):
         needed = model_class(config).state_dict()
     rules = family.rules(head, config, base_model_prefix)
-    tensors = to_ours(rules, theirs, needed, _heads(config))
+    tensors = to_ours(rules, theirs, needed, table_heads(config))
     for name, tensor in tensors.items():
         if tensor.shape != needed[name].shape:
             raise ValueError(
@@ -269,7 +270,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
     rules = family.rules(head, model.config, theirs.base_model_prefix)
-    device, heads = model.device, _heads(model.config)
+    device, heads = model.device, table_heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
@@ -278,14 +279,23 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     return _filled(theirs, to_theirs(rules, tensors, heads) | constants, device)
 
 
-def _check_constant(name: str, tensor: torch.Tensor, constant: torch.Tensor) -> None:
-    """Check that a tensor of a checkpoint has the values that a SequenceEncoder computes."""
-    expected = constant.to(tensor)
-    if not torch.allclose(tensor, expected, rtol=0, atol=4 * torch.finfo(tensor.dtype).eps):
-        raise ValueError(f"{name} has other values than those that a SequenceEncoder computes; it was changed.")
+def check_constants(model: PreTrainedModel) -> list[str]:
+    """Return the names of the tensors of a model that its configuration determines.
+
+    Raises:
+        ValueError: If one of them has other values than those that a SequenceEncoder computes.
+    """
+    constants = find_family(type(model).__name__)[0].constants(model)
+    tensors = model.state_dict() if constants else {}
+    for name, constant in constants.items():
+        tensor = tensors[name]
+        if not torch.allclose(tensor, constant.to(tensor), rtol=0, atol=4 * torch.finfo(tensor.dtype).eps):
+            raise ValueError(f"{name} has other values than those that a SequenceEncoder computes; it was changed.")
+    return list(constants)
 
 
-def _heads(config: SequenceEncoderConfig) -> Heads:
+def table_heads(config: SequenceEncoderConfig) -> Heads:
+    """Return the numbers of heads that the tables of weights need."""
     return Heads(config.num_attention_heads, config.key_value_heads)
 
 

@@ -79,6 +79,11 @@ class _Steps:
 _steps = _Steps()
 
 
+def number_of_steps() -> int:
+    """Return how many steps all optimizers have made, some of which do not raise the version of the weights."""
+    return _steps.count
+
+
 def is_prepacked(linear: nn.Linear) -> bool:
     """Return whether a layer has a prepacked weight."""
     return linear.__dict__.get("prepacked") is not None

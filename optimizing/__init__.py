@@ -1,0 +1,1 @@
+"""Makes models of other libraries compute without padding, in place."""

@@ -1,0 +1,58 @@
+"""Finds the encoders inside any object, such as a pipeline or a retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+# How many attributes of attributes are looked at: a retriever, its embedder, that one's backend, and its model.
+_DEPTH = 4
+_ITEMS = 100
+# Objects that contain no model, and whose attributes may be many.
+_OPAQUE = (str, bytes, int, float, complex, type, torch.Tensor, torch.dtype, torch.device)
+
+
+def encoders_in(root: Any) -> Iterator[tuple[str, PreTrainedModel]]:
+    """Yield the encoders inside an object with their paths: each `PreTrainedModel` that has no other one inside it.
+
+    Args:
+        root: A module, or an object with modules among its attributes, or theirs, in lists or in dictionaries.
+    """
+    seen: set[int] = set()
+    for path, module in _modules_in(root, "", _DEPTH, seen):
+        inside: list[tuple[str, PreTrainedModel]] = [
+            (".".join(filter(None, (path, name))), each)
+            for name, each in module.named_modules()
+            if isinstance(each, PreTrainedModel)
+        ]
+        for name, model in inside:
+            nested = (each for each in model.modules() if each is not model)
+            if id(model) not in seen and not any(isinstance(each, PreTrainedModel) for each in nested):
+                seen.add(id(model))
+                yield name, model
+
+
+def _modules_in(value: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the outermost modules inside an object with their paths."""
+    if isinstance(value, nn.Module):
+        yield path, value
+    if depth < 0 or isinstance(value, _OPAQUE) or callable(getattr(value, "__array__", None)) or id(value) in seen:
+        return
+    if not isinstance(value, nn.Module):
+        seen.add(id(value))
+    for name, each in _parts_of(value):
+        yield from _modules_in(each, f"{path}.{name}" if path else name, depth - 1, seen)
+
+
+def _parts_of(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(str(key), each) for key, each in list(value.items())[:_ITEMS]]
+    if isinstance(value, Sequence):
+        return [(str(index), each) for index, each in enumerate(value[:_ITEMS])]
+    # Modules are found as such; this looks at what a module holds beside them.
+    hidden = ("_modules", "_parameters", "_buffers") if isinstance(value, nn.Module) else ()
+    return [(name, each) for name, each in getattr(value, "__dict__", {}).items() if name not in hidden]

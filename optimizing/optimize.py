@@ -1,0 +1,82 @@
+"""One line that makes what a program already has faster: `model = optimize(model)`."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+
+from ..conversion.converting import our_config
+from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from .finding import encoders_in
+from .padding_free import PaddingFree, inference_dtype, make_padding_free
+from .precision import chosen_dtype
+
+Anything = TypeVar("Anything")
+
+
+def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> Anything:
+    """Let the encoders in an object compute without padding, in place, with the same weights.
+
+    The object keeps its class, its methods and its files: what it saves is what it would have saved. Only the passes
+    of its encoders change. A pass that is not faster, such as that of one short text, is computed as before, and so is
+    one with arguments that a SequenceEncoder does not compute alike, such as `output_attentions=True`.
+
+    Args:
+        model: A `SentenceTransformer`, `CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder`, a pipeline, a
+            `SetFitModel`, a model of transformers, or any object that holds one of these.
+        exact: Whether to keep the outputs, up to the rounding of float32. Otherwise, encoders compute in bfloat16 if
+            that is faster on this machine and the cosines of the vectors to the exact ones are at least 0.999; their
+            outputs and weights keep their dtype, and training stays exact.
+        training: Whether the object will be trained, so that nothing is prepared for inference.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: If there is no encoder inside, or if `exact=False` is combined with `training=True`.
+    """
+    if training and not exact:
+        raise ValueError("exact=False is for inference only; pass training=True alone.")
+    found = [encoder for _, encoder in encoders_in(model)]
+    if not found:
+        raise ValueError(f"model must have an encoder of transformers inside, got a {type(model).__name__} without.")
+    for encoder in found:
+        if isinstance(encoder, SequenceEncoderPreTrainedModel):
+            if not training:
+                encoder.prepack_weights()
+        elif obstacle_of(encoder) is None:
+            make_padding_free(encoder, not training, None if exact else chosen_dtype(encoder))
+    return model
+
+
+def describe(model: Any) -> str:
+    """Return a line for each encoder in an object, which says how it computes, and why it is as it was if it is.
+
+    Args:
+        model: The object, before or after `optimize`.
+    """
+    lines = []
+    for path, encoder in encoders_in(model):
+        if isinstance(encoder, PaddingFree):
+            dtype = inference_dtype(encoder)
+            words = "without padding" if dtype is None else f"without padding, in {dtype}".replace("torch.", "")
+        elif isinstance(encoder, SequenceEncoderModel):
+            words = "without padding, as a SequenceEncoder"
+        else:
+            words = f"as it was: {obstacle_of(encoder) or 'optimize() was not called'}"
+        lines.append(f"{path or 'model'}: {type(encoder).__name__} computes {words}")
+    return "\n".join(lines) or f"There is no encoder of transformers in this {type(model).__name__}."
+
+
+def obstacle_of(encoder: PreTrainedModel) -> str | None:
+    """Return why no SequenceEncoder computes what an encoder does; None if one does."""
+    if encoder.config._attn_implementation not in ("eager", "sdpa"):
+        return f"its attention is {encoder.config._attn_implementation}, which does not compute padding either"
+    if not all(parameter.is_floating_point() for parameter in encoder.parameters()):
+        return "its weights are quantized"
+    try:
+        our_config(encoder)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,286 @@
+"""`optimize` keeps what an object computes, saves and is, and its encoders no longer compute padding."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
+
+from sequence_encoder import describe, optimize
+from sequence_encoder.tests.family_folders import FAMILIES, SINCE, add_modules, build, save
+
+EVERY_FAMILY = [
+    pytest.param(name, marks=pytest.mark.since("transformers", SINCE[name], "has it") if name in SINCE else ())
+    for name in FAMILIES
+]
+TEXTS = ["a text about the red cat", "this model is software.", "x", "the dog lives in berlin, the cat is about red"]
+Batch = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_modules(save(tmp_path_factory.mktemp("models") / "bert", "bert"))
+
+
+def ragged(model: PreTrainedModel, rows: int = 6, length: int = 60) -> Batch:
+    """Return a batch with padding after the texts of all rows but the first."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, model.config.vocab_size - 3, (rows, length), generator=generator)
+    mask = (torch.arange(length) < torch.linspace(length, 3, rows)[:, None]).long()
+    return {"input_ids": ids.masked_fill(mask == 0, model.config.pad_token_id or 0), "attention_mask": mask}
+
+
+def states(model: Any, batch: Batch, **options: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**batch, **options)[0].float()
+
+
+def leaves_out_padding(model: Any, batch: Batch) -> bool:
+    """Return whether the vectors at padding are zero, which only encoders that do not compute them return."""
+    return not states(model, batch)[batch["attention_mask"] == 0].any()
+
+
+def assert_same(model: Any, original: Any, batch: Batch, atol: float = 1e-5, **options: Any) -> None:
+    real = batch["attention_mask"] != 0
+    found, expected = (states(each, batch, **options)[real] for each in (model, original))
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_encoders_of_every_family_compute_the_same_without_padding(family: str, tmp_path: Path) -> None:
+    original, _ = build(family)
+    model = copy.deepcopy(original)
+    assert optimize(model) is model
+    batch = ragged(model)
+    assert_same(model, original, batch)
+    assert leaves_out_padding(model, batch)
+    assert not leaves_out_padding(original, batch)
+    assert isinstance(model, type(original))
+    assert model(**batch).keys() == original(**batch).keys()
+    assert [each.shape for each in model(**batch, return_dict=False)] == [
+        each.shape for each in original(**batch, return_dict=False)
+    ]
+    assert "without padding" in describe(model)
+    for each, name in ((original, "before"), (model, "after")):
+        each.save_pretrained(tmp_path / name)
+    before, after = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("before", "after"))
+    assert before == after
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta", "modernbert", "albert"])
+def test_gradients_reach_the_weights_of_the_original(family: str) -> None:
+    original, _ = build(family)
+    model = optimize(copy.deepcopy(original), training=True)
+    batch = ragged(model)
+    for each in (original, model):
+        (each(**batch)[0] * batch["attention_mask"][..., None]).square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in original.named_parameters() if parameter.grad is not None}
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4 * max(1.0, gradient.abs().max().item()))
+
+
+def stepped(model: Any) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    batch = ragged(model)
+    (model(**batch)[0] * batch["attention_mask"][..., None]).square().mean().backward()
+    optimizer.step()
+
+
+def with_hook(model: Any) -> None:
+    model.encoder.layer[0].attention.output.register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def with_adapter(model: Any) -> None:
+    config = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    torch.manual_seed(0)
+    peft.inject_adapter_in_model(config, model)
+
+
+@pytest.mark.parametrize(
+    ("change", "still_without_padding"),
+    [
+        (lambda model: model.load_state_dict(build("bert", initializer_range=0.1)[0].state_dict()), True),
+        (lambda model: model.resize_token_embeddings(90), True),
+        (lambda model: model.encoder.layer[1].attention.self.key.weight.normal_(), True),
+        (lambda model: model.to(torch.float64), True),
+        (stepped, True),
+        (with_hook, False),
+        (with_adapter, False),
+        (lambda model: setattr(model.encoder.layer[0], "forward", lambda states, *_, **__: states), False),
+    ],
+    ids=["loaded", "resized", "in place", "float64", "optimizer", "hook", "adapter", "forward"],
+)
+def test_later_changes_of_a_model_count(change: Callable[[Any], Any], still_without_padding: bool) -> None:
+    original, _ = build("bert")
+    model = optimize(copy.deepcopy(original))
+    states(model, ragged(model))
+    with torch.no_grad() if change is not stepped else torch.enable_grad():
+        for each in (original, model):
+            torch.manual_seed(0)
+            change(each)
+    batch = ragged(model)
+    assert_same(model, original, batch, atol=1e-4 if change is stepped else 1e-5)
+    assert leaves_out_padding(model, batch) is still_without_padding
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_hidden_states": True},
+        {"output_attentions": True},
+        {"position_ids": torch.arange(60).flip(0).expand(6, -1)},
+        {"attention_mask": "left"},
+        {"attention_mask": "wide"},
+    ],
+    ids=["hidden states", "attentions", "positions", "padding on the left", "4-D mask"],
+)
+def test_calls_that_differ_go_to_the_model_itself(options: dict[str, Any]) -> None:
+    original, _ = build("bert", attn_implementation="eager")
+    model = optimize(copy.deepcopy(original))
+    batch = ragged(model)
+    if options.get("attention_mask") == "left":
+        batch["attention_mask"] = batch["attention_mask"].flip(1)
+    if options.get("attention_mask") == "wide":
+        batch["attention_mask"] = torch.ones(6, 1, 60, 60).tril()
+    options = {name: value for name, value in options.items() if name != "attention_mask"}
+    with torch.no_grad():
+        found, expected = model(**batch, **options), original(**batch, **options)
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found.to_tuple(), expected.to_tuple(), rtol=0, atol=0)
+
+
+def test_sentence_transformers_keeps_its_vectors_and_its_files(folder: Path, tmp_path: Path) -> None:
+    original = SentenceTransformer(str(folder), device="cpu")
+    model = optimize(SentenceTransformer(str(folder), device="cpu"))
+    assert describe(model) == "0.model: BertModel computes without padding"
+    np.testing.assert_allclose(model.encode(TEXTS), original.encode(TEXTS), rtol=0, atol=1e-5)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert "without padding" in describe(again)
+        np.testing.assert_allclose(again.encode(TEXTS), original.encode(TEXTS), rtol=0, atol=1e-5)
+    model.save(str(tmp_path / "saved"))
+    again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert "as it was" in describe(again)
+    np.testing.assert_allclose(again.encode(TEXTS), original.encode(TEXTS), rtol=0, atol=1e-6)
+
+
+def test_sparse_and_cross_encoders_keep_their_scores(tmp_path: Path) -> None:
+    save(tmp_path / "mlm", "bert", "ForMaskedLM")
+    sparse = SparseEncoder(str(tmp_path / "mlm"), device="cpu")
+    expected = sparse.encode(TEXTS).to_dense()
+    torch.testing.assert_close(optimize(sparse).encode(TEXTS).to_dense(), expected, rtol=0, atol=1e-5)
+    save(tmp_path / "reranker", "roberta", "ForSequenceClassification", num_labels=1)
+    reranker = CrossEncoder(str(tmp_path / "reranker"), device="cpu")
+    pairs = [(one, other) for one in TEXTS for other in TEXTS]
+    scores = reranker.predict(pairs)
+    np.testing.assert_allclose(optimize(reranker).predict(pairs), scores, rtol=0, atol=1e-5)
+    assert "without padding" in describe(reranker)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "fill-mask", "feature-extraction"])
+def test_pipelines_keep_their_results(task: str) -> None:
+    heads = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+    model, tokenizer = build("bert", {**heads, "fill-mask": "ForMaskedLM"}.get(task, "Model"))
+    texts = [f"{text} [MASK]" for text in TEXTS]
+    pipe = pipeline(task, model=model, tokenizer=tokenizer, device="cpu", batch_size=4)
+    expected = pipe(texts)
+    found = optimize(pipe)(texts)
+    assert "without padding" in describe(pipe)
+    if task == "feature-extraction":
+        for one, other, text in zip(found, expected, texts, strict=True):
+            length = len(tokenizer(text)["input_ids"])
+            np.testing.assert_allclose(one[0][:length], other[0][:length], rtol=0, atol=1e-5)
+        return
+    flat = [[each for row in rows for each in (row if isinstance(row, list) else [row])] for rows in (found, expected)]
+    names = [[each.get("label", each.get("entity", each.get("token_str"))) for each in rows] for rows in flat]
+    assert names[0] == names[1]
+    scores = [[each["score"] for each in rows] for rows in flat]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
+
+
+def test_encoders_are_found_wherever_an_object_holds_them(folder: Path) -> None:
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = build("distilbert")[0]
+            self.out = nn.Linear(24, 2)
+
+    inner = SimpleNamespace(model_body=SentenceTransformer(str(folder), device="cpu"), name="x", numbers=[1, 2])
+    holder = SimpleNamespace(client=inner, heads={"first": Custom()}, itself=None)
+    holder.itself = holder
+    optimize(holder)
+    assert describe(holder).splitlines() == [
+        "client.model_body.0.model: BertModel computes without padding",
+        "heads.first.backbone: DistilBertModel computes without padding",
+    ]
+
+
+def test_what_has_no_counterpart_is_left_alone_and_named() -> None:
+    model, _ = build("bert", is_decoder=True)
+    batch = ragged(model)
+    before = states(model, batch)
+    optimize(model)
+    torch.testing.assert_close(states(model, batch), before, rtol=0, atol=0)
+    assert describe(model).startswith("model: BertModel computes as it was: is_decoder=True is not supported")
+    for wrong, words in ((SimpleNamespace(x=1), "SimpleNamespace"), ("a name", "str")):
+        with pytest.raises(ValueError, match=f"must have an encoder of transformers inside, got a {words}"):
+            optimize(wrong)
+    with pytest.raises(ValueError, match="exact=False is for inference only"):
+        optimize(model, exact=False, training=True)
+
+
+def test_lower_precision_keeps_the_dtype_and_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, _ = build("bert")
+    model = copy.deepcopy(original)
+    # Which dtype is faster for such a small model is a matter of chance.
+    monkeypatch.setattr("sequence_encoder.optimizing.optimize.chosen_dtype", lambda encoder: torch.bfloat16)
+    optimize(model, exact=False)
+    assert describe(model) == "model: BertModel computes without padding, in bfloat16"
+    batch = ragged(model)
+    found, expected = states(model, batch), states(original, batch)
+    assert model(**batch)[0].dtype == torch.float32
+    real = batch["attention_mask"] != 0
+    assert (torch.cosine_similarity(found[real], expected[real]) > 0.99).all()
+    assert (found[real] - expected[real]).abs().max() > 1e-5
+    for one, other in zip(model.state_dict().values(), original.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # Training is exact.
+    torch.testing.assert_close(model(**batch)[0][real], original(**batch)[0][real], rtol=0, atol=1e-5)
+
+
+def test_heads_train_with_an_unmodified_optimizer() -> None:
+    losses = []
+    for optimized in (False, True):
+        torch.manual_seed(0)
+        model = build("bert", "ForSequenceClassification", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)[0]
+        assert isinstance(model, type(AutoModelForSequenceClassification.from_config(model.config)))
+        model.train()
+        if optimized:
+            optimize(model, training=True)
+            model._set_gradient_checkpointing()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batch = ragged(model)
+        padding = model.base_model(**batch)[0][batch["attention_mask"] == 0]
+        assert optimized is not bool(padding.any())
+        steps = []
+        for _ in range(3):
+            loss = model(**batch, labels=torch.arange(6) % 2).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            steps.append(loss.item())
+        losses.append(steps)
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
+    assert losses[0][0] > losses[0][-1]
