@@ -60,12 +60,10 @@ _MODULES = {
     "exported_pipeline": "runtimes.pipelines",
     "index_corpus": "search.indexing",
     "load_served_model": "serving.loading",
-    "optimize_for_inference": "inference.optimizing",
     "save_sentence_transformer": "vectors.sentence_transformers",
     "segment_windows": "data.windows",
     "to_jax": "runtimes.jax_function",
     "train_adapted_model": "training.task_adapter_training",
-    "unpad_inputs": "vectors.unpadded",
 }
 _EXTRAS = {
     "bulk": ("embed", "pyarrow"),

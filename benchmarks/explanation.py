@@ -23,8 +23,9 @@ from minilm import MINILM
 from peers import print_machine, short_texts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
-from sequence_encoder import convert, explain, optimize_for_inference
+from sequence_encoder import convert, explain
 from sequence_encoder.explanation.methods import METHODS
+from sequence_encoder.inference.optimizing import optimize_for_inference
 
 TEXTS = 12
 ORDERS, POINTS = 4, 16

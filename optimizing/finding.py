@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .linked_encoder import LinkedEncoder
+
 # How many attributes of attributes are looked at: a retriever, its embedder, that one's backend, and its model.
 _DEPTH = 4
 _ITEMS = 100
 # Objects that contain no model, and whose attributes may be many.
-_OPAQUE = (str, bytes, int, float, complex, type, torch.Tensor, torch.dtype, torch.device)
+_OPAQUE = (str, bytes, int, float, complex, type, torch.Tensor, torch.dtype, torch.device, LinkedEncoder)
 
 
 def encoders_in(root: Any) -> Iterator[tuple[str, PreTrainedModel]]:
@@ -23,7 +25,7 @@ def encoders_in(root: Any) -> Iterator[tuple[str, PreTrainedModel]]:
         root: A module, or an object with modules among its attributes, or theirs, in lists or in dictionaries.
     """
     seen: set[int] = set()
-    for path, module in _modules_in(root, "", _DEPTH, seen):
+    for path, module in modules_in(root):
         inside: list[tuple[str, PreTrainedModel]] = [
             (".".join(filter(None, (path, name))), each)
             for name, each in module.named_modules()
@@ -36,8 +38,12 @@ def encoders_in(root: Any) -> Iterator[tuple[str, PreTrainedModel]]:
                 yield name, model
 
 
+def modules_in(root: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the outermost modules inside an object with their paths. See `encoders_in`."""
+    return _modules_in(root, "", _DEPTH, set())
+
+
 def _modules_in(value: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the outermost modules inside an object with their paths."""
     if isinstance(value, nn.Module):
         yield path, value
     if depth < 0 or isinstance(value, _OPAQUE) or callable(getattr(value, "__array__", None)) or id(value) in seen:

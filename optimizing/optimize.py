@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from ..conversion.converting import our_config
+from ..inference.optimizing import optimize_for_inference
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
-from .finding import encoders_in
+from ..vectors.unpadded import reads_flat_batches, unpad_inputs
+from .finding import encoders_in, modules_in
 from .padding_free import PaddingFree, inference_dtype, make_padding_free
 from .precision import chosen_dtype
 
@@ -20,14 +22,19 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
 
     The object keeps its class, its methods and its files: what it saves is what it would have saved. Only the passes
     of its encoders change. A pass that is not faster, such as that of one short text, is computed as before, and so is
-    one with arguments that a SequenceEncoder does not compute alike, such as `output_attentions=True`.
+    one with arguments that a SequenceEncoder does not compute alike, such as `output_attentions=True`. After weights
+    were changed through `.data`, call it again.
+
+    A SequenceEncoder leaves out padding anyway. On a CPU, its weights are prepacked for inference; and with it,
+    sentence-transformers concatenates texts instead of padding them, so that its modules after the encoder leave out
+    padding, too.
 
     Args:
         model: A `SentenceTransformer`, `CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder`, a pipeline, a
             `SetFitModel`, a model of transformers, or any object that holds one of these.
         exact: Whether to keep the outputs, up to the rounding of float32. Otherwise, encoders compute in bfloat16 if
-            that is faster on this machine and the cosines of the vectors to the exact ones are at least 0.999; their
-            outputs and weights keep their dtype, and training stays exact.
+            that is faster on this machine and the cosines of the vectors to the exact ones are at least 0.999. Their
+            outputs and weights keep their dtype, and training stays exact; a SequenceEncoder is cast.
         training: Whether the object will be trained, so that nothing is prepared for inference.
 
     Returns:
@@ -42,11 +49,13 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
     if not found:
         raise ValueError(f"model must have an encoder of transformers inside, got a {type(model).__name__} without.")
     for encoder in found:
-        if isinstance(encoder, SequenceEncoderPreTrainedModel):
-            if not training:
-                encoder.prepack_weights()
-        elif obstacle_of(encoder) is None:
+        if not isinstance(encoder, SequenceEncoderPreTrainedModel) and obstacle_of(encoder) is None:
             make_padding_free(encoder, not training, None if exact else chosen_dtype(encoder))
+    for module in (each for _, outermost in modules_in(model) for each in outermost.modules()):
+        if isinstance(module, SequenceEncoderPreTrainedModel) and not training:
+            _prepare(module, exact)
+        if reads_flat_batches(module):
+            unpad_inputs(module)
     return model
 
 
@@ -58,15 +67,20 @@ def describe(model: Any) -> str:
     """
     lines = []
     for path, encoder in encoders_in(model):
-        if isinstance(encoder, PaddingFree):
-            dtype = inference_dtype(encoder)
-            words = "without padding" if dtype is None else f"without padding, in {dtype}".replace("torch.", "")
-        elif isinstance(encoder, SequenceEncoderModel):
-            words = "without padding, as a SequenceEncoder"
+        if isinstance(encoder, PaddingFree | SequenceEncoderModel):
+            dtype = inference_dtype(encoder) if isinstance(encoder, PaddingFree) else encoder.dtype
+            words = f"without padding, in {dtype or encoder.dtype}".replace("torch.", "")
         else:
             words = f"as it was: {obstacle_of(encoder) or 'optimize() was not called'}"
         lines.append(f"{path or 'model'}: {type(encoder).__name__} computes {words}")
     return "\n".join(lines) or f"There is no encoder of transformers in this {type(model).__name__}."
+
+
+def _prepare(model: SequenceEncoderPreTrainedModel, exact: bool) -> None:
+    if exact:
+        model.prepack_weights()
+    else:
+        optimize_for_inference(model)
 
 
 def obstacle_of(encoder: PreTrainedModel) -> str | None:

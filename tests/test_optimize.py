@@ -165,7 +165,7 @@ def test_calls_that_differ_go_to_the_model_itself(options: dict[str, Any]) -> No
 def test_sentence_transformers_keeps_its_vectors_and_its_files(folder: Path, tmp_path: Path) -> None:
     original = SentenceTransformer(str(folder), device="cpu")
     model = optimize(SentenceTransformer(str(folder), device="cpu"))
-    assert describe(model) == "0.model: BertModel computes without padding"
+    assert describe(model) == "0.model: BertModel computes without padding, in float32"
     np.testing.assert_allclose(model.encode(TEXTS), original.encode(TEXTS), rtol=0, atol=1e-5)
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert "without padding" in describe(again)
@@ -222,8 +222,8 @@ def test_encoders_are_found_wherever_an_object_holds_them(folder: Path) -> None:
     holder.itself = holder
     optimize(holder)
     assert describe(holder).splitlines() == [
-        "client.model_body.0.model: BertModel computes without padding",
-        "heads.first.backbone: DistilBertModel computes without padding",
+        "client.model_body.0.model: BertModel computes without padding, in float32",
+        "heads.first.backbone: DistilBertModel computes without padding, in float32",
     ]
 
 

@@ -23,7 +23,6 @@ from sequence_encoder import (
     SequenceEncoderTokenizer,
     TaskAdapter,
     convert,
-    optimize_for_inference,
     quantize,
 )
 from sequence_encoder.__main__ import main
@@ -31,6 +30,7 @@ from sequence_encoder.cards.card import model_card
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
+from sequence_encoder.inference.optimizing import optimize_for_inference
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from sequence_encoder.training.adaptation.encoder import encoder_of
 

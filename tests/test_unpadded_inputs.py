@@ -1,4 +1,4 @@
-"""`unpad_inputs`: models of sentence-transformers give the same vectors and gradients with concatenated texts."""
+"""`optimize`: models of sentence-transformers give the same vectors and gradients with concatenated texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderTokenizer, unpad_inputs
+from sequence_encoder import SequenceEncoderTokenizer, optimize
 
 pytest.importorskip("sentence_transformers.multi_vector_encoder", reason="needs sentence-transformers 6")
 
@@ -61,7 +61,7 @@ def test_vectors_and_gradients_stay_the_same(build: Build, kind: str, preset: st
     model.train()
     for unpadded in (False, True):
         if unpadded:
-            unpad_inputs(model)
+            optimize(model, training=True)
         features = model.preprocess(TEXTS)
         assert ("attention_mask" in features) != unpadded
         assert features["input_ids"].shape[0] == (1 if unpadded else len(TEXTS))
@@ -80,17 +80,8 @@ def test_vectors_and_gradients_stay_the_same(build: Build, kind: str, preset: st
 
 def test_a_saved_folder_is_an_ordinary_one(build: Build, tmp_path: Path) -> None:
     model = build("sparse", "bert")
-    unpad_inputs(model)
+    optimize(model, training=True)
     model.save_pretrained(str(tmp_path))
     again = SparseEncoder(str(tmp_path))
     assert not again[0].can_flatten_inputs
     torch.testing.assert_close(again.encode(TEXTS).to_dense(), model.encode(TEXTS).to_dense(), atol=1e-5, rtol=1e-4)
-
-
-def test_other_models_are_refused(build: Build) -> None:
-    with pytest.raises(ValueError, match="in its first module, got Pooling"):
-        unpad_inputs([Pooling(24, "mean")])
-    model = build("one vector", "bert")
-    model[0].model = torch.nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="in its first module, got Linear"):
-        unpad_inputs(model)

@@ -6,6 +6,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import DataCollatorWithFlattening
 
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderModel
@@ -14,32 +15,29 @@ from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderModel
 _BOUNDARIES = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
 
 
+def reads_flat_batches(model: Any) -> bool:
+    """Return whether an object is a model of sentence-transformers that `unpad_inputs` supports."""
+    if not isinstance(model, nn.Sequential) or not len(model):
+        return False
+    encoder = getattr(model[0], "auto_model", None)
+    # Versions before 6 pad all batches.
+    return isinstance(encoder, SequenceEncoderModel | SequenceEncoderForMaskedLM) and hasattr(
+        model[0], "can_flatten_inputs"
+    )
+
+
 def unpad_inputs(model: Any) -> None:
     """Let a model of sentence-transformers concatenate texts instead of padding them, in inference and training.
 
     A SequenceEncoder drops padding anyway, but the modules after it, such as the pooling of a sparse encoder over the
     whole vocabulary, compute padded batches. sentence-transformers itself concatenates texts only for models with flash
     attention. Outputs stay the same. The pooling of a sparse encoder takes the largest logits before it transforms
-    them, instead of after that, which needs less memory. A saved folder does not contain these settings; call this
-    again after loading.
+    them, instead of after that, which needs less memory. A saved folder does not contain these settings.
 
     Args:
-        model: A `SparseEncoder`, `MultiVectorEncoder` or `SentenceTransformer` with a SequenceEncoder in its first
-            module.
-
-    Raises:
-        ValueError: If it has another encoder, or a head that is not for masked language modelling.
-        ImportError: If sentence-transformers is too old.
+        model: A `SparseEncoder`, `MultiVectorEncoder` or `SentenceTransformer` for which `reads_flat_batches`.
     """
     transformer = model[0]
-    encoder = getattr(transformer, "auto_model", None)
-    if not isinstance(encoder, SequenceEncoderModel | SequenceEncoderForMaskedLM):
-        raise ValueError(
-            "model must have a SequenceEncoderModel or SequenceEncoderForMaskedLM in its first module, got "
-            f"{type(encoder).__name__ if encoder is not None else type(transformer).__name__}."
-        )
-    if not hasattr(transformer, "can_flatten_inputs"):
-        raise ImportError("unpad_inputs needs a newer version of sentence-transformers, which concatenates texts.")
     transformer.data_collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
     if transformer.model_forward_params is not None:
         transformer.model_forward_params |= _BOUNDARIES
