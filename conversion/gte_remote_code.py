@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .bert import TANH, TASK_HEADS, classifier_dropout
-from .family import Family, Head
+from .family import Head
 from .gte import GTE
-from .key_mapping import SEPARATE_QKV, STACKED_QKV, Heads, Layout, Rule, Tensors, concatenated, module
+from .key_mapping import SEPARATE_QKV, STACKED_QKV, Layout, Rule, Tensors, concatenated, module
 from .remote_code_family import RemoteCodeFamily, share
 
 if TYPE_CHECKING:
@@ -20,16 +20,8 @@ def _swapped(tensor: torch.Tensor) -> torch.Tensor:
     return concatenated(tensor.chunk(2)[::-1])
 
 
-def _join(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
-    return _swapped(tensors[0])
-
-
-def _split(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
-    return [_swapped(tensor)]
-
-
 # The gate is the second half of their matrix, and the first half of ours.
-_GATE_LAST = Layout(_join, _split)
+_GATE_LAST = Layout(lambda tensors, heads: _swapped(tensors[0]), lambda tensor, heads, count: [_swapped(tensor)])
 _LAYER = [
     *module("layers.{}.self_attn.o_proj", "encoder.layer.{}.attention.o_proj"),
     *module("layers.{}.attn_norm", "encoder.layer.{}.attn_ln"),
@@ -43,10 +35,6 @@ _SEPARATE = module(
     *(f"encoder.layer.{{}}.attention.{part}_proj" for part in "qkv"),
     layout=SEPARATE_QKV,
 )
-
-
-def _read(config: Any) -> dict[str, Any]:
-    return {**classifier_dropout(config), "rope_parameters": {"full_attention": _rope(config)}}
 
 
 def _rope(config: Any) -> dict[str, Any]:
@@ -74,10 +62,6 @@ def _rope(config: Any) -> dict[str, Any]:
     }
 
 
-def _variant(table: Family, config: Any) -> Family:
-    return table if config.pack_qkv else replace(table, layer=[*_LAYER, *_SEPARATE])
-
-
 def _complete(tensors: Tensors, config: SimpleNamespace) -> None:
     if config.tie_word_embeddings and "lm_head.decoder.bias" in tensors:
         share(tensors, "new.embeddings.word_embeddings.weight", "lm_head.decoder.weight")
@@ -101,7 +85,7 @@ GTE_REMOTE_CODE = RemoteCodeFamily(
             ),
             **TASK_HEADS,
         },
-        read=_read,
+        read=lambda config: {**classifier_dropout(config), "rope_parameters": {"full_attention": _rope(config)}},
     ),
     classes={
         f"New{head}": head
@@ -135,6 +119,6 @@ GTE_REMOTE_CODE = RemoteCodeFamily(
     model_types=("new",),
     core="gte",
     without_effect=("unpad_inputs", "use_memory_efficient_attention", "logn_attention_clip1"),
-    variant=_variant,
+    variant=lambda table, config: table if config.pack_qkv else replace(table, layer=[*_LAYER, *_SEPARATE]),
     complete=_complete,
 )

@@ -92,6 +92,11 @@ SAME = Layout(
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
 # The same, for rotary positions that rotate adjacent channels of queries and keys. Scores do not depend on their order.
 SEPARATE_QKV_OF_ADJACENT_PAIRS = Layout(_half_split_heads_of_three, _three_of_adjacent_heads)
+# Both, in one tensor in which the query, the key and the value of a head follow each other, as in ours.
+QKV_OF_ADJACENT_PAIRS = Layout(
+    lambda tensors, heads: _half_split_heads_of_three(_three_of_heads(tensors[0], heads, 3), heads),
+    lambda tensor, heads, count: [_heads_of_three(_three_of_adjacent_heads(tensor, heads, 3), heads)],
+)
 # Several tensors, one below the other.
 STACKED = Layout(
     lambda tensors, heads: concatenated(tensors),

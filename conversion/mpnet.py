@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedConfig
-
 from ..configuration.presets import PRESETS
 from .bert import FIELDS, LAYER, POOLER, TANH, TASK_HEADS, TRUNK
 from .family import Family, Head
@@ -18,14 +14,6 @@ _FIELDS = {name: theirs for name, theirs in FIELDS.items() if name != "type_voca
 }
 # Positions start after this id, whatever `pad_token_id` says.
 _OFFSET = PRESETS["mpnet"]["position_offset"]
-
-
-def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"max_position_embeddings": config.max_position_embeddings - _OFFSET}
-
-
-def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"max_position_embeddings": config.max_position_embeddings + _OFFSET}
 
 
 MPNET = Family(
@@ -60,6 +48,6 @@ MPNET = Family(
         **TASK_HEADS,
         "ForSequenceClassification": ROBERTA.heads["ForSequenceClassification"],
     },
-    read=_read,
-    write=_write,
+    read=lambda config: {"max_position_embeddings": config.max_position_embeddings - _OFFSET},
+    write=lambda config: {"max_position_embeddings": config.max_position_embeddings + _OFFSET},
 )

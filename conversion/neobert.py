@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .family import Family, Head
-from .key_mapping import Heads, Layout, Rule, concatenated, module
+from .key_mapping import QKV_OF_ADJACENT_PAIRS, Rule, module
 from .remote_code_family import RemoteCodeFamily
 
-if TYPE_CHECKING:
-    import torch
-
-
-def _half_split(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
-    """Reorder the channels of queries and keys from rotary pairs (2i, 2i + 1) to pairs (i, i + C / 2).
-
-    Scores do not depend on the order. As in ours, the query, the key and the value of a head follow each other.
-    """
-    query, key, value = tensors[0].unflatten(0, (heads.queries, 3, -1)).unbind(1)
-    reordered = [part.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for part in (query, key)]
-    return concatenated([part[:, None] for part in (*reordered, value)], 1).flatten(0, 2)
-
-
-def _adjacent(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
-    query, key, value = tensor.unflatten(0, (heads.queries, 3, -1)).unbind(1)
-    reordered = [part.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2) for part in (query, key)]
-    return [concatenated([part[:, None] for part in (*reordered, value)], 1).flatten(0, 2)]
-
-
-_QKV_OF_ADJACENT_PAIRS = Layout(_half_split, _adjacent)
 _MULTIPLE = 8
 
 
@@ -76,7 +55,7 @@ NEOBERT = RemoteCodeFamily(
             Rule(f"layers.{{}}.{ours}.weight", (f"transformer_encoder.{{}}.{theirs}.weight",), layout)
             for ours, theirs, layout in (
                 ("attn_norm", "attention_norm", Rule.layout),
-                ("self_attn.qkv_proj", "qkv", _QKV_OF_ADJACENT_PAIRS),
+                ("self_attn.qkv_proj", "qkv", QKV_OF_ADJACENT_PAIRS),
                 ("self_attn.o_proj", "wo", Rule.layout),
                 ("mlp_norm", "ffn_norm", Rule.layout),
                 ("mlp.gate_up_proj", "ffn.w12", Rule.layout),

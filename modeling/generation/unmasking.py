@@ -33,22 +33,10 @@ def entropy_of(scores: torch.Tensor) -> torch.Tensor:
     return -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0)).sum(-1)
 
 
-def _confidence(scores: torch.Tensor, confidence: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    return confidence
-
-
 def _margin(scores: torch.Tensor, confidence: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     best = scores.topk(min(2, scores.shape[-1]), -1).values
     chances = (best - scores.logsumexp(-1, keepdim=True)).exp()
     return chances[:, 0] - chances[:, 1:].sum(-1)
-
-
-def _entropy(scores: torch.Tensor, confidence: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    return -entropy_of(scores)
-
-
-def _random(scores: torch.Tensor, confidence: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    return uniform
 
 
 @dataclass(frozen=True)
@@ -69,10 +57,10 @@ class Unmasking:
 # "confidence" follows MaskGIT (Chang et al., 2022) and LLaDA (Nie et al., 2025), "margin" Kim et al. (2025), "entropy"
 # Ben-Hamu et al. (2025), and "random" is the ancestral sampling of MDLM (Sahoo et al., 2024).
 UNMASKING = {
-    "confidence": Unmasking(_confidence),
+    "confidence": Unmasking(lambda scores, confidence, uniform: confidence),
     "margin": Unmasking(_margin),
-    "entropy": Unmasking(_entropy),
-    "random": Unmasking(_random, ancestral=True),
+    "entropy": Unmasking(lambda scores, confidence, uniform: -entropy_of(scores)),
+    "random": Unmasking(lambda scores, confidence, uniform: uniform, ancestral=True),
 }
 
 

@@ -36,25 +36,6 @@ def _has_integer_products() -> bool:
     return bool(torch.cpu._is_vnni_supported() and torch.backends.mkldnn.is_available())
 
 
-def _integer_product(
-    integers: torch.Tensor,
-    weight: torch.Tensor,
-    weight_scale: torch.Tensor,
-    zero_points: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-    offset: int,
-    dtype: torch.dtype,
-    fused: tuple[str, str] = NO_ACTIVATION,
-) -> torch.Tensor:
-    """Multiply integers (rows, K) with a packed weight, and divide the output by `scale` if `dtype` is uint8."""
-    name, algorithm = fused
-    output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-        integers, 1.0, 0, weight, weight_scale, zero_points, bias, scale, offset, dtype, name, [], algorithm
-    )
-    return output
-
-
 @dataclass(frozen=True)
 class _Kernel:
     """What oneDNN reads in place of the weight and the bias of a layer.
@@ -179,17 +160,12 @@ class EightBitLinear(nn.Module):
             assert following.uniform_input is not None
             scale, offset = following.uniform_input
             offset, dtype = offset + _SHIFT, torch.uint8
-        return _integer_product(
-            integers,
-            kernel.weight,
-            self.weight_scale,
-            kernel.zero_points,
-            kernel.bias,
-            scale,
-            offset,
-            dtype,
-            fused or NO_ACTIVATION,
+        name, algorithm = fused or NO_ACTIVATION
+        packed = (kernel.weight, self.weight_scale, kernel.zero_points, kernel.bias)
+        output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            integers, 1.0, 0, *packed, scale, offset, dtype, name, [], algorithm
         )
+        return output
 
     def add_outliers(self, output: torch.Tensor, outliers: torch.Tensor) -> None:
         """Add the product of the channels with outliers, (rows, C), to the output (rows, N) in place.
