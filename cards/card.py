@@ -109,7 +109,7 @@ def model_card(
     bare = not (training or name or summary or license or language or base_model or datasets or limits)
     training = training or Training()
     name = name or Path(model_id).name or type(model).__name__
-    task, has_pipeline = (task, True) if task else (model_class.task, model_class.has_pipeline)
+    task, has_pipeline = (task, True) if task else (model_class.hub_task, model_class.has_pipeline)
     config = getattr(model.config, "encoder_config", model.config)
     loaded_from = model.config._name_or_path
     if base_model is None and loaded_from != model_id and _is_hub_repository(loaded_from):
@@ -136,7 +136,7 @@ def model_card(
         quoted_id=json.dumps(model_id, ensure_ascii=False),
         summary=(summary or f"A {type(model).__name__} with {model.num_parameters():,} parameters.") + origin,
         task=task if has_pipeline else None,
-        auto_class=model_class.auto_class,
+        auto_class=model_class.auto_classes[0],
         packs=isinstance(config, SequenceEncoderConfig),
         architecture=[(name, _cell(value)) for name, value in describe_architecture(model)],
         training=training.paragraphs(),

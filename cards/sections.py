@@ -42,7 +42,7 @@ def example_of(folder: Path, name: str, model: PreTrainedModel) -> str:
     kind = _SENTENCES if (folder / MODULE_LIST).exists() else _MODEL
     if hasattr(model, "encode_multi"):
         kind = _MODEL + _RETRIEVAL
-    return kind.format(auto_class=model_class_of(model).auto_class, place=json.dumps(name, ensure_ascii=False))
+    return kind.format(auto_class=model_class_of(model).auto_classes[0], place=json.dumps(name, ensure_ascii=False))
 
 
 def replace_section(folder: Path, topic: str, text: str | None) -> None:

@@ -26,6 +26,8 @@ _BERT: dict[str, Any] = {
     "initializer": "normal",
 }
 
+_NO_DROPOUT = {f"{part}_dropout": 0.0 for part in ("hidden", "attention", "mlp", "embedding", "classifier")}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Vaswani et al., 2017: the defaults of the configuration.
     "vanilla": {},
@@ -87,10 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "classifier_dropout": 0.0,
+        **_NO_DROPOUT,
     },
     # Boizard et al., 2025, with 210 million parameters. The larger ones have grouped queries.
     "eurobert": {
@@ -112,11 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pooler_act": "gelu",
         "pooler_placement": "before",
         "decoder_bias": False,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "classifier_dropout": 0.0,
+        **_NO_DROPOUT,
         "initializer": "normal",
         "bos_token_id": 128000,
         "eos_token_id": 128001,
@@ -152,11 +147,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classifier_head": "dense",
         "head_bias": False,
         "tie_word_embeddings": True,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "classifier_dropout": 0.0,
+        **_NO_DROPOUT,
         "initializer": "normal",
         "pad_token_id": 50283,
         "cls_token_id": 50281,

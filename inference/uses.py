@@ -13,7 +13,10 @@ def use_of(model: Any) -> str:
     """Return a sentence that says what to use a model with, which may be exported."""
     # The class of an exported model has the name of the model's.
     known = model_classes().get(type(model).__name__)
-    use = "the methods of its class" if known is None else known.use
+    use = "the methods of its class"
+    if known is not None:
+        default = f'pipeline("{known.hub_task}")' if known.has_pipeline else known.auto_classes[0]
+        use = known.use or default
     if not isinstance(model, PreTrainedModel):
         use = (
             use.replace(", trust_remote_code=True", "")

@@ -113,7 +113,7 @@ def write_card(
     model_class = model_class_of(model)
     data = ModelCardData(
         library_name=check.to,
-        pipeline_tag=model_class.task,
+        pipeline_tag=model_class.hub_task,
         tags=["sequence-encoder", check.to],
         **inherited,
     )
@@ -121,7 +121,7 @@ def write_card(
     rows = [f"| input | `{each}` | {axes[dimensions]} | int64 |" for each, dimensions in inputs.items()]
     rows += [f"| output | `{each}` | {', '.join(shape)} | float32 |" for each, shape in outputs.items()]
     config, to = model.config, FORMATS[check.to]
-    code = (_ENCODE if model_class.auto_class == "AutoModel" else _RUN).format(
+    code = (_ENCODE if model_class.auto_classes[0] == "AutoModel" else _RUN).format(
         place=json.dumps(name, ensure_ascii=False), trust=", trust_remote_code=True" * to.runs_code
     )
     limit = f" up to {config.max_position_embeddings:,}" if config.position_embedding == "learned" else ""

@@ -7,9 +7,8 @@ from the source, so that nothing here imports torch.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -26,19 +25,33 @@ LEFT_OUT = "HeadLeftOut"
 
 @dataclass(frozen=True)
 class ModelClass:
-    """A class of models.
+    """A class of models. The fields with defaults are its class attributes of the same names with an underscore.
 
     Attributes:
         name: Its name.
         file: The file of its module, relative to the package.
         bases: The names of the classes of this package that it inherits from.
-        attributes: Its class attributes whose values are literals, also those that it inherits.
+        auto_classes: The Auto classes of transformers that load it. Cards name the first.
+        hub_task: The Hub's name of its task.
+        has_pipeline: Whether transformers has a pipeline for that task.
+        use: What to use a model with, in words; None for its pipeline or Auto class.
+        outputs: The number of outputs of each linear layer of its head, or the field of the configuration that has it.
+        pools: Whether its encoder computes a vector for each text.
+        saves_recipe: Whether a model is still an encoder for any task. Others have been fine-tuned for theirs.
+        offers: The names of other classes whose code a folder has, because the weights fit them.
     """
 
     name: str
     file: str
     bases: frozenset[str]
-    attributes: Mapping[str, Any]
+    auto_classes: tuple[str, ...] = ()
+    hub_task: str = ""
+    has_pipeline: bool = True
+    use: str | None = None
+    outputs: tuple[int | str, ...] = ()
+    pools: bool = True
+    saves_recipe: bool = False
+    offers: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -46,64 +59,28 @@ class ModelClass:
         ours = "SequenceEncoderPreTrainedModel" in self.bases
         return "sequence_encoder" if ours else "sequence_encoder_task_adapter"
 
-    @property
-    def auto_class(self) -> str:
-        """The Auto class that loads it."""
-        return str(self.attributes["_auto_classes"][0])
-
-    @property
-    def task(self) -> str:
-        """The Hub's name of its task."""
-        return str(self.attributes["_hub_task"])
-
-    @property
-    def has_pipeline(self) -> bool:
-        """Whether transformers has a pipeline for that task."""
-        return bool(self.attributes.get("_has_pipeline", True))
-
-    @property
-    def use(self) -> str:
-        """What to use a model with, in words."""
-        default = f'pipeline("{self.task}")' if self.has_pipeline else self.auto_class
-        return str(self.attributes.get("_use", default))
-
-    @property
-    def pools(self) -> bool:
-        """Whether its encoder computes a vector for each text."""
-        return bool(self.attributes.get("_pools", True))
-
-    @property
-    def outputs(self) -> tuple[int | str, ...]:
-        """The numbers of outputs of the linear layers of its head, or the fields of the configuration with them."""
-        return tuple(self.attributes.get("_outputs", ()))
-
-    @property
-    def is_fine_tuned(self) -> bool:
-        """Whether a model has been trained for a task. Others are fine-tuned for any task."""
-        return not self.attributes.get("_saves_recipe")
-
-    def offers(self) -> set[str]:
+    def in_folder(self) -> set[str]:
         """Return the names of the classes whose code is saved with a model."""
-        names = {self.name, "SequenceEncoderModel", *self.attributes.get("_offers", ())}
-        if not self.is_fine_tuned:
-            names |= {each.name for each in model_classes().values() if each.is_fine_tuned}
+        names = {self.name, "SequenceEncoderModel", *self.offers}
+        if self.saves_recipe:
+            names |= {each.name for each in model_classes().values() if not each.saves_recipe}
         return names & of_type(self.model_type).keys()
 
 
 @cache
 def model_classes() -> dict[str, ModelClass]:
     """Return all classes of models by name."""
-    imported = source_module("modeling/__init__.py").inside
-    read = {name: _read(path, name) for name, (path, _) in imported.items()}
-    return {
-        name: ModelClass(name, imported[name][0], bases, attributes)
-        for name, (bases, attributes) in read.items()
-        if attributes.get("_auto_classes")
-    }
+    classes = {}
+    for name, (file, _) in source_module("modeling/__init__.py").inside.items():
+        bases, attributes = _read(file, name)
+        stated = {field.name: f"_{field.name}" for field in fields(ModelClass)}
+        values = {field: attributes[own] for field, own in stated.items() if own in attributes}
+        classes[name] = ModelClass(name, file, bases, **values)
+    return {name: each for name, each in classes.items() if each.auto_classes}
 
 
 def _read(path: str, name: str) -> tuple[frozenset[str], dict[str, Any]]:
-    """Return the bases and the attributes of a class. See `ModelClass`."""
+    """Return the bases of a class and its attributes whose values are literals, also those that it inherits."""
     module = source_module(path)
     if name in module.inside:
         return _read(*module.inside[name])
@@ -151,13 +128,13 @@ def saved_class(config: Any) -> ModelClass | None:
 def classes_in_folder(config: Any) -> set[str]:
     """Return the names of the model classes whose code is saved with a configuration."""
     saved = saved_class(config)
-    return {*of_type(config.model_type)} if saved is None else saved.offers()
+    return {*of_type(config.model_type)} if saved is None else saved.in_folder()
 
 
 def auto_classes(model_type: str) -> dict[str, str]:
     """Return the name of the class that each Auto class resolves to; none if the type is not of this package."""
     classes = of_type(model_type).values()
-    models = {auto: each.name for each in classes for auto in each.attributes["_auto_classes"]}
+    models = {auto: each.name for each in classes for auto in each.auto_classes}
     return {"AutoConfig": _CONFIGURATIONS[model_type], **models} if models else {}
 
 

@@ -95,7 +95,7 @@ def saved_code(folder: Path, config: Any) -> dict[str, str]:
     """
     adapts, saved = config.model_type == _ADAPTER, saved_class(config)
     encoder = config.encoder_config if adapts else config
-    trained = saved is not None and saved.is_fine_tuned
+    trained = saved is not None and not saved.saves_recipe
     fields = _fixed_fields(encoder, trained and not adapts)
     bits = _method_of(getattr(encoder, "quantization_config", None)) == EIGHT_BITS
     # An encoder, or a configuration without a model, also encodes without a recipe.

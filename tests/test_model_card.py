@@ -79,8 +79,8 @@ def test_the_card_of_every_head_and_preset_is_valid_and_names_its_task(
 ) -> None:
     model, known = getattr(sequence_encoder, name)(tiny_config(preset)), HEADS[name]
     card = valid(model_card(model, "user/name"))
-    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", known.task)
-    assert f'{known.auto_class}.from_pretrained("user/name", trust_remote_code=True)' in card.text
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", known.hub_task)
+    assert f'{known.auto_classes[0]}.from_pretrained("user/name", trust_remote_code=True)' in card.text
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in card.text
     assert card.data.base_model is None
 

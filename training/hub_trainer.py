@@ -161,7 +161,7 @@ def _results(trainer: Trainer, dataset: str, task: str | None) -> list[EvalResul
             numbers.pop("loss", None)
         results += [
             EvalResult(
-                task_type=task or model_class_of(model).task,
+                task_type=task or model_class_of(model).hub_task,
                 dataset_type=re.sub(r"[^\w.-]+", "-", name.lower()),
                 dataset_name=name,
                 metric_type=metric,

@@ -131,7 +131,7 @@ class HeadFiles:
     @property
     def _listed_as(self) -> str:
         """The task under which the Hub lists the model."""
-        return self.task.hub_task or model_classes()[auto_classes("sequence_encoder")[self.task.auto_class]].task
+        return self.task.hub_task or model_classes()[auto_classes("sequence_encoder")[self.task.auto_class]].hub_task
 
     def _write_adapter(self, model: Any, folder: Path) -> None:
         """Save the adapter with its record, and its base encoder unless the Hub has exactly that encoder."""
