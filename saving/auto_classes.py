@@ -7,8 +7,7 @@ from the source, so that nothing here imports torch.
 from __future__ import annotations
 
 import ast
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -67,20 +66,27 @@ class ModelClass:
         return names & of_type(self.model_type).keys()
 
 
+# The class attribute for each field that has one.
+_ATTRIBUTES = {field.name: f"_{field.name}" for field in fields(ModelClass) if field.default is not MISSING}
+
+
 @cache
 def model_classes() -> dict[str, ModelClass]:
     """Return all classes of models by name."""
     classes = {}
     for name, (file, _) in source_module("modeling/__init__.py").inside.items():
         bases, attributes = _read(file, name)
-        stated = {field.name: f"_{field.name}" for field in fields(ModelClass)}
-        values = {field: attributes[own] for field, own in stated.items() if own in attributes}
+        values = {field: attributes[own] for field, own in _ATTRIBUTES.items() if own in attributes}
         classes[name] = ModelClass(name, file, bases, **values)
     return {name: each for name, each in classes.items() if each.auto_classes}
 
 
 def _read(path: str, name: str) -> tuple[frozenset[str], dict[str, Any]]:
-    """Return the bases of a class and its attributes whose values are literals, also those that it inherits."""
+    """Return the bases of a class, and its attributes that `ModelClass` has, also those that it inherits.
+
+    Raises:
+        ValueError: If the value of one is not a literal.
+    """
     module = source_module(path)
     if name in module.inside:
         return _read(*module.inside[name])
@@ -96,8 +102,8 @@ def _read(path: str, name: str) -> tuple[frozenset[str], dict[str, Any]]:
     for statement in (each for block in blocks for each in block):
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            with suppress(ValueError):
-                attributes |= {ast.unparse(target): ast.literal_eval(statement.value) for target in targets}
+            stated = {ast.unparse(target) for target in targets} & {*_ATTRIBUTES.values()}
+            attributes |= {own: ast.literal_eval(statement.value) for own in stated}
     return bases, attributes
 
 
