@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..packing import PackedBatch
 from .masks import additive_mask, within_window
 from .packed import QKV, Attention, split
 from .per_length import EqualLengthAttention, attend_in_groups
@@ -23,11 +22,6 @@ class BandedAttention(EqualLengthAttention):
     Sequences longer than the keys that a block of queries can reach are computed together as a band.
     """
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
-        self.window_masks: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
-        self.bands: dict[tuple[int, torch.dtype], Band] = {}
-
     def __call__(
         self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
@@ -40,10 +34,8 @@ class BandedAttention(EqualLengthAttention):
         tokens = sum(count * length for count, length in near)
         if tokens == len(q):
             return self.dense(module, attention, (q, k, v), near, window, *bias, **kwargs)[None]
-        if (window, q.dtype) not in self.bands:
-            far = [length for length in self.lengths if length > BLOCK + 2 * window]
-            self.bands[window, q.dtype] = Band(far, window, q)
-        band = self.bands[window, q.dtype]
+        far = [length for length in self.lengths if length > BLOCK + 2 * window]
+        band = self.once(("band", window, q.dtype), lambda: Band(far, window, q))
         if not tokens:
             return band(module, attention, (q, k, v), **kwargs)[None]
         first, rest = split((q, k, v), [tokens, len(q) - tokens])
@@ -57,11 +49,13 @@ class BandedAttention(EqualLengthAttention):
         # A window that covers the whole sequence hides nothing.
         if bias is not None or window is None or window >= length - 1:
             return super()._mask(length, window, like, bias)
-        key = (length, window, like.dtype)
-        if key not in self.window_masks:
+
+        def make() -> torch.Tensor:
             index = torch.arange(length, device=like.device)
-            self.window_masks[key] = additive_mask(within_window(index[:, None], index, window), like.dtype)[None, None]
-        return self.window_masks[key]
+            return additive_mask(within_window(index[:, None], index, window), like.dtype)[None, None]
+
+        mask: torch.Tensor = self.once(("mask", length, window, like.dtype), make)
+        return mask
 
 
 class Band:

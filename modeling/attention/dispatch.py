@@ -158,10 +158,6 @@ class VarlenKernelAttention(PackedAttention):
 class BlockMaskAttention(PackedAttention):
     """Flex attention with a block mask that separates the sequences."""
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
-        self.masks: dict[tuple[int | None, torch.device], Any] = {}
-
     def _mask(self, window: int | None, device: torch.device) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
@@ -180,9 +176,8 @@ class BlockMaskAttention(PackedAttention):
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         where = (window, qkv[0].device)
-        if where not in self.masks:
-            self.masks[where] = self._mask(*where)
-        output, _ = attention(module, *(x.transpose(1, 2) for x in qkv), self.masks[where], **kwargs)
+        mask = self.once(where, lambda: self._mask(*where))
+        output, _ = attention(module, *(x.transpose(1, 2) for x in qkv), mask, **kwargs)
         return output
 
 
@@ -192,7 +187,6 @@ class PaddedRowsAttention(PackedAttention):
     def __init__(self, packed: PackedBatch) -> None:
         super().__init__(packed)
         self.rows = packed.to_rows()
-        self.masks: dict[tuple[int | None, torch.device], Any] = {}
 
     def _mask(self, module: nn.Module, padded: torch.Tensor, window: int | None) -> Any:
         tokens = self.rows.position_ids.new_ones(self.rows.position_ids.shape, dtype=torch.bool)
@@ -206,8 +200,6 @@ class PaddedRowsAttention(PackedAttention):
         """See `PackedAttention`."""
         query, key, value = (self.rows.unpack(x) for x in qkv)
         padded = (query, repeat_heads(key, query, 2), repeat_heads(value, query, 2))
-        where = (window, padded[0].device)
-        if where not in self.masks:
-            self.masks[where] = self._mask(module, padded[0], window)
-        output, _ = attention(module, *(x.transpose(1, 2) for x in padded), self.masks[where], **kwargs)
+        mask = self.once((window, query.device), lambda: self._mask(module, query, window))
+        output, _ = attention(module, *(x.transpose(1, 2) for x in padded), mask, **kwargs)
         return self.rows.pack(output)

@@ -19,7 +19,6 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
 from ..cpu.shapes import parts_of_batch, round_up_length
-from ..packing import PackedBatch
 from .banded import BandedAttention
 from .masks import additive_mask, within_window
 from .packed import QKV, Attention, split
@@ -52,10 +51,6 @@ def needs_groups(config: SequenceEncoderConfig, dtype: torch.dtype, dropout: flo
 class GroupedAttention(BandedAttention):
     """Like `BandedAttention`, but with dense attention over groups of sequences of similar lengths."""
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
-        self.plans: dict[int, GroupPlan] = {}
-
     def dense(
         self,
         module: nn.Module,
@@ -76,9 +71,8 @@ class GroupedAttention(BandedAttention):
         if few or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
             return super().dense(module, attention, qkv, runs, window, bias, **kwargs)
         tokens = sum(count * length for count, length in short)
-        if tokens not in self.plans:
-            self.plans[tokens] = GroupPlan(short, qkv[0])
-        options = (bias, self.plans[tokens], window, scaling, dropout)
+        plan = self.once(("plan", tokens), lambda: GroupPlan(short, qkv[0]))
+        options = (bias, plan, window, scaling, dropout)
         if tokens == len(qkv[0]):
             return self.groups(attention, qkv, *options)
         first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])

@@ -29,14 +29,19 @@ def repeat_heads(heads: torch.Tensor, like: torch.Tensor, dim: int) -> torch.Ten
 class PackedAttention(ABC):
     """Attention within each sequence of a packed batch. Created once per batch, and called in each layer.
 
-    What depends only on the batch, such as a mask, is computed once.
-
     Args:
         packed: The batch.
     """
 
     def __init__(self, packed: PackedBatch) -> None:
         self.cu_seq_lens, self.lengths, self.max_length = packed.cu_seq_lens, packed.lengths, packed.max_length
+        self._made: dict[Any, Any] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what `make` computes from the batch, such as a mask, and compute it once for each key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @abstractmethod
     def __call__(
