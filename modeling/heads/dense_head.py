@@ -28,26 +28,10 @@ class DenseHead(nn.Module):
         return self.norm(self.act(self.dense(hidden_states)))
 
 
-class MLPHead(nn.Module):
-    """Two dense layers with an activation after each, as in UltraBERT before the vocabulary projection."""
-
-    def __init__(self, config: SequenceEncoderConfig, size: int) -> None:
-        super().__init__()
-        inner = config.prediction_head_size or config.hidden_size
-        self.dense = nn.Linear(config.hidden_size, inner, bias=config.head_bias)
-        self.output = nn.Linear(inner, size, bias=config.head_bias)
-        self.act = ACT2FN[config.head_act or config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Map (..., D) to (..., size)."""
-        return self.act(self.output(self.act(self.dense(hidden_states))))
-
-
 # Each takes a configuration and the number of output channels.
 HEADS: dict[str, Callable[[SequenceEncoderConfig, int], nn.Module]] = {
     "linear": lambda config, size: nn.Identity(),
     "dense": DenseHead,
-    "mlp": MLPHead,
 }
 
 

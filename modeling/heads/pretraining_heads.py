@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import ModelOutput, can_return_tuple
@@ -32,6 +33,25 @@ from .dense_head import HEADS, text_vectors
 from .losses import masked_lm_loss, sentence_order_loss
 
 
+class MLPHead(nn.Module):
+    """Two dense layers with an activation after each, as in UltraBERT before the vocabulary projection."""
+
+    def __init__(self, config: SequenceEncoderConfig, size: int) -> None:
+        super().__init__()
+        inner = config.prediction_head_size or config.hidden_size
+        self.dense = nn.Linear(config.hidden_size, inner, bias=config.head_bias)
+        self.output = nn.Linear(inner, size, bias=config.head_bias)
+        self.act = ACT2FN[config.head_act or config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map (..., D) to (..., size)."""
+        return self.act(self.output(self.act(self.dense(hidden_states))))
+
+
+# Those of classifiers, and one more.
+PREDICTION_HEADS = {**HEADS, "mlp": MLPHead}
+
+
 class VocabularyModel(SequenceEncoderPreTrainedModel):
     """Base class of models that predict tokens: the head and the vocabulary projection with tied weights."""
 
@@ -46,7 +66,7 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
         self.model = SequenceEncoderModel(config, add_pooling_layer=self._pools)
-        self.head = HEADS[config.prediction_head](config, config.prediction_dim)
+        self.head = PREDICTION_HEADS[config.prediction_head](config, config.prediction_dim)
         self.decoder = nn.Linear(config.prediction_dim, config.vocab_size, bias=config.decoder_bias)
 
     def get_output_embeddings(self) -> nn.Linear:
