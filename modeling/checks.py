@@ -44,16 +44,10 @@ def _check_ranges(checked: list[tuple[str, torch.Tensor, int, str]]) -> None:
             raise ValueError(f"{name} must be from 0 to {size - 1} ({limit}), got {low if low < 0 else high}.")
 
 
-def check_inputs(
-    config: SequenceEncoderConfig,
-    input_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    token_type_ids: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
-) -> tuple[int, int]:
-    """Check the arguments of `SequenceEncoderModel.forward` against the configuration and each other; return (B, S)."""
-    batch, seq = check_shapes(config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+def check_inputs(config: SequenceEncoderConfig, *inputs: torch.Tensor | None) -> tuple[int, int]:
+    """Check the inputs of a model, from `input_ids` to `inputs_embeds`, against its configuration; return (B, S)."""
+    batch, seq = check_shapes(config, *inputs)
+    input_ids, attention_mask, token_type_ids, _, _ = inputs
     if attention_mask is not None:
         check_floating_mask(attention_mask)
     checked = []
@@ -68,17 +62,14 @@ def check_inputs(
 
 def check_shapes(
     config: SequenceEncoderConfig,
-    input_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    token_type_ids: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
+    *inputs: torch.Tensor | None,
     dimensions: tuple[str, ...] = ("batch", "sequence"),
 ) -> tuple[int, ...]:
-    """Check the shapes and dtypes of the arguments of a model's `forward`, and return the sizes of `dimensions`.
+    """Check the shapes and dtypes of the inputs of a model, and return the sizes of `dimensions`.
 
-    These are the names of the dimensions of `input_ids`, which other arguments have as well.
+    These are the names of the dimensions of `input_ids`, which other inputs have as well.
     """
+    input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = inputs
     if (input_ids is None) == (inputs_embeds is None):
         given = "both" if input_ids is not None else "neither"
         raise ValueError(f"Exactly one of input_ids and inputs_embeds is needed, got {given}.")

@@ -103,7 +103,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         Raises:
             ValueError: If arguments contradict the configuration or each other.
         """
-        self._check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, needed, kwargs)
+        self._check((input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), needed, kwargs)
         if CALIBRATED:
             vectors = kwargs.pop("layer_vectors", None)
             if vectors is not None and self.config.num_hidden_layers in vectors.layers:
@@ -137,18 +137,10 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             pooled = self.pooler(last_hidden_state, moved(layout.token_mask, last_hidden_state.device))
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooled)
 
-    def _check(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        needed: torch.Tensor | bool,
-        kwargs: Any,
-    ) -> None:
+    def _check(self, inputs: tuple[torch.Tensor | None, ...], needed: torch.Tensor | bool, kwargs: Any) -> None:
         """Check the arguments of `forward`, and set `output_attentions` in kwargs to its effective value."""
-        shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        shape = check_inputs(self.config, *inputs)
+        input_ids, attention_mask, *_, inputs_embeds = inputs
         if inputs_embeds is not None:
             check_embeddings_type(self.config, inputs_embeds, self.dtype)
         kwargs["output_attentions"] = self._requested("output_attentions", kwargs)
