@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..cards.sections import example_of, replace_section
 from ..command_line.progress import Progress, Steps, counted_by, say
 from ..configuration import SequenceEncoderConfig
 from ..modeling import (
@@ -19,7 +20,6 @@ from ..modeling import (
 )
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import ConvertArguments
-from .conversion_card import adjust_card
 from .converting import convert_and_release, our_config
 from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
 from .sidecar_files import load_tokenizer, save_tokenizer
@@ -35,6 +35,19 @@ SAMPLES = (
 # Relative to the largest output, or to 1 if all are smaller. float32 sums round differently in different orders, but
 # not by this much.
 TOLERANCE = 1e-3
+_CARD_SECTION = """\
+## Load this converted model
+
+Its weights were converted to a SequenceEncoder, which has the same outputs. The rest of this card, including its code,
+describes the original model.
+
+```python
+{lines}
+```
+
+`trust_remote_code=True` runs the Python files of this repository. If you have installed the package
+`sequence-encoder`, you can `import sequence_encoder` instead and leave out `trust_remote_code`.
+"""
 
 
 def convert_checkpoint(
@@ -128,8 +141,23 @@ def _convert(
         if tokenizer is not None:
             save_tokenizer(tokenizer, folder, list(SAMPLES))
         checkpoint.copy_sidecar_files(written)
-        adjust_card(written, output.resolve().name, converted)
+        _adjust_card(written, output.resolve().name, converted)
     return difference
+
+
+def _adjust_card(folder: Path, name: str, model: PreTrainedModel) -> None:
+    """Add a section on loading the converted model to the top of its card.
+
+    The card of a model that was converted back to its family loses that section.
+
+    Args:
+        folder: The folder of the new model, with the card of its source, if there was one.
+        name: The final name of the folder.
+        model: The new model.
+    """
+    converted = isinstance(model, SequenceEncoderPreTrainedModel)
+    text = _CARD_SECTION.format(lines=example_of(folder, name, model)) if converted else None
+    replace_section(folder, "conversion", text)
 
 
 def _set_special_tokens(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase) -> None:

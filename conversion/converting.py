@@ -13,7 +13,13 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
+from ..modeling import (
+    SequenceEncoderForRetrieval,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+    TaskAdapter,
+)
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
 from .checkpoints import load_checkpoint
@@ -24,7 +30,6 @@ from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
 from .peft_adapters import check_merged
 from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
 from .source_models import FAMILIES, find_family, is_adapted
-from .task_adapters import classifier_of
 
 logger = logging.get_logger(__name__)
 
@@ -139,15 +144,43 @@ def _convert(model: PreTrainedModel, to: str | None, base_model: bool, release: 
 
 def _classifier_of(adapter: TaskAdapter) -> PreTrainedModel:
     """Return the classifier that computes what a `TaskAdapter` computes, and takes its weights."""
-    if isinstance(adapter.encoder, SequenceEncoderModel):
-        return classifier_of(adapter, adapter.encoder)
+    encoder = adapter.encoder
     try:
-        return classifier_of(adapter, cast(SequenceEncoderModel, _convert_to_ours(adapter.encoder, release=True)))
+        if not isinstance(encoder, SequenceEncoderModel):
+            encoder = cast(SequenceEncoderModel, _convert_to_ours(encoder, release=True))
+        return classifier_of(adapter, encoder)
     except ValueError as error:
         raise ValueError(
             f"This TaskAdapter cannot be converted with its encoder: {error} It works as it is in Python, with "
             "TaskAdapter.from_pretrained and pipeline('text-classification')."
         ) from error
+
+
+def classifier_of(adapter: TaskAdapter, encoder: SequenceEncoderModel) -> SequenceEncoderForSequenceClassification:
+    """Return a classifier with the weights of a `TaskAdapter`, which are not copied.
+
+    In training, the encoder of the classifier is not frozen, and its dropout is that of its configuration.
+
+    Args:
+        adapter: The `TaskAdapter`.
+        encoder: Its encoder, converted if necessary.
+    """
+    config: Any = copy.deepcopy(encoder.config)
+    # The adapter pools the vectors of the last layer, without the pooler that the encoder may have.
+    config.pooling, config.pooler_act, config.classifier_head = adapter.config.pooling, None, "linear"
+    config.id2label, config.label2id = adapter.config.id2label, adapter.config.label2id
+    config.problem_type, config.logit_calibration = adapter.config.problem_type, None
+    with no_init_weights():
+        classifier = SequenceEncoderForSequenceClassification(config)
+    tensors = {f"model.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    for name, tensor in adapter.classifier.state_dict().items():
+        tensors[f"classifier.{name}"] = tensor.to(encoder.dtype)
+    expected = classifier.state_dict().keys()
+    classifier.load_state_dict({name: tensors[name] for name in expected}, assign=True)
+    # Buffers are not among the weights. They were created on the CPU.
+    placed: Any = classifier
+    placed.to(encoder.device).eval()
+    return classifier
 
 
 def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:

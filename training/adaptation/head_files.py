@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...cards.card import Training, model_card
 from ...command_line.quiet import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...conversion.converting import classifier_of
 from ...conversion.peft_adapters import merge_adapter
-from ...conversion.task_adapters import classifier_of
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.auto_classes import auto_classes, model_classes
 from ...saving.card_mark import save_card
