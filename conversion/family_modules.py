@@ -19,7 +19,7 @@ FAMILY_MODULES = {
     "jina_embeddings_v3": "jina_embeddings_v3",
     "eurobert": "eurobert",
     "ultrabert": "ultrabert",
-    "data2vec_text": "data2vec_text",
+    "data2vec_text": "roberta",
     "roberta_prelayernorm": "pre_norm",
     "xlm_roberta_xl": "pre_norm",
     "megatron_bert": "pre_norm",

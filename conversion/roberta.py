@@ -1,7 +1,8 @@
-"""RoBERTa (Liu et al., 2019), XLM-R (Conneau et al., 2020) and CamemBERT (Martin et al., 2020)."""
+"""RoBERTa (Liu et al., 2019), XLM-R (Conneau et al., 2020), CamemBERT (Martin et al., 2020) and data2vec for text."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -65,3 +66,5 @@ ROBERTA = Family(
     read=_read,
     write=_write,
 )
+# Baevski et al., 2022: RoBERTa under other names.
+DATA2VEC_TEXT = replace(ROBERTA, name="data2vec_text", model_prefixes=("Data2VecText",))
