@@ -27,16 +27,20 @@ class PrepackedWeight:
     """The copy of a weight in oneDNN's layout, made for the first product and again after the weight has changed.
 
     A layer with a `prepacked` attribute of this class uses the copy in inference. Copies of the layer make their own.
+
+    Args:
+        temporary: Whether copies of the layer have no prepacked weight.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: bool = False) -> None:
+        self._temporary = temporary
         self._parts: dict[int, tuple[torch.Tensor, tuple[int, int], tuple[torch.Tensor, ...]]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PrepackedWeight | None":
-        return type(self)()
+        return None if self._temporary else PrepackedWeight()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(self), ()
+        return type(None) if self._temporary else PrepackedWeight, ()
 
     def parts(self, weight: torch.Tensor, number: int) -> tuple[torch.Tensor, ...]:
         """Return equal parts of a weight (out, in), each in oneDNN's layout."""
@@ -53,16 +57,6 @@ class PrepackedWeight:
     def clear(self) -> None:
         """Free the copies."""
         self._parts.clear()
-
-
-class _TemporaryWeight(PrepackedWeight):
-    """A prepacked weight that copies of the layer do not have."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(None), ()
 
 
 class _Steps:
@@ -138,7 +132,7 @@ def prepacked_for(modules: nn.Module, tokens: int) -> AbstractContextManager[Non
 @contextmanager
 def _prepacked(modules: nn.Module) -> Iterator[None]:
     linears = [module for module in modules.modules() if type(module) is nn.Linear and not is_prepacked(module)]
-    own = [(linear, _TemporaryWeight()) for linear in linears]
+    own = [(linear, PrepackedWeight(temporary=True)) for linear in linears]
     for linear, prepacked in own:
         linear.__dict__["prepacked"] = prepacked
     try:
