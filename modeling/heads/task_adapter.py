@@ -103,16 +103,7 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as in transformers, but only from safetensors, with a frozen encoder.
-
-        Args:
-            *args: Arguments of transformers' `from_pretrained`.
-            **kwargs: Keyword arguments of transformers' `from_pretrained`.
-
-        Raises:
-            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
-            OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
-        """
+        """Load a model with a frozen encoder, see `SequenceEncoderPreTrainedModel.from_pretrained`."""
         loaded = super().from_pretrained(*args, **kwargs)
         # Loading replaces the frozen parameters by new ones.
         (loaded[0] if isinstance(loaded, tuple) else loaded).encoder.requires_grad_(False)
