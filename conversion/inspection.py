@@ -87,17 +87,12 @@ class Inspection:
     @property
     def verdict(self) -> str:
         """Whether the checkpoint can be converted, and why not."""
-        if self.family == _OURS and self.obstacle is None:
-            return (
-                f"back to {', '.join(self.back)}"
-                if self.back
-                else "back to no family, because none has its architecture"
-            )
-        if self.family == _OURS:
-            return f"no: {self.obstacle}"
+        ours = self.family == _OURS
         if self.obstacle is None:
-            return "yes"
-        return f"only the encoder: {self.obstacle}" if self.parameters is not None else f"no: {self.obstacle}"
+            return (
+                f"back to {', '.join(self.back) or 'no family, because none has its architecture'}" if ours else "yes"
+            )
+        return f"{'no' if ours or self.parameters is None else 'only the encoder'}: {self.obstacle}"
 
     @property
     def next_step(self) -> str:
