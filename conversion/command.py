@@ -146,15 +146,7 @@ def _convert(
 
 
 def _adjust_card(folder: Path, name: str, model: PreTrainedModel) -> None:
-    """Add a section on loading the converted model to the top of its card.
-
-    The card of a model that was converted back to its family loses that section.
-
-    Args:
-        folder: The folder of the new model, with the card of its source, if there was one.
-        name: The final name of the folder.
-        model: The new model.
-    """
+    """Add a section on loading the converted model to the top of its card, or remove it from that of another family."""
     converted = isinstance(model, SequenceEncoderPreTrainedModel)
     text = _CARD_SECTION.format(lines=example_of(folder, name, model)) if converted else None
     replace_section(folder, "conversion", text)

@@ -89,9 +89,8 @@ class Inspection:
         """Whether the checkpoint can be converted, and why not."""
         ours = self.family == _OURS
         if self.obstacle is None:
-            return (
-                f"back to {', '.join(self.back) or 'no family, because none has its architecture'}" if ours else "yes"
-            )
+            families = ", ".join(self.back) or "no family, because none has its architecture"
+            return f"back to {families}" if ours else "yes"
         return f"{'no' if ours or self.parameters is None else 'only the encoder'}: {self.obstacle}"
 
     @property
@@ -270,14 +269,8 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, back_head, config, has_pooler))
     quantized = getattr(config, "quantization_config", None) is not None
     obstacle = "its weights are quantized; convert the original model" if quantized else None
-    return Inspection(
-        name,
-        architecture,
-        _OURS,
-        obstacle,
-        parameters=count_parameters(config, architecture),
-        back=back,
-    )
+    parameters = count_parameters(config, architecture)
+    return Inspection(name, architecture, _OURS, obstacle, parameters=parameters, back=back)
 
 
 def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:

@@ -1,7 +1,7 @@
 """Disentangled attention over packed sequences, for inference, and for training on a CPU.
 
-Shapes: T packed tokens, N sequences of a group, H heads, L length of the longest sequence of a group, M that of the
-batch, C channels of a head.
+Shapes: T packed tokens, P positions of all groups including padding, N sequences of a group, H heads, L length of the
+longest sequence of a group, M that of the batch, C channels of a head.
 """
 
 from typing import Any, cast
@@ -45,13 +45,8 @@ class GroupedDisentangledAttention(DisentangledAttention, GroupedAttention):
         return _GroupedDisentangledFunction.apply(*qkv, *attention.tables, plan, *options)
 
 
-def _by_head(plan: GroupPlan, packed: torch.Tensor) -> list[torch.Tensor]:
-    """Distribute packed tokens (T, H, C) to the groups, (H, N, L, C) each."""
-    placed = packed if plan.tokens is None else packed.index_select(0, plan.tokens)
-    return _parts(plan, placed)
-
-
 def _parts(plan: GroupPlan, placed: torch.Tensor) -> list[torch.Tensor]:
+    """Split all positions (P, H, C) into the groups, (H, N, L, C) each."""
     parts = placed.split([count * length for count, length in plan.shapes])
     return [
         part.unflatten(0, shape).permute(2, 0, 1, 3).contiguous()
@@ -88,7 +83,8 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
         ctx.plan, ctx.scaling = plan, scaling
         saved: list[torch.Tensor | None] = [keys, queries]
         outputs = []
-        parts = zip(*(_by_head(plan, x) for x in (q, k, v)), plan.masks_of(None, q), plan.shapes, strict=True)
+        placed = [x if plan.tokens is None else x.index_select(0, plan.tokens) for x in (q, k, v)]
+        parts = zip(*(_parts(plan, x) for x in placed), plan.masks_of(None, q), plan.shapes, strict=True)
         for query, key, value, mask, (count, length) in parts:
             weights = query.new_empty(*query.shape[:3], length)
             for heads in _few_heads(query):

@@ -19,7 +19,9 @@ def real_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """
     if attention_mask is None or attention_mask.dim() == 2:
         return None if attention_mask is None else attention_mask != 0
-    return _visible(attention_mask).any(dim=1).any(dim=1)
+    floating = attention_mask.is_floating_point()
+    visible = attention_mask > lowest_score(attention_mask.dtype) if floating else attention_mask != 0
+    return visible.any(dim=1).any(dim=1)
 
 
 def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor | None:
@@ -43,11 +45,6 @@ def lowest_score(dtype: torch.dtype) -> float:
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return a mask to add to scores, of the same shape as `allowed`: zero where attention is allowed."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest_score(dtype))
-
-
-def _visible(mask: torch.Tensor) -> torch.Tensor:
-    """Convert a 4-D mask to bool: True where attention is allowed."""
-    return mask > lowest_score(mask.dtype) if mask.is_floating_point() else mask != 0
 
 
 def padded_masks(
