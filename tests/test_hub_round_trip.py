@@ -70,16 +70,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with the package", "without the package"])
-def settings(request: pytest.FixtureRequest) -> dict[str, bool]:
-    """Return the options of the reader: with or without the package."""
-    return {"package": request.param}
-
-
 @pytest.fixture(scope="module")
-def reader(hub: Hub, home: Path, settings: dict[str, bool]) -> Iterator[HubClient]:
-    """Start a client that loads without a token."""
-    client = HubClient(hub.url, home, **settings)
+def reader(hub: Hub, home: Path) -> Iterator[HubClient]:
+    """Start a client that loads without a token and without the package."""
+    client = HubClient(hub.url, home, package=False)
     yield client
     client.close()
 
@@ -90,7 +84,8 @@ def test_a_pushed_model_loads_by_its_name_with_the_same_outputs(
 ) -> None:
     folder, expected = saved(auto_class)
     user.call("push", auto_class, folder, name)
-    assert reader.call("load", auto_class, name) == expected
+    for client in (user, reader):
+        assert client.call("load", auto_class, name) == expected
     files = hub.files(name)
     assert files["model.safetensors"].large
     assert not files["config.json"].large
@@ -196,20 +191,14 @@ def test_an_unmodified_trainer_pushes_the_trained_model(
 
 
 def test_a_cached_model_loads_offline(
-    hub: Hub,
-    user: HubClient,
-    reader: HubClient,
-    home: Path,
-    settings: dict[str, bool],
-    name: str,
-    saved: Build,
+    hub: Hub, user: HubClient, reader: HubClient, home: Path, name: str, saved: Build
 ) -> None:
     folder, expected = saved("AutoModelForTokenClassification")
     for auto_class in ("AutoModelForTokenClassification", "AutoTokenizer"):
         user.call("push", auto_class, folder, name)
     reader.call("load", "AutoModelForTokenClassification", name)
     tokens = reader.call("tokenize", name, TEXT)
-    offline = HubClient(hub.url, home, offline=True, **settings)
+    offline = HubClient(hub.url, home, offline=True, package=False)
     asked = len(hub.requests)
     assert offline.call("load", "AutoModelForTokenClassification", name) == expected
     assert offline.call("tokenize", name, TEXT) == tokens
