@@ -242,15 +242,6 @@ def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> Non
     assert models[0].classifier.weight.unique().tolist() == [1.5]
 
 
-def test_the_smaller_loss_breaks_ties_between_evaluations(encoder: Path, tmp_path: Path) -> None:
-    files = write_examples(tmp_path, "classification", {"train": 240, "validation": 40})
-    run("classification", encoder, tmp_path / "out", **files, **FAST)
-    report = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["validation"]
-    assert report["accuracy"]["mean"] == 1.0
-    assert report["loss"]["mean"] < 0.05
-    assert "weights kept | of epoch 4" in (tmp_path / "out" / "README.md").read_text()
-
-
 def test_a_trained_head_keeps_its_label_order(
     encoder: Path, adapted: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

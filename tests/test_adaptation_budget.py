@@ -54,15 +54,6 @@ def test_without_time_to_train_the_linear_head_is_kept(
     assert results.trained == 3 * 32 + 3
 
 
-def test_a_step_may_take_several_batches(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "_USED", 0)
-    options = write_examples(tmp_path, "classification", COUNTS)
-    options |= {"num_train_epochs": 100, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2}
-    run("classification", encoder, tmp_path / "out", **options, tuning="full", seconds=5)
-    # Two steps an epoch, and at least ten steps.
-    assert found(tmp_path / "out")["num_train_epochs"] == 5
-
-
 def test_a_search_cannot_be_limited() -> None:
     assert "--seconds cannot bound a search" in refusal_of("ner", "x.jsonl", {"seconds": 60, "search_trials": 2})
     assert "--seconds must be at least 1, got 0.5." in refusal_of("ner", "x.jsonl", {"seconds": 0.5})

@@ -16,7 +16,6 @@ from transformers import Trainer
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples
 from sequence_encoder.tests.comparisons import assert_same_weights
-from sequence_encoder.training.adaptation import budget
 from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.scratch import scratch_of
@@ -90,21 +89,6 @@ def test_a_run_resumes_to_the_same_model(
     assert not (tmp_path / "halves").exists()
     run(task, encoder, tmp_path / "halves", **options, resume=True)
     assert_same(tmp_path / "halves", tmp_path / "whole")
-
-
-def test_a_resumed_run_keeps_the_number_of_epochs_that_fit_into_its_seconds(
-    encoder: Path, tmp_path: Path, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "tuning": "full"}
-    options |= {"num_train_epochs": 5_000, "seconds": 1}
-    # After the steps that are timed.
-    interrupt(7)
-    with pytest.raises(KeyboardInterrupt, match="up to step"):
-        run("classification", encoder, tmp_path / "out", **options)
-    kept = json.loads((tmp_path / ".out-adaptation" / "budget.json").read_text())["found"]["num_train_epochs"]
-    monkeypatch.setattr(budget, "_measured", None)
-    run("classification", encoder, tmp_path / "out", **options, resume=True)
-    assert results_of(tmp_path / "out")["hyperparameters_found"]["num_train_epochs"] == kept
 
 
 def test_a_run_killed_while_it_saves_resumes_to_the_same_model(

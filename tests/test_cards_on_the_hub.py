@@ -14,7 +14,7 @@ from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceE
 from sequence_encoder.cards.rules import check_card
 from sequence_encoder.cards.section_marks import section_marks
 from sequence_encoder.saving.card_mark import marked, remove_mark
-from sequence_encoder.tests.hub_client import ClientError, HubClient
+from sequence_encoder.tests.hub_client import HubClient
 from sequence_encoder.tests.hub_server import Hub
 
 Build = Callable[..., Any]
@@ -78,22 +78,6 @@ def test_a_derived_model_names_its_base_repository(hub: Hub, user: HubClient, sa
     assert ModelCard(readme(hub, "user/derived")).data.base_model == "user/base"
     user.call("push", HEAD, "user/base", "user/base")
     assert ModelCard(readme(hub, "user/base")).data.base_model is None
-
-
-def test_a_card_on_a_branch_is_kept_even_if_the_hub_is_unavailable(hub: Hub, user: HubClient, saved: str) -> None:
-    mine = "---\nlicense: mit\n---\nMine."
-    user.call("push", HEAD, saved, "user/branch", revision="dev")
-    user.call("push_card", "user/branch", mine, revision="dev")
-    user.call("push", HEAD, saved, "user/branch", revision="dev")
-    dev = hub.files("user/branch", "dev")["README.md"].content.decode()
-    assert ModelCard(dev).text == ModelCard(mine).text
-    before = hub.files("user/branch")
-    hub.unavailable = "README.md"
-    with pytest.raises(ClientError, match="Could not check whether somebody has edited the model card of user/branch"):
-        user.call("push", HEAD, saved, "user/branch", revision="dev")
-    hub.unavailable = None
-    assert hub.files("user/branch", "dev")["README.md"].content.decode() == dev
-    assert hub.files("user/branch") == before
 
 
 @pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])

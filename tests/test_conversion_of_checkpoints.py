@@ -152,24 +152,3 @@ def test_a_pooler_that_the_head_does_not_use_is_dropped(tmp_path: Path, randomiz
     rewrite(tmp_path, lambda tensors: tensors.update(pooler))
     ids = torch.randint(5, 97, (2, 9))
     torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
-
-
-def test_converting_back_shares_no_weights(randomize: Callable[..., Any]) -> None:
-    for heads in (1, 3):
-        ours = convert(randomize(tiny_model("Bert", "ForMaskedLM", num_attention_heads=heads)))
-        before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
-        with torch.no_grad():
-            for parameter in convert(ours, to="bert").parameters():
-                parameter.zero_()
-        assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
-
-
-def test_unused_fields_do_not_prevent_conversion(
-    tiny_config: Callable[..., SequenceEncoderConfig],
-) -> None:
-    assert type(convert(tiny_model("Electra", summary_activation="relu"))) is SequenceEncoderModel
-    for to in ("bert", "distilbert"):
-        preset = tiny_config(to, pooling="mean", head_bias=False, hidden_dropout=0.1, embedding_dropout=0.1)
-        assert convert(SequenceEncoderModel(preset, add_pooling_layer=False), to=to).config.model_type == to
-        preset.pooler_act = None
-        assert convert(SequenceEncoderModel(preset), to=to).config.model_type == to

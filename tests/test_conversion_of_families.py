@@ -139,16 +139,6 @@ def test_a_scaling_that_no_text_is_long_enough_for_is_left_out(randomize: Callab
     assert convert(ours, to="nomic_bert").config.rope_parameters["rope_type"] == "default"
 
 
-def test_an_older_name_of_a_field_is_read(tmp_path: Path, randomize: Callable[..., Any]) -> None:
-    """The class of transformers ignores `clf_pooling` and pools by its default."""
-    model = randomize(tiny_model("EuroBert", "ForSequenceClassification", classifier_pooling="bos"))
-    model.save_pretrained(tmp_path)
-    config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("classifier_pooling", "clf_pooling"))
-    ids = torch.randint(5, 97, (2, 9))
-    torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
-
-
 def test_a_table_of_positions_may_be_missing_but_not_changed(tmp_path: Path) -> None:
     model = tiny_model("RoFormer", "ForMaskedLM").to(torch.bfloat16)
     assert type(convert(model)) is SequenceEncoderForMaskedLM

@@ -251,19 +251,6 @@ def test_unsupported_modules_are_rejected_by_name(
     assert not (tmp_path / "again" / "modules.json").exists()
 
 
-def test_modules_outside_their_folder_are_not_read(plain: Path, tmp_path: Path) -> None:
-    sentence_model(plain, "dense").save_pretrained(str(tmp_path / "theirs"))
-    convert(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
-    for folder in ("theirs", "ours"):
-        change(tmp_path / folder, "modules.json", path="../secret")
-    message = r"names \.\./secret, which is not inside"
-    with pytest.raises(ValueError, match=message):
-        convert(tmp_path / "theirs")
-    ours = SequenceEncoderModel.from_pretrained(tmp_path / "ours")
-    with pytest.raises(ValueError, match=message):
-        ours.encode(TEXTS, AutoTokenizer.from_pretrained(plain))
-
-
 def test_pickled_weights_of_a_module_are_not_read(plain: Path, tmp_path: Path) -> None:
     sentence_model(plain, "dense").save_pretrained(str(tmp_path))
     (tmp_path / "2_Dense" / "model.safetensors").rename(tmp_path / "2_Dense" / "pytorch_model.bin")

@@ -111,15 +111,6 @@ def test_the_card_of_a_pushed_model_is_valid(hub: Hub, user: HubClient, name: st
     assert hub.files(name)["README.md"].content.decode() == card
 
 
-def test_sharded_weights_can_be_pushed_and_loaded(
-    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
-) -> None:
-    folder, expected = saved("AutoModel", size="20KB")
-    user.call("push", "AutoModel", folder, name, max_shard_size="20KB")
-    assert len([path for path in hub.files(name) if path.endswith(".safetensors")]) > 1
-    assert reader.call("load", "AutoModel", name) == expected
-
-
 @pytest.mark.parametrize("sizes", [("1GB", "20KB"), ("20KB", "1GB"), ("20KB", "30KB")])
 def test_weights_of_an_earlier_push_are_removed(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, sizes: tuple[str, str]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,20 +86,6 @@ def test_dropped_texts_make_room_and_are_not_computed() -> None:
     queue.add(kept, now=0)
     assert batches(queue) == [["kept0"]]
     assert queue.waiting_tokens == queue.waiting_requests == 0
-
-
-def test_requests_that_nobody_awaits_take_no_memory_behind_one_that_waits() -> None:
-    queue = WorkQueue(10, 1000)
-    queue.add(work("kept", 10), now=0)
-    gone = [work(str(number), 1, 2, 3) for number in range(50)]
-    for each in gone:
-        queue.add(each, now=1)
-        queue.drop(each)
-    alive = [weakref.ref(each) for each in gone]
-    del gone, each
-    assert sum(reference() is not None for reference in alive) < 3
-    queue.add(work("later", 10), now=2)
-    assert batches(queue) == [["kept0"], ["later0"]]
 
 
 class Gate:

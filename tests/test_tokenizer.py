@@ -104,20 +104,6 @@ def test_truncation_keeps_the_special_tokens(tokenizer: SequenceEncoderTokenizer
     assert encoding["input_ids"].count(tokenizer.sep_token_id) == (1 if pair is None else 2)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_is_on_the_requested_side_and_masked(tokenizer: SequenceEncoderTokenizer, side: str) -> None:
-    short, long = TEXTS[0][:9], TEXTS[1]
-    alone = tokenizer(short)["input_ids"]
-    batch = tokenizer([short, long], padding=True, padding_side=side)
-    padding = len(batch["input_ids"][1]) - len(alone)
-    assert padding > 0
-    fill = [tokenizer.pad_token_id] * padding
-    assert batch["input_ids"][0] == (fill + alone if side == "left" else alone + fill)
-    mask = [0] * padding, [1] * len(alone)
-    assert batch["attention_mask"][0] == (mask[0] + mask[1] if side == "left" else mask[1] + mask[0])
-    assert set(batch["attention_mask"][1]) == {1}
-
-
 @pytest.mark.parametrize(
     "text",
     [
