@@ -1,78 +1,68 @@
 """The quickstart: train a classifier on the docstrings of the installed libraries, in a few minutes on a CPU.
 
-The quickstart trains a tokenizer, pretrains an encoder on masked tokens and sentence order, and fine-tunes it with
-`Trainer` to predict the library of a docstring. To show the gain from pretraining, it also fine-tunes the same encoder
-from random weights. Finally, it saves the classifier, reloads it in a fresh process and predicts there. It does not use
-the network.
+It runs `pretrain`, and then `adapt` with a few labelled docstrings, to predict the library of a docstring. To show the
+gain from pretraining, it also runs `adapt` with the same encoder and random weights. Finally, it loads the classifier
+in a fresh process and predicts there. It does not use the network.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_callback import PrinterCallback
+from transformers import AutoTokenizer, set_seed
 
-from ...command_line.progress import Progress, counted_by
+from ...command_line.extras import require
+from ...command_line.progress import Progress
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...data.documentation import Docstring, read_documentation, split_by_file
-from ...data.packs import EvaluationWindows, PackedWindows
-from ...data.windows import Window, segment_windows
-from ...inference.bfloat16 import faster_in_bfloat16
-from ...modeling.heads.pretraining_heads import SequenceEncoderForPreTraining
+from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import atomic_folder, check_replaceable
-from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
+from ..adaptation.recipe import adapt
+from ..adaptation.run import parse as parse_adaptation
 from ..encoders import save_as_sequence_encoder
-from ..hardware import has_accelerator
-from ..hub_trainer import training_of
-from ..optimizer import MuonWithAdamW
-from ..pretraining.objective_metrics import means, sums_of
-from ..pretraining.objectives import PretrainingCollator
+from ..hardware import device_name, peak_memory
+from ..pretraining.recipe import pretrain
+from ..pretraining.run import parse as parse_pretraining
 from .arguments import QuickstartArguments
-from .report import RELOAD, Pretraining, Results, print_results, write_card
-from .step_bar import StepBar
 
 MAX_LENGTH = 128
-# Token budget of a pretraining step.
-MAX_TOKENS = 32 * MAX_LENGTH
-VOCAB_SIZE = 4096
 LABELLED_PER_LIBRARY = 50
 TEST_TEXTS = 1500
-HELD_OUT_WINDOWS = 512
+HELD_OUT_TEXTS = 512
 
+RELOAD = """\
+import sequence_encoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+model = AutoModelForSequenceClassification.from_pretrained({folder!r})
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+"""
 PREDICT = """
 import json, sys
-answers = classify(json.load(sys.stdin), batch_size=32, truncation=True)
+answers = classify(json.load(sys.stdin), batch_size=32, truncation=True, max_length={max_length})
 print(json.dumps([answer["label"] for answer in answers]))
 """
 
 
-def quickstart(arguments: QuickstartArguments) -> Results:
+def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
     """Run the quickstart, print the results and return them.
 
-    Args:
-        arguments: The options of the quickstart.
+    Returns:
+        The results by name. Accuracies are from 0 to 1, and losses in nats.
 
     Raises:
         FileExistsError: If the output folder exists and must not be replaced. This is checked first.
@@ -80,11 +70,10 @@ def quickstart(arguments: QuickstartArguments) -> Results:
         OSError: If the output folder cannot be written. This is also checked first.
         UsageError: If there are too few docstrings, or if the checkpoint cannot be used.
     """
+    require("quickstart", "datasets", "filelock", "matplotlib", "sklearn", extra="adapt")
     started = time.perf_counter()
-    output = Path(arguments.output_dir)
-    may_replace = (arguments.overwrite, "--overwrite")
-    source = arguments.model
-    check_replaceable(output, *may_replace, kept=Path(source) if source else None)
+    output, may_replace = Path(arguments.output_dir), (arguments.overwrite, "--overwrite")
+    check_replaceable(output, *may_replace, kept=Path(arguments.model) if arguments.model else None)
     try:
         with atomic_folder(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
             results = _run(arguments, Path(scratch), finished)
@@ -97,129 +86,89 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     return results
 
 
-def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Results:
-    """Train, and save the encoder in the folder `pretrained` and the classifier in `finished`."""
-    seed, checkpoint = arguments.seed, arguments.model
+def _run(arguments: QuickstartArguments, scratch: Path, finished: Path) -> dict[str, Any]:
+    """Train in the folder `scratch`, and save the classifier in the folder `finished`."""
+    encoder, seed = scratch / "docstring-encoder", arguments.seed
     # Load the checkpoint first, so that an unusable one is reported at once.
-    source_tokenizer = None if checkpoint is None else save_as_sequence_encoder(checkpoint, pretrained, base_model=True)
-    if source_tokenizer is not None:
-        limit = SequenceEncoderConfig.from_pretrained(pretrained).max_position_embeddings
-        source_tokenizer.model_max_length = min(MAX_LENGTH, limit)
-    train, test = split_by_file(read_documentation(), seed=arguments.seed)
+    if arguments.model is not None:
+        save_as_sequence_encoder(arguments.model, encoder, base_model=True).save_pretrained(encoder)
+    train, test = split_by_file(read_documentation(), seed=seed)
     libraries = sorted({doc.library for doc in train})
     test = [doc for doc in test if doc.library in libraries]
     print(f"{len(train):,} docstrings for training and {len(test):,} held out, from {', '.join(libraries)}.")
-    if source_tokenizer is None:
-        with Progress("Training the tokenizer"):
-            tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
-        with Progress("Tokenising"):
-            windows, held_out = (
-                list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
-            )
-        steps = arguments.pretraining_steps
-        results, optimizer = Results(pretrain(windows, held_out, tokenizer, pretrained, steps, seed)), adamw
-    else:
-        tokenizer, results, optimizer = source_tokenizer, Results(None, checkpoint), muon
-    task = Task(sample_per_library(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
-    results.labelled, results.tested = len(task.train), len(task.test)
-    results.random_accuracy, _ = adapt(task, pretrained, arguments.adaptation_steps, optimizer, seed, from_random=True)
-    results.accuracy, trainer = adapt(task, pretrained, arguments.adaptation_steps, optimizer, seed)
-    results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
-    model = cast(PreTrainedModel, trainer.model)
-    model.save_pretrained(finished)
-    tokenizer.save_pretrained(finished)
+    results = {} if arguments.model else _pretrain(train, encoder, arguments.pretraining_steps, seed)
+    labelled, test = sample_per_library(train, libraries, seed), test[:TEST_TEXTS]
+    _write(scratch / "docstrings.jsonl", ({"text": doc.hidden, "label": doc.library} for doc in labelled))
+    _write(scratch / "test.jsonl", ({"text": doc.hidden, "label": doc.library} for doc in test))
+    _save_random(encoder, scratch / "random", seed)
+    max_length = min(MAX_LENGTH, SequenceEncoderConfig.from_pretrained(encoder).max_position_embeddings)
+    options = {
+        "task": "classification",
+        "train_file": scratch / "docstrings.jsonl",
+        "test_file": scratch / "test.jsonl",
+        "tuning": "full",
+        "pooling": "mean",
+        "max_length": max_length,
+        "max_steps": arguments.adaptation_steps,
+        "per_device_train_batch_size": 16,
+        "seed": seed,
+        # For an encoder that others have pretrained, `adapt` plans the learning rate.
+        **({} if arguments.model else {"learning_rate": 3e-4}),
+    }
+    models = {"random_accuracy": scratch / "random", "accuracy": arguments.model or encoder}
+    for name, model in models.items():
+        folder = scratch / name / Path(arguments.output_dir).resolve().name
+        with redirect_stdout(io.StringIO()):
+            adapted = adapt(parse_adaptation([str(model), *_as_options(options, output_dir=folder)]))
+        results[name] = adapted.kept.metrics["test"]["accuracy"]
+    results["majority_accuracy"] = Counter(doc.library for doc in test).most_common(1)[0][1] / len(test)
+    shutil.copytree(folder, finished, dirs_exist_ok=True)
     with Progress("Loading the classifier in a fresh process and predicting"):
-        predicted = predict_in_fresh_process(finished, [doc.hidden for doc in task.test])
-    right = [answer == doc.library for answer, doc in zip(predicted, task.test, strict=True)]
-    results.reloaded_accuracy = sum(right) / len(right)
-    training = training_of(trainer, "docstrings of installed libraries")
-    write_card(finished, model, training, results, libraries, MAX_LENGTH)
-    return results
+        predicted = predict_in_fresh_process(finished, [doc.hidden for doc in test], max_length)
+    right = [answer == doc.library for answer, doc in zip(predicted, test, strict=True)]
+    return {**results, "reloaded_accuracy": sum(right) / len(right), "labelled": len(labelled), "tested": len(test)}
 
 
-def train_tokenizer(docs: list[Docstring]) -> SequenceEncoderTokenizer:
-    """Train a tokenizer on the docstrings."""
-    return SequenceEncoderTokenizer.train_from_iterator(
-        (doc.text for doc in docs),
-        vocab_size=VOCAB_SIZE,
-        lowercase=True,
-        model_max_length=MAX_LENGTH,
-        show_progress=False,
-    )
+def _pretrain(docs: list[Docstring], folder: Path, steps: int, seed: int) -> dict[str, Any]:
+    """Pretrain an encoder with two layers, save it in a folder, and return the metrics of held-out docstrings."""
+    corpus = _write(folder.with_suffix(".jsonl"), ({"text": doc.text} for doc in docs))
+    options = {
+        "corpus": corpus,
+        "output_dir": folder,
+        "config_overrides": "num_hidden_layers=2",
+        "vocab_size": 4096,
+        "lowercase": True,
+        "max_length": MAX_LENGTH,
+        "max_tokens": 32 * MAX_LENGTH,
+        "max_steps": steps,
+        "eval_documents": min(HELD_OUT_TEXTS, len(docs) // 10),
+        "eval_strategy": "no",
+        "eval_on_start": True,
+        "save_strategy": "no",
+        "seed": seed,
+    }
+    with redirect_stdout(io.StringIO()):
+        history = pretrain(parse_pretraining(_as_options(options))).state.log_history
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    speeds = [entry["tokens_per_second"] for entry in history if "tokens_per_second" in entry]
+    metrics = {name: [entry[f"eval_{name}"] for entry in evaluations] for name in ("mlm_loss", "sop_accuracy")}
+    return {**metrics, "tokens_per_second": statistics.mean(speeds) if speeds else 0.0}
 
 
-def pretrain(
-    windows: list[Window],
-    held_out: list[Window],
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    steps: int,
-    seed: int,
-) -> Pretraining:
-    """Pretrain an encoder on masked tokens and sentence order, and save it in `folder`."""
-    others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
-    collate = PretrainingCollator(tokenizer)
-    evaluated = EvaluationWindows(others, seed)
-    batches = [collate([evaluated[k] for k in range(i, min(i + 32, len(others)))]) for i in range(0, len(others), 32)]
+def _as_options(options: Mapping[str, Any], **others: Any) -> list[str]:
+    return [part for name, value in {**options, **others}.items() for part in (f"--{name}", str(value))]
 
+
+def _write(file: Path, rows: Iterable[Mapping[str, str]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def _save_random(encoder: Path, folder: Path, seed: int) -> None:
+    """Save an encoder like another one, with random weights."""
     set_seed(seed)
-    model = SequenceEncoderForPreTraining(
-        # ModernBERT's architecture learns from the first minute on; post-norm layers do not.
-        SequenceEncoderConfig.from_preset(
-            "modernbert",
-            tokenizer=tokenizer,
-            hidden_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=512,
-            layer_types=["full_attention"],
-            type_vocab_size=2,
-            # Sentence order has few labels per batch. With mean pooling, their noise would reach every masked token.
-            pooling="cls",
-            classifier_head="linear",
-            classifier_dropout=0.1,
-        )
-    )
-    before = evaluate_pretraining(model, batches)
-    packs = PackedWindows(windows, MAX_TOKENS, seed)
-    trainer = trainer_for("Pretraining", model, steps, MuonWithAdamW(model, 5e-3), 1, packs, collate, seed)
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    speed = trainer.state.num_input_tokens_seen / seconds
-    after = evaluate_pretraining(model, batches)
-    model.save_pretrained(folder)
-    return Pretraining((before[0], after[0]), (before[1], after[1]), speed, seconds)
-
-
-@torch.inference_mode()
-def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return the mean loss of the masked tokens, and the accuracy of sentence order."""
-    model.eval()
-    sums = torch.zeros(())
-    for batch in counted_by(Progress("Evaluating", len(batches), "batch"), batches):
-        batch = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
-        sums = sums + sums_of(batch, model(**batch)).cpu()
-    found = means(sums)
-    return found["mlm_loss"], found.get("sop_accuracy", 0.0)
-
-
-@dataclass
-class Task:
-    """The task of naming the library of a docstring, from its text with library names hidden."""
-
-    train: list[Docstring]
-    test: list[Docstring]
-    libraries: list[str]
-    tokenizer: PreTrainedTokenizerBase
-
-    def encode(self, docs: list[Docstring]) -> Any:
-        """Encode docstrings as examples for `Trainer`."""
-        encoded = self.tokenizer([doc.hidden for doc in docs], truncation=True)
-        return [
-            {**{name: values[i] for name, values in encoded.items()}, "labels": self.libraries.index(doc.library)}
-            for i, doc in enumerate(docs)
-        ]
+    SequenceEncoderModel(SequenceEncoderConfig.from_pretrained(encoder)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
 
 
 def sample_per_library(docs: list[Docstring], libraries: list[str], seed: int) -> list[Docstring]:
@@ -232,114 +181,44 @@ def sample_per_library(docs: list[Docstring], libraries: list[str], seed: int) -
     return chosen
 
 
-def adamw(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """Return the optimizer for the small encoder that the quickstart pretrains."""
-    return torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
-
-
-def muon(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """Return the optimizer for checkpoints, which beats AdamW on all-MiniLM-L6-v2 at any learning rate."""
-    return MuonWithAdamW(model, 5e-4)
-
-
-def adapt(
-    task: Task,
-    pretrained: Path,
-    steps: int,
-    make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer],
-    seed: int,
-    from_random: bool = False,
-) -> tuple[float, Trainer]:
-    """Fine-tune an encoder on the task.
-
-    Args:
-        task: The task.
-        pretrained: The folder of the pretrained encoder.
-        steps: The number of training steps.
-        make_optimizer: Creates the optimizer for a model.
-        seed: The seed of the weights and the data order.
-        from_random: Whether to start from random weights instead of the pretrained ones.
-
-    Returns:
-        (test accuracy, trainer).
-    """
-    set_seed(seed)
-    labels = dict(enumerate(task.libraries))
-    config = SequenceEncoderConfig.from_pretrained(
-        pretrained,
-        pooling="mean",
-        pooler_act=None,
-        classifier_dropout=0.1,
-        id2label=labels,
-        label2id={name: index for index, name in labels.items()},
-    )
-    if from_random:
-        model = AutoModelForSequenceClassification.from_config(config)
-    else:
-        model = AutoModelForSequenceClassification.from_pretrained(pretrained, config=config)
-    description = "Adapting random weights" if from_random else "Adapting the pretrained encoder"
-    collate = DataCollatorWithPadding(task.tokenizer)
-    optimizer = make_optimizer(model)
-    trainer = trainer_for(description, model, steps, optimizer, 16, task.encode(task.train), collate, seed)
-    trainer.train()
-    with Progress("Evaluating"):
-        metrics = trainer.evaluate(task.encode(task.test))
-    return metrics["eval_accuracy"], trainer
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the share of correct predictions."""
-    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    return {"accuracy": float((logits.argmax(-1) == labels).mean())}
-
-
-def trainer_for(
-    description: str,
-    model: PreTrainedModel,
-    steps: int,
-    optimizer: torch.optim.Optimizer,
-    batch_size: int,
-    dataset: Any,
-    collate: Callable[[list[dict[str, Any]]], Any],
-    seed: int,
-) -> Trainer:
-    """Create a plain `Trainer` with a progress bar."""
-    trainer = Trainer(
-        model,
-        TrainingArguments(
-            output_dir=tempfile.gettempdir(),
-            per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=64,
-            max_steps=steps,
-            lr_scheduler_type="linear",
-            warmup_steps=0.1,
-            # `Trainer` accepts bfloat16 on a CPU only with use_cpu=True.
-            use_cpu=not has_accelerator(),
-            bf16=faster_in_bfloat16(),
-            remove_unused_columns=False,
-            include_num_input_tokens_seen="non_padding",
-            logging_steps=20,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=seed,
-        ),
-        train_dataset=dataset,
-        data_collator=collate,
-        optimizers=(optimizer, None),
-        compute_metrics=accuracy,
-        callbacks=[StepBar(description)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def predict_in_fresh_process(folder: Path, texts: list[str]) -> list[str]:
+def predict_in_fresh_process(folder: Path, texts: list[str], max_length: int) -> list[str]:
     """Classify texts with `pipeline` in a new process that loads the saved folder, and return the labels."""
-    program = RELOAD.format(folder=str(folder)) + PREDICT
+    program = RELOAD.format(folder=str(folder)) + PREDICT.format(max_length=max_length)
     finished = subprocess.run(
         [sys.executable, "-c", program], input=json.dumps(texts), capture_output=True, text=True, check=False
     )
     if finished.returncode:
         raise RuntimeError(f"The saved model failed in a fresh process:\n{finished.stderr}")
     return json.loads(finished.stdout.splitlines()[-1])
+
+
+def print_results(results: Mapping[str, Any], output: Path, seconds: float) -> None:
+    """Print the table of results, and the code to paste."""
+    rows = []
+    if "mlm_loss" in results:
+        loss, order = ("{:.2f} -> {:.2f}".format(*results[name]) for name in ("mlm_loss", "sop_accuracy"))
+        rows = [
+            ("held-out loss of masked tokens", loss, "before -> after pretraining"),
+            ("held-out accuracy of sentence order", order, "chance is 0.50"),
+        ]
+    rows += [
+        ("accuracy of naming the library", f"{results['accuracy']:.3f}", f"{results['labelled']:,} labels"),
+        ("  adapted from random weights", f"{results['random_accuracy']:.3f}", "same data, same steps"),
+        ("  always the most frequent one", f"{results['majority_accuracy']:.3f}", ""),
+        ("  reloaded in a fresh process", f"{results['reloaded_accuracy']:.3f}", "through pipeline, float32"),
+    ]
+    if "tokens_per_second" in results:
+        speed = f"{results['tokens_per_second']:,.0f}"
+        rows.append(("real tokens a second", speed, f"pretraining; {device_name()}"))
+    rows += [
+        ("peak memory", f"{peak_memory() / 2**30:.2f} GiB", ""),
+        ("time", f"{seconds / 60:.1f} min", ""),
+        ("saved in", str(output.resolve()), ""),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    middle = max(len(value) for _, value, _ in rows[:-1])
+    print()
+    for name, value, remark in rows:
+        print(f"{name:<{width}}  {value:<{middle}}  {remark}".rstrip())
+    example = 'print(classify("Applies a 2D convolution over an input image."))'
+    print(f"\nTo use it:\n\n{RELOAD.format(folder=str(output))}{example}")
