@@ -51,7 +51,7 @@ _MODULES = {
     "Reranker": "search.reranking",
     "SearchHit": "search.hit",
     "SearchIndex": "search.search_index",
-    "ServerLimits": "serving.limits",
+    "ServerLimits": "serving.arguments",
     "choose_texts": "labelling.choosing",
     "convert": "conversion.converting",
     "create_app": "serving.app",

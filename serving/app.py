@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from .libraries import check_libraries
-from .limits import ServerLimits, check_api_key
+from .arguments import ServerLimits, check_api_key, check_libraries
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -56,9 +55,8 @@ def create_app(
     from .guard import Guard
     from .hub_routes import hub_routes
     from .openai_routes import openai_routes
-    from .page_route import page_route
+    from .page_routes import label_routes, page_route, status_routes
     from .service import Service
-    from .status_routes import status_routes
     from .tei_routes import tei_routes
     from .token_routes import token_routes
 
@@ -80,8 +78,6 @@ def create_app(
 
         routers.append(search_routes(service, index))
     if labels is not None:
-        from .label_routes import label_routes
-
         routers += [page_route("/label", "label.html"), label_routes(labels)]
     for router in routers:
         app.include_router(router)

@@ -15,8 +15,7 @@ from ..command_line import UsageError
 from ..labelling.label_file import LabelFile
 from ..search.search_index import SearchIndex
 from .app import create_app
-from .arguments import ServeArguments
-from .limits import ServerLimits, check_different
+from .arguments import ServeArguments, ServerLimits, check_different
 from .loading import load_served_model, split_name
 from .served_model import ServedModel
 from .service import Service
@@ -32,10 +31,6 @@ _CLOSING = 5
 
 def serve(options: ServeArguments, limits: ServerLimits) -> None:
     """Load models and serve them until the process receives a signal to stop.
-
-    Args:
-        options: The models, and how to serve them.
-        limits: What the server takes at once.
 
     Raises:
         OSError: If a model does not exist.

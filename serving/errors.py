@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import orjson
@@ -58,17 +57,8 @@ def error_response(path: str, error: HTTPException) -> Response:
     return Response(orjson.dumps(content), status, error.headers, "application/json")
 
 
-def too_late(seconds: float) -> dict[str, str]:
-    """Return the header that tells a client when to try again."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
-
-
 def invalid_body(errors: list[Any]) -> RequestError:
-    """Return the error for a body that is not JSON, or that does not have the fields of a request.
-
-    Args:
-        errors: The errors of pydantic.
-    """
+    """Return the error for a body that is not JSON, or lacks fields of a request, given the errors of pydantic."""
     # A field with alternatives has an error for each; the one that got furthest names the item.
     worst = max(errors, key=lambda each: len(each["loc"]))
     if worst["type"] == "json_invalid":

@@ -24,11 +24,7 @@ _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-sto
 class Guard:
     """ASGI middleware that refuses requests without the key or with a body that is too large, and measures the others.
 
-    Args:
-        app: The application.
-        service: The service, whose metrics count the requests.
-        routes: The paths to count; others are counted together.
-        api_key: The key; None if every request is welcome.
+    Requests to `routes` are counted by path, and others together. Without a key, every request is welcome.
     """
 
     def __init__(self, app: ASGIApp, service: Service, routes: frozenset[str], api_key: str | None) -> None:

@@ -53,7 +53,7 @@ class Metrics:
             Gauge(f"{_PREFIX}{name}", meaning, registry=self.registry).set_function(read)
 
     def batch(self, batch: Batch, seconds: float) -> None:
-        """Count a batch. See `Observer`."""
+        """Count a batch, which took so many seconds."""
         self.texts.inc(len(batch.entries))
         self.tokens.inc(batch.tokens)
         self.batch_texts.observe(len(batch.entries))

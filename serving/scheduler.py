@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from .work_queue import Batch, Work, WorkQueue
 
@@ -19,13 +19,6 @@ class DroppedError(Exception):
     """The client has left, or the scheduler was closed, before a request was computed."""
 
 
-class Observer(Protocol):
-    """What wants to know about batches, such as metrics. The thread that computes calls it."""
-
-    def batch(self, batch: Batch, seconds: float) -> object:
-        """See a batch after it was computed, in so many seconds."""
-
-
 class Scheduler:
     """Computes texts of many requests together, in one thread.
 
@@ -34,14 +27,16 @@ class Scheduler:
     Args:
         queue: The queue, which only this object may use from now on.
         compute: The computation.
-        observer: Sees every batch.
+        observe: Sees every batch after it was computed, in so many seconds, in the thread that computes.
 
     Attributes:
         closed: Whether it takes no more requests.
     """
 
-    def __init__(self, queue: WorkQueue, compute: Compute, observer: Observer | None = None) -> None:
-        self._queue, self._compute, self._observer = queue, compute, observer
+    def __init__(
+        self, queue: WorkQueue, compute: Compute, observe: Callable[[Batch, float], object] | None = None
+    ) -> None:
+        self._queue, self._compute, self._observe = queue, compute, observe
         self._changed = threading.Condition()
         self.closed = False
         self._thread: threading.Thread | None = None
@@ -90,9 +85,6 @@ class Scheduler:
             sizes: The number of tokens of each text.
             gone: Returns when the client has left.
             check: See `Work`. The thread that computes calls it.
-
-        Returns:
-            The request with its results.
 
         Raises:
             DroppedError: If the client has left, or the scheduler is closed.
@@ -151,8 +143,8 @@ class Scheduler:
         seconds = time.monotonic() - started
         with self._changed:
             self._queue.measure(batch.tokens, seconds)
-        if self._observer is not None:
-            self._observer.batch(batch, seconds)
+        if self._observe is not None:
+            self._observe(batch, seconds)
         finished: list[Work] = []
         for (work, index), result in zip(batch.entries, results, strict=True):
             if isinstance(result, BaseException):

@@ -15,18 +15,12 @@ from ..modeling.calibration.outputs import labels_in_sets
 
 
 def probabilities(logits: np.ndarray[Any, Any], several: bool) -> np.ndarray[Any, Any]:
-    """Return probabilities (N, C).
+    """Return probabilities (N, C) for logits (N, C).
 
-    Args:
-        logits: (N, C).
-        several: Whether several classes can be right, or a single one is a score by itself.
+    `several` says that several classes can be right, or that a single one is a score by itself.
     """
-    logits = logits.astype(np.float64)
-    if several:
-        # Without an overflow of exp for large negative numbers.
-        return 0.5 * (1 + np.tanh(0.5 * logits))
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    scores = torch.from_numpy(logits).double()
+    return (scores.sigmoid() if several else scores.softmax(dim=1)).numpy()
 
 
 def with_sets(

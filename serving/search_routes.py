@@ -41,10 +41,6 @@ class SearchBody(Body):
 def search_routes(service: Service, index: SearchIndex) -> APIRouter:
     """Return the route.
 
-    Args:
-        service: The models of the server.
-        index: The index.
-
     Raises:
         UsageError: If no model of the server has computed the vectors of the index.
     """

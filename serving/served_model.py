@@ -46,12 +46,7 @@ _MASKS = 64
 
 
 class Row(NamedTuple):
-    """The tokens of a text or of a pair of texts.
-
-    Attributes:
-        ids: Token ids.
-        types: The segment of each token; None for a single text.
-    """
+    """The token ids of a text or of a pair of texts, and for a pair the segment of each token."""
 
     ids: list[int]
     types: list[int] | None = None
@@ -218,12 +213,7 @@ class ServedModel:
         return self.recipe.prompt(None, name or DOCUMENT if reads_documents else name)
 
     def embedding_group(self, prompt: str, normalize: bool | None) -> Group:
-        """Return the group of texts to embed.
-
-        Args:
-            prompt: The prompt before each text.
-            normalize: Whether to scale vectors to unit length. Defaults to the recipe.
-        """
+        """Return the group of texts to embed, given the prompt before each; `normalize` defaults to the recipe."""
         recipe = self.encoder.recipe_for(None, normalize)
         return Group(self, EMBED, self._prompt_tokens(prompt), recipe.after)
 

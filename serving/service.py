@@ -11,8 +11,8 @@ import numpy as np
 from fastapi import Request
 
 from ..data.vector_kinds import DOCUMENT
-from .errors import RequestError, too_late
-from .limits import ServerLimits, check_different
+from .arguments import ServerLimits, check_different
+from .errors import RequestError
 from .metrics import Metrics
 from .scheduler import DroppedError, Scheduler
 from .served_model import RERANK, Group, Row, ServedModel, TooLongError
@@ -49,7 +49,7 @@ class Service:
         self.models, self.limits, self.truncate = tuple(models), limits, truncate
         self.metrics = Metrics()
         queue = WorkQueue(limits.max_tokens, limits.max_queue_tokens)
-        self.scheduler = Scheduler(queue, lambda group, rows: group.model.compute(group, rows), self.metrics)
+        self.scheduler = Scheduler(queue, lambda group, rows: group.model.compute(group, rows), self.metrics.batch)
         self.metrics.watch(self.scheduler)
         self.started = int(time.time())
         self.stopping = False
@@ -165,11 +165,7 @@ class Service:
     ) -> list[Any]:
         """Compute the texts of a request.
 
-        Args:
-            request: The request.
-            group: What to compute.
-            rows: The texts.
-            check: Sees each result as soon as it is computed. A `RequestError` that it raises ends the request.
+        `check` sees each result as soon as it is computed. A `RequestError` that it raises ends the request.
 
         Raises:
             RequestError: If there is no room, the computation fails, or a result is not finite; or see `check`.
@@ -181,7 +177,8 @@ class Service:
         except RequestTooLargeError as error:
             raise RequestError(413, str(error)) from error
         except QueueFullError as error:
-            raise RequestError(429, str(error), code="queue_full", headers=too_late(error.seconds)) from error
+            later = {"Retry-After": str(error.seconds)}
+            raise RequestError(429, str(error), code="queue_full", headers=later) from error
         except DroppedError as error:
             status = 503 if self.stopping else _CLIENT_LEFT
             raise RequestError(status, str(error)) from error
@@ -195,17 +192,7 @@ class Service:
     async def rank(
         self, request: Request, model: ServedModel, query: str, texts: Sequence[str], truncate: bool | None
     ) -> tuple[list[Row], np.ndarray[Any, Any]]:
-        """Compute how well texts fit a query.
-
-        Args:
-            request: The request.
-            model: A model with one label.
-            query: The query.
-            texts: The texts.
-            truncate: Whether to cut pairs that are too long; by default what the server does.
-
-        Returns:
-            The tokens of each pair, and the logits (N, 1).
+        """Return the tokens of each pair of a query and a text, and the logits (N, 1) of a model with one label.
 
         Raises:
             RequestError: See `tokenize` and `compute`.

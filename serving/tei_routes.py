@@ -26,13 +26,18 @@ _MOST_NUMBERS = 2**24
 Direction = Annotated[Literal["right"], BeforeValidator(lambda value: str(value).lower())]
 
 
-class TextsBody(Body):
+class TruncatedBody(Body):
+    """A request whose texts may be truncated."""
+
+    truncate: bool | None = None
+    truncation_direction: Direction = "right"
+
+
+class TextsBody(TruncatedBody):
     """A request with texts. `model` is an addition, for servers with several models."""
 
     inputs: Texts
     model: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Direction = "right"
     prompt_name: str | None = None
 
 
@@ -50,11 +55,9 @@ class TextPairs(Body):
     sentences: Items[str]
 
 
-class SimilarityParameters(Body):
+class SimilarityParameters(TruncatedBody):
     """Options of a comparison."""
 
-    truncate: bool | None = None
-    truncation_direction: Direction = "right"
     prompt_name: str | None = None
 
 
@@ -66,19 +69,17 @@ class SimilarityBody(Body):
     parameters: SimilarityParameters | None = None
 
 
-class RerankBody(Body):
+class RerankBody(TruncatedBody):
     """A request to rank texts."""
 
     query: str
     texts: Items[str]
     model: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Direction = "right"
     raw_scores: bool = False
     return_text: bool = False
 
 
-class PredictBody(Body):
+class PredictBody(TruncatedBody):
     """A request to classify a text, a pair of texts, or a list of lists that hold one text or a pair each.
 
     `coverage` and `abstain_below` are additions, for calibrated models.
@@ -86,8 +87,6 @@ class PredictBody(Body):
 
     inputs: str | Items[str] | Items[Items[str]]
     model: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Direction = "right"
     raw_scores: bool = False
     coverage: float | None = None
     abstain_below: float | None = None
@@ -218,11 +217,7 @@ def _reading_of(body: TextsBody) -> str:
 
 
 def _check_numbers(numbers: int) -> None:
-    """Check the number of numbers in a response.
-
-    Raises:
-        RequestError: If there are too many.
-    """
+    """Check the number of numbers in a response."""
     if numbers > _MOST_NUMBERS:
         raise RequestError(
             413,

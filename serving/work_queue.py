@@ -20,11 +20,7 @@ _FIRST_TOKENS, _FIRST_SECONDS = 500.0, 0.1
 
 
 class QueueFullError(Exception):
-    """There is no room for a request.
-
-    Attributes:
-        seconds: When there will be room, at the speed that was measured.
-    """
+    """There is no room for a request. At the measured speed, there will be in `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"The queue is full; try again in {seconds} s.")
@@ -71,13 +67,7 @@ _Entry = tuple[float, int, Work, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts to compute together.
-
-    Attributes:
-        group: Their group.
-        entries: The request and the index of each text.
-        tokens: Their number of tokens.
-    """
+    """Texts of one group to compute together: the request and the index of each, and their number of tokens."""
 
     group: Hashable
     entries: list[tuple[Work, int]]
@@ -124,11 +114,7 @@ class WorkQueue:
         return tokens / seconds
 
     def add(self, work: Work, now: float) -> None:
-        """Add a request.
-
-        Args:
-            work: The request, with at least one text.
-            now: The current time in seconds.
+        """Add a request with at least one text.
 
         Raises:
             RequestTooLargeError: If it has more tokens than the queue may hold.
@@ -152,11 +138,7 @@ class WorkQueue:
             heapq.heappush(heap, (now + done * seconds_per_token, next(self._numbers), work, index))
 
     def take(self, now: float) -> Batch | None:
-        """Remove the texts to compute next, and return them, or None if none wait.
-
-        Args:
-            now: The current time in seconds.
-        """
+        """Remove the texts to compute next, and return them, or None if none wait."""
         group = min(self._groups(), key=lambda each: self._heaps[each][0][:2], default=None)
         if group is None:
             return None
