@@ -37,7 +37,7 @@ from peers import print_machine
 from sklearn.metrics import f1_score
 
 from sequence_encoder.evaluation.metrics import confidence_sums
-from sequence_encoder.training.adaptation.tuning import TUNINGS
+from sequence_encoder.training.adaptation.arguments import TUNINGS
 
 HERE = Path(__file__).parent
 LENGTH = 128

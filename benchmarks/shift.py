@@ -31,7 +31,7 @@ from sequence_encoder.evaluation.label_correction import matching_bias
 from sequence_encoder.evaluation.label_shift import black_box_shares, corrected_probabilities, maximum_likelihood_shares
 from sequence_encoder.evaluation.metrics import confidence_sums
 from sequence_encoder.examples.sentiment import write_sentiment
-from sequence_encoder.training.adaptation.averaging import load_average
+from sequence_encoder.training.adaptation.training_runs import load_average
 
 HOME, AWAY, LABELS = "movies-test", ("products", "news", "tweets"), ["negative", "positive"]
 EPOCHS, SMALL = 2, 1300

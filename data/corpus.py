@@ -81,10 +81,7 @@ class CorpusArguments(TextArguments):
 def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[Any, Any]:
     """Load the texts to train on and the texts to hold out.
 
-    Args:
-        arguments: The options that choose the texts.
-        scratch: A folder that keeps the documentation, so that a resumed training reads the same texts.
-        seed: The seed of the split.
+    The folder `scratch` keeps the documentation, so that a resumed training reads the same texts.
 
     Returns:
         (train, held out), datasets or streams with a column "text". The second is None if nothing is held out.
@@ -225,12 +222,7 @@ def _texts(
 
 
 def check_columns(texts: Any, arguments: TextArguments, wanted: Iterable[tuple[str, str]]) -> None:
-    """Check that a dataset or a stream has rows and columns.
-
-    Args:
-        texts: The dataset or the stream.
-        arguments: The options that chose it, for error messages.
-        wanted: Pairs of an option and the column that it names.
+    """Check that a dataset or a stream has rows and columns, given as pairs of an option and the column that it names.
 
     Raises:
         UsageError: If there are no rows, or if a column does not exist.
@@ -281,11 +273,6 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
     """Write the docstrings of the installed libraries as JSON Lines, unless the files already exist.
 
     Held-out docstrings and training docstrings come from different source files.
-
-    Args:
-        folder: The folder to write to.
-        held_out: The number of docstrings to hold out.
-        seed: The seed of the split.
 
     Returns:
         The file to train on and, if anything is held out, the held-out file.

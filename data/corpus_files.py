@@ -23,11 +23,7 @@ _COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 
 
 def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
-    """Find the files of a path or pattern, and the reader for them.
-
-    Args:
-        source: A file, a folder or a pattern.
-        argument: The name of the option that it came from, for error messages.
+    """Find the files of a file, folder or pattern that an option names, and the reader for them.
 
     Returns:
         (reader, files), or None if `source` is the name of a Hub dataset.
@@ -72,13 +68,8 @@ def reader_of(file: Path) -> str | None:
 def check_no_overlap(output: Path, corpus: str, option: str = "--output_dir") -> None:
     """Check that the corpus does not include files of the output, and is not inside it.
 
-    Args:
-        output: A file or a folder.
-        corpus: The value of `--corpus`.
-        option: The option that names the output.
-
     Raises:
-        UsageError: If they overlap.
+        UsageError: If they overlap. The message names the `option` of the output.
     """
     found = None if corpus == DOCUMENTATION else find_files(corpus, "corpus")
     if found is None:

@@ -14,17 +14,10 @@ from .text_files import decoding_error
 
 
 def read_files(reader: str, files: list[Path], named: str, streaming: bool = False, **options: Any) -> Any:
-    """Read the rows of files as a dataset or a stream.
-
-    Args:
-        reader: The name of a `datasets` reader.
-        files: The files, all in the same format.
-        named: The option and the value that the user gave, for error messages.
-        streaming: Whether to return a stream.
-        **options: Options of the reader.
+    """Read the rows of files as a dataset or a stream, with a reader of `datasets` and its options.
 
     Raises:
-        UsageError: If a file cannot be read. The message names the file.
+        UsageError: If a file cannot be read. The message names the file, or what the user gave, `named`.
     """
     from datasets import load_dataset
 
@@ -72,13 +65,7 @@ def quiet_hub() -> Iterator[None]:
 
 
 def load_from_hub(name: str, argument: str, config: str | None, **options: Any) -> Any:
-    """Load a dataset from the Hub.
-
-    Args:
-        name: The id of the dataset.
-        argument: The name of the option that it came from, for error messages.
-        config: The configuration of the dataset.
-        **options: Options of `datasets.load_dataset`.
+    """Load a dataset from the Hub, whose id came from the option `argument`.
 
     Raises:
         UsageError: If there is no such dataset, or if it cannot be loaded.

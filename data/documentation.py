@@ -90,12 +90,9 @@ def docstrings_of(path: Path) -> list[str]:
 
 
 class NameHider:
-    """Replaces words that name a library with a neutral word.
+    """Replaces words that name one of some libraries with a neutral word.
 
     A word is replaced if a library's name is anywhere in it, or if one of its parts is another name of a library.
-
-    Args:
-        libraries: The names of the libraries.
     """
 
     def __init__(self, libraries: Iterable[str]) -> None:
@@ -125,19 +122,11 @@ class NameHider:
 
 
 def without_near_duplicates(docs: Iterable[Docstring], size: int = 5, overlap: float = 0.5) -> list[Docstring]:
-    """Remove texts that mostly repeat other texts, and keep the longest ones.
+    """Remove texts that mostly repeat other texts, and keep the longest ones, which come first.
 
     A shingle is a run of `size` words. A text is removed if at least `overlap` of its shingles occur in the texts that
     are kept. This is the containment of Broder (1997), with exact shingles and with the union of the other texts, so
     that it also removes a text that is compiled from several others.
-
-    Args:
-        docs: The docstrings.
-        size: The number of words in a shingle.
-        overlap: The share of repeated shingles from which a text is removed, from 0 to 1.
-
-    Returns:
-        The remaining docstrings, the longest first.
     """
     seen: set[int] = set()
     kept = []

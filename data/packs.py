@@ -53,10 +53,6 @@ def pack(items: Iterable[tuple[T, int]], max_tokens: int) -> Iterator[list[T]]:
 
     A group takes items in order until the next one does not fit, and then the longest waiting items that fit.
 
-    Args:
-        items: Pairs of an item and its number of tokens.
-        max_tokens: The token budget of a group.
-
     Raises:
         ValueError: If an item is longer than `max_tokens`.
     """

@@ -9,11 +9,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def padded_inputs(rows: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int | None) -> dict[str, torch.Tensor]:
-    """Return the inputs of texts (B, S) with padding on the right, and their attention mask.
+    """Return the inputs of texts (B, S), which all have the same names, padded on the right, and their attention mask.
 
-    Args:
-        rows: The inputs of each text by name, such as `input_ids` and `token_type_ids`. All have the same names.
-        pad_token_id: The id of padding; None for 0.
+    Without an id of padding, it is 0.
     """
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     inputs = {

@@ -12,12 +12,7 @@ _WITH_HEADER = ("csv", "tsv")
 
 
 def estimate_rows(reader: str, files: Sequence[Path]) -> int | None:
-    """Return about how many rows files have, or None if their size does not tell.
-
-    Args:
-        reader: The name of the reader, as `find_files` returns it.
-        files: The files.
-    """
+    """Return about how many rows files have, or None if their size does not tell. `reader` is that of `find_files`."""
     plain = {".txt": "text", ".jsonl": "json", ".csv": "csv", ".tsv": "tsv"}
     # A compressed file may have any size, and a file that ends in `.json` may hold a single list.
     if any(plain.get(file.suffix.lower()) != reader for file in files):

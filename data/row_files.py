@@ -70,10 +70,7 @@ class RowFiles:
     def surrogate_error(self, name: str, cells: Sequence[Any], first: int = 0) -> str:
         """Return an error message for the first cell that has an unpaired surrogate, which JSON can contain.
 
-        Args:
-            name: The name of the column.
-            cells: Its cells.
-            first: The number of the row of the first cell.
+        The first of the cells is in the row `first`.
         """
         for index, cell in enumerate(cells, first):
             try:

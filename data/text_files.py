@@ -156,11 +156,6 @@ def csv_records(file: Path, encoding: str | None, delimiter: str) -> Iterator[tu
 def csv_header(file: Path, records: Iterator[tuple[int, list[str]]], delimiter: str) -> list[str]:
     """Read the column names from the first record, and name columns without a name as pandas does.
 
-    Args:
-        file: The CSV file, for error messages.
-        records: The records of the file. The first one is consumed.
-        delimiter: The delimiter that the records were read with.
-
     Raises:
         UsageError: If there is no header, two columns have the same name, or the header uses another delimiter.
     """
@@ -214,11 +209,7 @@ def _bytes(file: Path) -> Any:
 
 
 def _compression(file: Path) -> str | None:
-    """Return the compression of a file, as fsspec names it.
-
-    Raises:
-        UsageError: If the library that reads it is not installed.
-    """
+    """Return the compression of a file, as fsspec names it."""
     name = fsspec.utils.infer_compression(str(file))
     if name is None and file.suffix == ".zst":
         raise UsageError(f"{file} is compressed with Zstandard: pip install zstandard.")

@@ -16,7 +16,6 @@ from ..conversion.sidecar_files import save_tokenizer
 from ..conversion.source import Source
 from ..inference.device import choose_device
 from ..saving.whole_folders import atomic_folder, check_replaceable
-from ..tasks.example_files import files_of
 from .arguments import EvaluationArguments, EvaluationFiles
 from .evaluating import Evaluation, evaluate
 from .examples import task_of
@@ -45,7 +44,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     device, home = choose_device(options.device), next(iter(data.paths))
     examples: dict[str, Any] = {}
     for name in data.paths:
-        files = files_of(data, name)
+        files = data.files_of(name)
         assert files is not None
         examples[name] = files.load()
     model, tokenizer = _load(options.model, device)

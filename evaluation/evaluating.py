@@ -12,7 +12,7 @@ from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.progress import Progress, counted_by
 from ..modeling.calibration.calibration import calibration_of
-from ..tasks.arguments import ExampleArguments
+from ..tasks.example_arguments import ExampleArguments
 from .calibration.calibrating import labels_of
 from .estimates import estimates_of
 from .examples import Examples, read_examples, task_of

@@ -15,9 +15,8 @@ from ..modeling import (
     SequenceEncoderForTokenClassification,
 )
 from ..tasks import HEAD_TASKS
-from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import check_values
-from ..tasks.example_files import places_of
+from ..tasks.example_arguments import ExampleArguments
 
 # The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
 _LENGTH = 512
@@ -53,7 +52,7 @@ class Examples:
         """Return where rows are: in a file of the user, or in what was passed in Python."""
         if self.task.data.file_of(self.name) is None:
             return {index: f"row {index + 1} of {self.name}" for index in indices}
-        return places_of(self.task.data, self.name, indices)
+        return self.task.data.places_of(self.name, indices)
 
     def encode(self, model: Any, tokenizer: Any, max_length: int | None) -> Any:
         """Return a `datasets.Dataset` of inputs. Without a length, the model limits it.

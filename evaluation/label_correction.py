@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from ..command_line import UsageError
-from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import label_of
+from ..tasks.example_arguments import ExampleArguments
 from .calibration.calibrating import labels_of
 from .calibration.scaling import calibrates_logits, scale_outputs
 from .examples import read_examples, task_of

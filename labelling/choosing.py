@@ -15,29 +15,46 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from pyarrow import dataset, parquet
 
-from ..bulk.arguments import ModelArguments, PathOrName, RowArguments, arguments_of
+from ..bulk.arguments import (
+    EmbeddingArguments,
+    ModelArguments,
+    PathOrName,
+    PredictionArguments,
+    RowArguments,
+    arguments_of,
+)
 from ..bulk.formats import FACTS, VECTORS
+from ..bulk.models import kind_of, load_encoder
+from ..bulk.predictions import Predictions
+from ..bulk.results import Computation, Tokens
 from ..bulk.rows import Chunk, CorpusRows
 from ..bulk.run import Run
+from ..bulk.vectors import Vectors
 from ..command_line import UsageError
 from ..command_line.counts import counted
 from ..command_line.progress import Progress
 from ..conversion.source import Source
+from ..data.batching import longest_first
 from ..data.corpus import TextArguments
 from ..data.corpus_files import find_files
 from ..data.text_files import TextFormat, csv_text
+from ..inference.device import choose_device, prepare
+from ..runtimes.exported_graph import is_classifier
 from ..saving.whole_folders import check_writable, write_atomically
-from ..tasks.example_files import ExampleFiles
+from ..tasks.example_arguments import ExampleFiles
 from .arguments import CHOOSE, ChoiceArguments, check_output
 from .design import choose_by_design
 from .label_file import LABEL, REASON, TEXT, without_options
-from .scored_vectors import SCORES, load_for_choosing
 
 # More texts need more memory, and hardly make a better choice: then these are random ones.
 _MOST_TEXTS = 200_000
 COLUMNS = ("id", TEXT, LABEL, REASON)
+SCORES = "scores"
+# The kinds of problems in which the scores of labels compete.
+_ONE_LABEL = (None, "single_label_classification")
 Array = npt.NDArray[Any]
 
 
@@ -111,14 +128,7 @@ class _Pool:
 
     @classmethod
     def read(cls, folder: Path, count: int, text_column: str, seen: set[int]) -> _Pool:
-        """Read the shards of a folder.
-
-        Args:
-            folder: The folder.
-            count: The number of rows.
-            text_column: The column with the texts.
-            seen: The keys of texts that are labelled. Those of the corpus are added.
-        """
+        """Read the shards of a folder, and add the keys of the texts of the corpus to those in `seen`."""
         files = sorted(folder.glob("shard-*.parquet"))
         schema = parquet.read_schema(files[0])
         facts = json.loads(schema.metadata[FACTS.encode()])
@@ -144,12 +154,7 @@ class _Pool:
         return cls(files, text_column, np.concatenate(rows), np.concatenate(vectors), found, labels)
 
     def described(self, chosen: Array, similar: Array) -> list[dict[str, Any]]:
-        """Return the rows of the output for chosen texts.
-
-        Args:
-            chosen: Their indices.
-            similar: The number of texts that are similar to each.
-        """
+        """Return the rows of the output for chosen texts, given the number of texts that are similar to each."""
         table = dataset.dataset(self.files).take(self.rows[chosen], columns=["id", self.text_column]).to_pylist()
         found = []
         for row, index, count in zip(table, chosen, similar, strict=True):
@@ -190,11 +195,7 @@ def _is_seen(text: str, seen: set[int]) -> bool:
 
 
 def _read_labelled(options: ChoiceArguments, corpus: TextArguments) -> dict[str, str]:
-    """Return the texts of labelled files, with their labels or an empty text.
-
-    Raises:
-        UsageError: If a file cannot be read, lacks a column, or would be replaced.
-    """
+    """Return the texts of labelled files, with their labels or an empty text."""
     found: dict[str, str] = {}
     for name in options.train_file:
         source = find_files(name, "train_file")
@@ -224,3 +225,52 @@ def _vectors_of(texts: list[str], load: Callable[[], Any], channels: int) -> Arr
         columns = computation.compute(chunk, computation.tokenize([texts]), progress)
     names = [each.name for each in computation.fields]
     return _matrix(columns[names.index(VECTORS)])
+
+
+class ScoredVectors(Predictions):
+    """The predictions of a classifier, and the inputs (D) of its last layer."""
+
+    def __init__(self, classifier: Any, tokenizer: Any, model: ModelArguments) -> None:
+        super().__init__(classifier, tokenizer, model, PredictionArguments(scores=True))
+        self._inputs: list[torch.Tensor] = []
+        self._channels = classifier.classifier.in_features
+        classifier.classifier.register_forward_pre_hook(lambda layer, given: self._inputs.append(given[0]))
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """See `Computation.fields`."""
+        return [*super().fields, pa.field(VECTORS, pa.list_(pa.float32(), self._channels))]
+
+    def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
+        """See `Computation.compute`."""
+        self._inputs.clear()
+        columns = super().compute(chunk, tokens, progress)
+        # The batches in the order of `Predictions`.
+        batches = longest_first([len(ids) for ids in tokens.ids], self.max_tokens)
+        rows = torch.zeros(len(chunk.good), self._channels)
+        if self._inputs:
+            places = torch.from_numpy(chunk.good).nonzero().squeeze(1)[[index for batch in batches for index in batch]]
+            rows[places] = torch.cat(self._inputs).float().cpu()
+        flat = pa.array(rows.numpy().ravel())
+        return [*columns, pa.FixedSizeListArray.from_arrays(flat, self._channels, mask=pa.array(~chunk.good))]
+
+
+def load_for_choosing(model: ModelArguments, source: Source) -> tuple[Computation, str]:
+    """Load a model for the vectors of texts and, if it is a classifier, its scores.
+
+    Returns:
+        The model, and a sentence that says how it computes.
+
+    Raises:
+        UsageError: If its vectors cannot be compared, or it has no tokenizer.
+        ValueError: If it cannot be converted.
+    """
+    if (kind := kind_of(source)) is not None:
+        raise UsageError(f"{model.model} computes {' and '.join(kind.kinds)} vectors, but choose needs dense ones.")
+    if not source.is_exported:
+        found: Any = source.load()
+        if is_classifier(found) and found.config.num_labels > 1 and found.config.problem_type in _ONE_LABEL:
+            tokenizer, sentence = source.tokenizer_for(found), prepare(found, choose_device(model.device), "auto")
+            return ScoredVectors(found, tokenizer, model), sentence
+    encoder, tokenizer, sentence = load_encoder(source, model.device, "auto")
+    return Vectors(encoder, tokenizer, model, EmbeddingArguments()), sentence

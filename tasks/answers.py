@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..command_line import UsageError
 from .columns import check_columns, check_texts, check_values
-from .example_files import place_of
 from .task import Examples, HeadTask, Metrics
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Answers(HeadTask):
                 for text, start in zip(answers["text"], answers["answer_start"], strict=True):
                     if start < 0 or not text or context[start : start + len(text)] != text:
                         raise UsageError(
-                            f"--label_column {self.label}: {place_of(data, split, row)} has the answer {text!r} at "
+                            f"--label_column {self.label}: {data.place_of(split, row)} has the answer {text!r} at "
                             f"{start}, but its context of {len(context)} characters does not contain it there."
                         )
         return dict(examples)

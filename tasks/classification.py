@@ -70,11 +70,7 @@ class Classification(HeadTask):
         return labelled
 
     def _labelled(self, examples: Examples, is_allowed: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
-        """Check the labels, and leave out training examples that have none yet, if the command allows that.
-
-        Raises:
-            UsageError: If a label is not allowed, or no training example has one.
-        """
+        """Check the labels, and leave out training examples that have none yet, if the command allows that."""
         found = dict(examples)
         if self.data.may_lack_labels and "train" in examples:
             cells = examples["train"][self.label]
@@ -222,11 +218,7 @@ class Regression(Classification):
 
 
 def _check_classes(column: str, labels: list[Any]) -> None:
-    """Check that labels are classes: not numbers on a scale, and not almost unique to each text.
-
-    Raises:
-        UsageError: If they are not.
-    """
+    """Check that labels are classes: not numbers on a scale, and not almost unique to each text."""
     classes = set(labels)
     numbers = all(isinstance(label, int | float) for label in classes)
     fractional = any(isinstance(label, float) and not label.is_integer() for label in classes)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
-from .example_files import files_of, place_of
 
 if TYPE_CHECKING:
-    from .arguments import ExampleArguments
+    from .example_arguments import ExampleArguments
 
 # Maximum number of rows that an error shows, and of characters of each value.
 _SHOWN, _CHARACTERS = 3, 80
@@ -22,11 +21,7 @@ _WHOLE = re.compile(r"-?\d+\.0+")
 
 
 def check_columns(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
-    """Check that every split has the columns, and that all of them are different.
-
-    Args:
-        examples: A `datasets.Dataset` for each split.
-        columns: The argument that names a column or several, and the names.
+    """Check that every split has the columns, by the options that name them, and that all of them are different.
 
     Raises:
         UsageError: If a column is missing, or is named twice. A label that is also read as a text would give perfect
@@ -61,15 +56,7 @@ def check_values(
     is_allowed: Callable[[Any], bool],
     allowed: str,
 ) -> None:
-    """Check every value of a column.
-
-    Args:
-        data: The source of the examples, for error messages.
-        examples: The examples of each split.
-        argument: The argument that names the column.
-        column: The name of the column.
-        is_allowed: A function that returns whether a value is allowed.
-        allowed: A description of the allowed values.
+    """Check every value of the column that an option names.
 
     Raises:
         UsageError: If a value is not allowed. The message shows where it is.
@@ -77,7 +64,7 @@ def check_values(
     for split, rows in examples.items():
         wrong = [row for row, value in enumerate(rows[column]) if not is_allowed(value)]
         if wrong:
-            shown = ", ".join(f"{place_of(data, split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
+            shown = ", ".join(f"{data.place_of(split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
             rest = counted(len(wrong) - _SHOWN, "more row is", "more rows are")
             more = f", and {rest} wrong" if len(wrong) > _SHOWN else ""
             raise UsageError(f"--{argument} {column} must contain {allowed}; {shown}{more}.")
@@ -110,17 +97,7 @@ def with_numbers(
     is_allowed: Callable[[float], bool] = math.isfinite,
     allowed: str = "a number in every row",
 ) -> dict[str, Any]:
-    """Convert the cells of a label column to numbers. In CSV files, they are strings.
-
-    Args:
-        data: The source of the examples, for error messages.
-        examples: The examples of each split.
-        column: The name of the label column.
-        is_allowed: A function that returns whether a number is allowed.
-        allowed: A description of the allowed numbers.
-
-    Returns:
-        The examples of each split with numbers in the column.
+    """Convert the cells of a label column to numbers, of which some may not be allowed. In CSV files, they are strings.
 
     Raises:
         UsageError: If a cell is not an allowed number. The message shows where it is.
@@ -183,9 +160,7 @@ def has_default_names(labels: Sequence[str]) -> bool:
 def label_of(value: Any, labels: Sequence[str] = ()) -> str:
     """Convert a label to its name, as `label_text`, or an index to the name of that output of a model.
 
-    Args:
-        value: The label, or its index if the labels have default names, which nobody writes into files.
-        labels: The labels of the model.
+    An index is meant if the labels of the model have default names, which nobody writes into files.
     """
     name = label_text(value)
     if name.isdecimal() and int(name) < len(labels) and has_default_names(labels):
@@ -210,15 +185,7 @@ def label_names(
 ) -> list[str]:
     """Collect the label names of the training examples, with numbers in numeric and words in alphabetical order.
 
-    Args:
-        data: The source of the examples, for error messages.
-        examples: The examples of each split.
-        column: The name of the label column.
-        values: A function that returns the labels in a cell.
-        known: The labels of a trained model, which are returned instead.
-
-    Returns:
-        The names.
+    `values` returns the labels in a cell. The labels of a trained model, `known`, are returned instead.
 
     Raises:
         UsageError: If there are fewer than two labels, if a split has a label that the training examples or the model
@@ -252,13 +219,8 @@ def check_spellings(
 ) -> None:
     """Check that each split writes each label in one way: 1, 1.0 and "1" would become one label, as would "x" and "x ".
 
-    Two splits may write it differently, since pandas turns 1 into 1.0 in some files. This is printed.
-
-    Args:
-        data: The source of the examples.
-        examples: The examples of each split.
-        column: The name of the label column.
-        values: A function that returns the labels in a cell.
+    Two splits may write it differently, since pandas turns 1 into 1.0 in some files. This is printed. `values` returns
+    the labels in a cell.
 
     Raises:
         UsageError: If a split writes a label in two ways. The message shows where.
@@ -273,8 +235,8 @@ def check_spellings(
                 before, place = found.setdefault(name, (spelling, row))
                 if spelling != before:
                     raise UsageError(
-                        f"--label_column {column}: {place_of(data, split, place)} has {before} and "
-                        f"{place_of(data, split, row)} has {spelling}, which would become one label. Write the label "
+                        f"--label_column {column}: {data.place_of(split, place)} has {before} and "
+                        f"{data.place_of(split, row)} has {spelling}, which would become one label. Write the label "
                         "in one way, or rename one of the two."
                     )
         for name, (spelling, _) in found.items():
@@ -288,7 +250,7 @@ def check_spellings(
 
 def _as_written(data: ExampleArguments, split: str, rows: Any, column: str) -> tuple[Iterable[Any], bool]:
     """Return the cells of a column, and whether the format distinguishes numbers from texts."""
-    files = files_of(data, split)
+    files = data.files_of(split)
     if files is None or files.rows is None:
         return rows[column], True
     if files.reader != "json":

@@ -22,7 +22,6 @@ from .columns import (
     warn_about_case,
     where_named,
 )
-from .example_files import place_of
 from .task import Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Entities(HeadTask):
             for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
                 if len(words) != len(tags):
                     raise UsageError(
-                        f"--label_column {self.label} must contain one tag per word; {place_of(data, split, row)} has "
+                        f"--label_column {self.label} must contain one tag per word; {data.place_of(split, row)} has "
                         f"{counted(len(words), 'word')} and {counted(len(tags), 'tag')}."
                     )
         self._set_labels(label_names(self.data, examples, self.label, lambda tags: tags, known))
@@ -84,7 +83,7 @@ class Entities(HeadTask):
             for span in spans:
                 if not 0 <= span["start"] < span["end"] <= len(text):
                     raise UsageError(
-                        f"--label_column {self.label}: {place_of(self.data, split, row)} has a span from "
+                        f"--label_column {self.label}: {self.data.place_of(split, row)} has a span from "
                         f"{span['start']} to {span['end']}, which is outside its text of {len(text)} characters."
                     )
 
@@ -163,10 +162,6 @@ class Entities(HeadTask):
         """Count the entities of a text that are right, found and true, and the words that are right and all.
 
         Without prefixes of entities, each word counts as an entity.
-
-        Args:
-            found: The predicted tags of the words.
-            true: Their tags.
         """
         from seqeval.metrics.sequence_labeling import get_entities
 

@@ -12,7 +12,7 @@ from .columns import has_default_names
 if TYPE_CHECKING:
     from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
-    from .arguments import ExampleArguments
+    from .example_arguments import ExampleArguments
 
 Examples = Mapping[str, Any]
 Metrics = Callable[["EvalPrediction"], dict[str, float]]
@@ -48,18 +48,7 @@ class TruncationCounts:
     def tokenise(
         self, tokenizer: Any, max_length: int, first: list[Any], second: list[Any] | None = None, **options: Any
     ) -> BatchEncoding:
-        """Tokenise texts or text pairs, truncated to `max_length`, and count what truncation removes.
-
-        Args:
-            tokenizer: The tokenizer.
-            max_length: The number of tokens to truncate to.
-            first: The texts.
-            second: The second texts of pairs.
-            **options: Further arguments of the tokenizer.
-
-        Returns:
-            The tokenizer's output.
-        """
+        """Tokenise texts or text pairs, truncated to `max_length`, and count what truncation removes."""
         encoded = tokenizer(first, second, truncation=True, max_length=max_length, **options)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         full = [row for row, length in enumerate(lengths) if length >= max_length]
@@ -145,39 +134,19 @@ class HeadTask(ABC):
 
     @abstractmethod
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """Return a function that computes the metrics of predictions for a split.
+        """Return a function that computes the metrics of predictions for a split, the `compute_metrics` of a `Trainer`.
 
         Args:
             rows: The examples of the split.
             inputs: The examples as `encode` returns them.
-
-        Returns:
-            The `compute_metrics` of a `Trainer`.
         """
 
     @abstractmethod
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """Convert the model's outputs to one answer per example, in the form of the labels where possible.
-
-        Args:
-            rows: The examples of the split.
-            inputs: The examples as `encode` returns them.
-            found: The outputs of the model for `inputs`.
-
-        Returns:
-            The answers.
-        """
+        """Convert the model's outputs to one answer per example, in the form of the labels where possible."""
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """Return the outputs of a baseline that always gives the same answer, chosen from the training labels.
-
-        Args:
-            train: The encoded training examples.
-            inputs: The encoded examples to answer.
-
-        Returns:
-            The outputs, or None for tasks without such an answer.
-        """
+        """Return the outputs of a baseline that always gives the same answer, chosen from the training labels."""
         return None
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:

@@ -29,9 +29,9 @@ from sequence_encoder.tests.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.training.adaptation.averaging import load_average
-from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
+from sequence_encoder.training.adaptation.training_runs import load_average
 
 Build = Callable[..., Any]
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from sequence_encoder.cards.card import Training
-from sequence_encoder.training.adaptation.cards import complete
+from sequence_encoder.training.adaptation.head_files import complete
 from sequence_encoder.training.adaptation.report import Result, Results
 
 

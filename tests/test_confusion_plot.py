@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sequence_encoder.training.adaptation.confusion_plot import _short
+from sequence_encoder.training.adaptation.report import _short
 
 
 def test_shortened_labels_stay_distinct_in_the_plot() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
-from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks.conversation import Conversation
 
 IGNORED = -100

@@ -23,8 +23,8 @@ from sequence_encoder import (
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.training.adaptation.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.encoder import encoder_of
-from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 from sequence_encoder.training.encoders import pooling_fields
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertModel, DataCollatorWithPadding
 
@@ -28,6 +29,12 @@ def loader_of(examples: list[tuple[str, int]], shuffle: bool = False, batch_size
     generator = torch.Generator().manual_seed(3)
     collate = DataCollatorWithPadding(tokenizer_of())
     return DataLoader(items, batch_size=batch_size, shuffle=shuffle, generator=generator, collate_fn=collate)
+
+
+@pytest.fixture(autouse=True)
+def own_precision() -> None:
+    """Forget the precision of a `Trainer` that ran before in this process, which Accelerate would keep."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

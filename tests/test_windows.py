@@ -12,8 +12,7 @@ from datasets import Dataset
 
 from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.data.tokenized import windows_of
-from sequence_encoder.data.windows import segment_windows, sentences
+from sequence_encoder.data.windows import segment_windows, sentences, windows_of
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
 
 LONGEST = 64

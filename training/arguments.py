@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from typing import Any, cast
 
 import torch
@@ -25,11 +23,7 @@ HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
 
 
 def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
-    """Check the arguments of `Trainer` to which a recipe allows only one value.
-
-    Args:
-        arguments: The arguments of `Trainer`.
-        **fixed: The required values by the names of the arguments.
+    """Check that the arguments of `Trainer` to which a recipe allows only one value have it.
 
     Raises:
         UsageError: If an argument has another value.
@@ -37,21 +31,6 @@ def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
     for name, allowed in fixed.items():
         if getattr(arguments, name) != allowed:
             raise UsageError(f"--{name} must be {allowed}, got {getattr(arguments, name)}.")
-
-
-def complete_settings(stored: Mapping[str, Any], *parts: Any) -> dict[str, Any]:
-    """Complete the stored settings of an interrupted run with the defaults of those that an earlier version lacked.
-
-    Args:
-        stored: The settings.
-        *parts: The dataclasses of all arguments.
-    """
-    defaults = {
-        each.name: each.default if each.default_factory is MISSING else each.default_factory()
-        for part in parts
-        for each in fields(part)
-    }
-    return {**defaults, **stored}
 
 
 def settle_device(arguments: TrainingArguments) -> None:
@@ -86,9 +65,6 @@ def check_training_arguments(args: TrainingArguments) -> None:
 
     Call this before `TrainingArguments.__post_init__`, which reports some of these errors less clearly.
 
-    Args:
-        args: The arguments of `Trainer`.
-
     Raises:
         UsageError: If a value is not allowed, or if a library is not installed.
     """
@@ -114,9 +90,7 @@ def check_training_arguments(args: TrainingArguments) -> None:
 def check_schedule(args: TrainingArguments, **completed: Any) -> None:
     """Check the learning rate schedule, which `Trainer` creates only after the data is read.
 
-    Args:
-        args: The arguments of `Trainer`, after `TrainingArguments.__post_init__`.
-        **completed: The values that the recipe will add to `--lr_scheduler_kwargs`.
+    `completed` are the values that the recipe will add to `--lr_scheduler_kwargs`.
 
     Raises:
         UsageError: If the schedule or its arguments are invalid.

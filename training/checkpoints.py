@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..command_line import UsageError
@@ -74,12 +74,9 @@ def remove_checkpoint(checkpoint: Path) -> None:
 
 
 def remove_matching(folder: Path, names: Sequence[str], kept: Sequence[str] = ()) -> None:
-    """Remove the matching files and folders in a folder, and print the names of the others.
+    """Remove the matching files and folders in a folder, and the folder if it is then empty.
 
-    Args:
-        folder: The folder. It is removed if nothing is left in it.
-        names: Patterns, as in `fnmatch`.
-        kept: The names of files to keep without printing them.
+    The names of other files are printed, except those that are `kept`. `names` are patterns, as in `fnmatch`.
     """
     for path in list(folder.iterdir()):
         if _is_written(path, names):
@@ -118,12 +115,9 @@ def remove_incomplete(folder: Path) -> list[Path]:
 
 
 def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints in a folder until at most `limit` are left.
+    """Remove the oldest checkpoints in a folder until at most `limit` are left, except the best and the latest one.
 
-    Args:
-        folder: The output folder of the training.
-        limit: The number of checkpoints to keep, or None or 0 to keep all. The latest one is always kept.
-        best: The best checkpoint, which is always kept, if there is one.
+    Without a limit, all are kept.
     """
     # The list is empty if somebody has removed the folder.
     older = checkpoints_in(folder)[:-1]
@@ -134,11 +128,7 @@ def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> Non
 
 
 def train_with_cleanup(trainer: Trainer, checkpoint: str | Path | None) -> None:
-    """Train, and leave only complete checkpoints behind if writing one fails.
-
-    Args:
-        trainer: A trainer with the callback `CompleteCheckpointsCallback`.
-        checkpoint: The checkpoint to resume from, if any.
+    """Train, from a checkpoint if there is one, and leave only complete checkpoints behind if writing one fails.
 
     Raises:
         UsageError: If a checkpoint could not be written, or if `checkpoint` is damaged.
@@ -169,16 +159,13 @@ class CompleteCheckpointsCallback(TrainerCallback):
 
     It replaces the `save_total_limit` of `Trainer`, which removes older checkpoints before all processes have written
     the new one. Add it after all other callbacks that write into checkpoints.
-
-    Args:
-        arguments: The arguments of the `Trainer`.
     """
 
     def __init__(self, arguments: TrainingArguments) -> None:
         self.limit = arguments.save_total_limit
         arguments.save_total_limit = None
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Wait for all processes, mark the checkpoint, and remove older ones."""
         if args.world_size > 1:
             torch.distributed.barrier()
@@ -196,9 +183,7 @@ class CurrentSettingsCallback(TrainerCallback):
     `Trainer` itself takes both from the checkpoint.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Rescale the learning rates of the checkpoint, and replace its logging, evaluation and saving intervals."""
         state.compute_steps(args, state.max_steps)
         groups, scheduler = kwargs["optimizer"].param_groups, kwargs["lr_scheduler"]
@@ -217,19 +202,13 @@ class RestoreRandomStateCallback(TrainerCallback):
     """A callback that restores the random state of a checkpoint at the start of the first step.
 
     For a stream, `Trainer` restores it too early: creating the iterator then draws a random number.
-
-    Args:
-        checkpoint: The checkpoint that training resumes from.
-        trainer: The trainer.
     """
 
     def __init__(self, checkpoint: Path, trainer: Trainer) -> None:
         self.checkpoint: Path | None = checkpoint
         self.trainer = trainer
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore the random state at the first step."""
         if self.checkpoint is not None:
             self.trainer._load_rng_state(str(self.checkpoint))

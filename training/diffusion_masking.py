@@ -17,17 +17,10 @@ _LEAST_RATE = 1e-3
 
 
 def antithetic_rates(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw masking rates from [0.001, 1] that are evenly spaced, from a common random start.
+    """Draw masking rates (N,) from [0.001, 1] in random order that are evenly spaced, from a common random start.
 
     Each rate is uniform, but together they cover the interval, which reduces the variance of the loss (Kingma et al.,
     2021, appendix I.1).
-
-    Args:
-        count: The number of texts.
-        rng: The source of randomness.
-
-    Returns:
-        (N,) rates in random order.
     """
     uniform = rng.permutation((rng.random() + np.arange(count)) / count % 1)
     return _LEAST_RATE + (1 - _LEAST_RATE) * uniform
@@ -36,14 +29,7 @@ def antithetic_rates(count: int, rng: np.random.Generator) -> np.ndarray:
 def mask_at_rate(
     ids: np.ndarray, maskable: np.ndarray, rate: float, mask: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask each token with probability `rate`.
-
-    Args:
-        ids: (L,) token ids.
-        maskable: (L,) bool, which tokens may be masked.
-        rate: The masking rate t.
-        mask: The id of the mask token.
-        rng: The source of randomness.
+    """Mask each of the maskable tokens (L,) with probability `rate`.
 
     Returns:
         (L,) ids with masks, and (L,) float32 weights of the labels: 1 / t at masks and 0 elsewhere.
@@ -56,17 +42,10 @@ def mask_at_rate(
 def mask_share(
     ids: np.ndarray, maskable: np.ndarray, share: float, mask: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask a fixed number of tokens.
+    """Mask a fixed share of the maskable tokens (L,), rounded up to whole tokens.
 
     If `share` is uniform, so is the number of masks, and the weighted loss has the expectation that `mask_at_rate` with
     a uniform rate gives it, with a lower variance (LLaDA, Nie et al., 2025, appendix B.5).
-
-    Args:
-        ids: (L,) token ids.
-        maskable: (L,) bool, which tokens may be masked.
-        share: The share of these tokens to mask, above 0 and at most 1. It is rounded up to whole tokens.
-        mask: The id of the mask token.
-        rng: The source of randomness.
 
     Returns:
         (L,) ids with masks, and (L,) float32 weights of the labels: one over the share of masks at masks, and 0

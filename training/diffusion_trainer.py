@@ -57,17 +57,7 @@ class DiffusionTrainer(HubTrainer):
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Evaluate a batch.
-
-        Args:
-            model: The model.
-            inputs: The inputs of `SequenceEncoderForMaskedLM`, with `labels` and `label_weights`.
-            prediction_loss_only: Whether only the loss is needed.
-            ignore_keys: Not used.
-
-        Returns:
-            The loss, the sums (B, 4), and the numbers of labels (B,).
-        """
+        """Evaluate a batch, and return the loss and the results of `masked_sums`."""
         inputs = self._prepare_inputs(inputs)
         inner = next(part for part in model.modules() if isinstance(part, SequenceEncoderForMaskedLM))
         inner.predicts_labels_only = True

@@ -19,15 +19,7 @@ from ..modeling.text_encoding.recipe_files import read_recipe
 
 
 def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
-    """Save a checkpoint as a SequenceEncoder in float32, converted if necessary.
-
-    Args:
-        checkpoint: A folder or a Hub id.
-        folder: The folder to save the model in.
-        base_model: Whether to drop the head.
-
-    Returns:
-        The tokenizer of the checkpoint.
+    """Save a checkpoint as a SequenceEncoder in float32, converted if necessary, and return its tokenizer.
 
     Raises:
         UsageError: If the checkpoint cannot be converted.
@@ -52,12 +44,7 @@ def named_error(checkpoint: str, error: Exception) -> UsageError:
 
 
 def set_special_tokens(config: Any, **tokens: int | None) -> None:
-    """Set the ids of special tokens in a configuration, which many families lack; writing needs them.
-
-    Args:
-        config: The configuration.
-        **tokens: The ids, by the names of the tokens: `cls`, `sep` and `mask`. None leaves a token as it is.
-    """
+    """Set the ids of special tokens in a configuration, except None. Many families lack them; writing needs them."""
     for name, token in tokens.items():
         if token is not None:
             setattr(config, f"{name}_token_id", token)
@@ -82,12 +69,9 @@ def card_fields_of(checkpoint: str) -> dict[str, Any]:
 
 
 def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
-    """Return the pooling fields to set in the configuration of the checkpoint.
+    """Return the pooling fields to set in the configuration of a checkpoint.
 
-    Args:
-        checkpoint: The checkpoint of an encoder.
-        asked: The requested pooling. Defaults to the pooling of a sentence-transformers folder, or else to the one
-            in the configuration.
+    The default is the pooling of a sentence-transformers folder, or else the one in the configuration.
 
     Raises:
         UsageError: If the folder names a pooling that heads do not support.

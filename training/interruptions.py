@@ -1,4 +1,4 @@
-"""Saves a checkpoint when Ctrl-C or the system stops a training run."""
+"""Saves a checkpoint when Ctrl-C or the system stops a training run, and checks a run that continues it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from filelock import FileLock, Timeout
+from transformers import TrainerCallback
 
+from ..command_line import UsageError
+
+LOCK = "lock"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -66,19 +72,50 @@ class GracefulStop(TrainerCallback):
         self.asked = True
         print("\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once.", file=sys.stderr)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """From now on, stop with a checkpoint, unless there are several processes."""
         self.training = args.world_size == 1
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop if a signal came during the step."""
         if self.asked:
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """From now on, stop at once, because there is nothing left to save."""
         self.training = False
+
+
+def acquire_lock(scratch: Path, output: Path) -> FileLock:
+    """Lock the scratch folder of an output folder, which is made if necessary, against other runs.
+
+    Raises:
+        FileExistsError: If another run uses it.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(scratch / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FileExistsError(f"Another run is writing to {output}; choose another --output_dir.") from error
+    return lock
+
+
+def check_unchanged(stored: Mapping[str, Any], settings: Mapping[str, Any], parts: tuple[Any, ...], what: str) -> None:
+    """Check that a run has the settings of the interrupted run that it resumes.
+
+    An earlier version may have lacked some of the arguments, whose dataclasses are `parts`. These have their defaults.
+
+    Raises:
+        UsageError: If settings differ. The message says with `what` the run must continue.
+    """
+    defaults = {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for part in parts
+        for each in fields(part)
+    }
+    before = {**defaults, **stored}
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
+        raise UsageError(f"--resume continues {what}, but these differ: {differences}.")

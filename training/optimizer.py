@@ -19,12 +19,7 @@ _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Approximate UVᵀ for the matrix USVᵀ: all but tiny singular values become 0.6 to 1.2.
-
-    Args:
-        matrix: The matrix.
-        dtype: The dtype to compute in.
-    """
+    """Approximate UVᵀ for the matrix USVᵀ, computed in a dtype: all but tiny singular values become 0.6 to 1.2."""
     a, b, c = _COEFFICIENTS
     transposed = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if transposed else matrix).to(dtype)

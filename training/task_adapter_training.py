@@ -126,11 +126,7 @@ def _check(model: TaskAdapter, train_loader: DataLoader[Any], epochs: int, learn
 
 
 def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Split a batch into the encoder's inputs, with a mask if padding can be inferred, and the labels.
-
-    Raises:
-        ValueError: If the batch has an unsupported form, or an invalid mask.
-    """
+    """Split a batch into the encoder's inputs, with a mask if padding can be inferred, and the labels."""
     inputs: dict[str, Any]
     if isinstance(batch, Mapping):
         inputs = dict(batch)
@@ -158,11 +154,7 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
 
 
 def _checked_mask(mask: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Convert a mask of any type to integers.
-
-    Raises:
-        ValueError: If its shape differs from that of the tokens, or it has values other than 0 and 1.
-    """
+    """Convert a mask of any type to integers."""
     check_tensor("attention_mask", mask)
     if mask.shape != ids.shape:
         raise ValueError(

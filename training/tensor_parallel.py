@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, Replicate
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ..command_line import UsageError
@@ -33,12 +33,9 @@ def tensor_parallel_size() -> int:
 
 
 def divided(model: PreTrainedModel, size: int, folder: Path) -> PreTrainedModel:
-    """Return the same model, sharded over `size` processes.
+    """Return the same model, sharded over `size` processes, which all have its weights.
 
-    Args:
-        model: The model, with the same weights in all processes.
-        size: The number of processes in a tensor parallel group.
-        folder: A folder in which the first process saves the model temporarily.
+    The first process saves the model temporarily in a folder.
 
     Raises:
         UsageError: If this version of transformers does not support it.
@@ -79,7 +76,7 @@ class TensorParallelCheckpoints(TrainerCallback):
     Pass `save_only_model=True` to the `Trainer`, which otherwise refuses sharded models.
     """
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gather the state in all processes, and write it in one."""
         optimizer = kwargs["optimizer"].state_dict()
         optimizer["state"] = {
@@ -91,9 +88,7 @@ class TensorParallelCheckpoints(TrainerCallback):
             torch.save(optimizer, folder / OPTIMIZER_NAME)
             torch.save(kwargs["lr_scheduler"].state_dict(), folder / SCHEDULER_NAME)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Shard the loaded state, if there is one."""
         for weight, of in kwargs["optimizer"].state.items():
             for name, value in of.items():

@@ -19,8 +19,7 @@ from ...modeling import SequenceEncoderPreTrainedModel
 from ...modeling.calibration.calibration import Calibration, calibration_of, weight_digests
 from ...tasks import HEAD_TASKS, HeadTask
 from ...tasks.answers import Answers
-from ...tasks.arguments import ExampleArguments
-from ...tasks.example_files import place_of
+from ...tasks.example_arguments import ExampleArguments
 from ..examples import task_of
 from ..outputs import outputs_of
 from .arguments import AUTO, COVERAGES, SCALINGS
@@ -276,7 +275,7 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
     for column in task.texts:
         for index, text in enumerate(rows[column]):
             if not any(part.strip() for part in (text if isinstance(text, list) else [text])):
-                place = place_of(task.data, split, index)
+                place = task.data.place_of(split, index)
                 raise UsageError(f"--text_column {column}: {place} has a blank text.")
     label = getattr(task, "label", "")
     if task_name == "classification" and len(found := {str(value) for value in rows[label]}) < 2:

@@ -18,7 +18,7 @@ from ...data.text_files import TextFormat, text_lines
 from ...saving.calibration_files import CALIBRATION_PICTURE
 from ...saving.card_mark import save_card
 from ...saving.whole_folders import atomic_folder, check_replaceable
-from ...tasks.example_files import ExampleFiles, files_of
+from ...tasks.example_arguments import ExampleFiles
 from ..examples import task_of
 from .arguments import CalibrationArguments, CalibrationFiles
 from .calibrating import SPLIT, CalibrationReport, calibrate
@@ -37,7 +37,7 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
     """
     output = Path(options.output_dir)
     check_replaceable(output, options.overwrite, "--overwrite", kept=Path(options.model))
-    files = files_of(data, SPLIT)
+    files = data.files_of(SPLIT)
     assert files is not None
     examples = files.load()
     away = None if data.unfamiliar_file is None else texts_of(data)

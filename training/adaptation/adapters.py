@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...command_line import UsageError
 from ...saving.model_files import ADAPTER_RECORD
-from .arguments import AdaptedModelArguments
+from .arguments import TUNINGS, AdaptedModelArguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,41 +20,19 @@ _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
 _KINDS = {"lora": ("LORA", False), "dora": ("LORA", True), "ia3": ("IA3", False)}
 
 
-def _lora(arguments: AdaptedModelArguments, **options: Any) -> Any:
-    from peft import LoraConfig
+def _peft_config(arguments: AdaptedModelArguments, **options: Any) -> Any:
+    import peft
 
-    return LoraConfig(r=arguments.rank, lora_alpha=2 * arguments.rank, lora_dropout=0.05, **options)
-
-
-def _dora(arguments: AdaptedModelArguments, **options: Any) -> Any:
-    return _lora(arguments, use_dora=True, **options)
-
-
-def _ia3(arguments: AdaptedModelArguments, **options: Any) -> Any:
-    from peft import IA3Config
-
-    return IA3Config(**options)
-
-
-def _prompt(arguments: AdaptedModelArguments, **options: Any) -> Any:
-    from peft import PromptTuningConfig
-
-    return PromptTuningConfig(num_virtual_tokens=arguments.prompt_length, **options)
-
-
-_PEFT_CONFIGS: dict[str, Callable[..., Any]] = {"lora": _lora, "dora": _dora, "ia3": _ia3, "prompt": _prompt}
+    if arguments.tuning == "prompt":
+        return peft.PromptTuningConfig(num_virtual_tokens=arguments.prompt_length, **options)
+    if arguments.tuning == "ia3":
+        return peft.IA3Config(**options)
+    sizes: dict[str, Any] = {"r": arguments.rank, "lora_alpha": 2 * arguments.rank, "lora_dropout": 0.05}
+    return peft.LoraConfig(**sizes, use_dora=arguments.tuning == "dora", **options)
 
 
 def apply_tuning(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
     """Freeze the weights that are not trained, and wrap the model with PEFT if an adapter is trained.
-
-    Args:
-        model: The model with its head.
-        arguments: The tuning method and its sizes.
-        peft_task: PEFT's name of the task, or None if PEFT has none.
-
-    Returns:
-        The model, or a `PeftModel` around it.
 
     Raises:
         UsageError: If `--from_adapter` does not fit the encoder.
@@ -65,7 +42,7 @@ def apply_tuning(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_
         for name, module in model.base_model.named_children():
             # The pooler belongs to the new head although it is part of the base model.
             module.requires_grad_(name == "pooler")
-    if arguments.tuning not in _PEFT_CONFIGS:
+    if not TUNINGS[arguments.tuning].is_peft:
         return model
     import peft
 
@@ -75,7 +52,7 @@ def apply_tuning(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_
     heads = [part for part in _HEAD_PARTS if part in parts]
     # For prompt tuning, PEFT itself finds the head of the task.
     options = {} if arguments.tuning == "prompt" else {"modules_to_save": heads}
-    return peft.get_peft_model(model, _PEFT_CONFIGS[arguments.tuning](arguments, task_type=peft_task, **options))
+    return peft.get_peft_model(model, _peft_config(arguments, task_type=peft_task, **options))
 
 
 def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
@@ -121,10 +98,6 @@ def _digest(checkpoint: str) -> str | None:
 
 def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[str]:
     """Check that `--from_adapter` fits the encoder, the labels and the tuning method.
-
-    Args:
-        arguments: The arguments of the run.
-        labels: The labels of the examples.
 
     Returns:
         The labels in the order of the adapter's head, or `labels` if the adapter has not recorded any.

@@ -1,4 +1,4 @@
-"""The options of `sequence-encoder adapt` for the task, the encoder and the training.
+"""The options of `sequence-encoder adapt` for the task, the encoder, the examples and the training.
 
 Nothing here imports torch, so that the command line reports mistakes at once.
 """
@@ -7,17 +7,54 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
-from ...command_line.options import MAX_LENGTH, OVERWRITE, REPORT_TO, SEED, TRUE_OR_FALSE, option
+from ...command_line.options import (
+    DATASET_CONFIG_NAME,
+    LABEL_NAMES_FILE,
+    MAX_LENGTH,
+    OVERWRITE,
+    REPORT_TO,
+    SEED,
+    TRUE_OR_FALSE,
+    option,
+)
 from ...command_line.parser import Command, check_used
-from ...evaluation.calibration.arguments import CALIBRATED_TASKS
-from .examples.arguments import TaskDataArguments
+from ...evaluation.calibration.arguments import CALIBRATED_TASKS, CALIBRATION_FILE
+from ...tasks.example_arguments import ExampleArguments
 from .tasks import HEAD_TASKS, TASKS, WRITING_TASKS
-from .tuning import TUNINGS
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A tuning method.
+
+    Attributes:
+        defaults: Training arguments that apply unless the user sets them.
+        is_peft: Whether PEFT trains an adapter.
+        can_be_merged: Whether the trained weights can be merged into the encoder.
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    is_peft: bool = False
+    can_be_merged: bool = True
+
+
+# The fewer weights are trained, the higher the learning rate. With `auto`, the model is trained like with `full`, and
+# `cross_validation` may keep the linear model that the training starts from.
+TUNINGS: dict[str, Tuning] = {
+    "auto": Tuning(),
+    "full": Tuning(),
+    "head": Tuning({"learning_rate": 3e-3, "num_train_epochs": 10.0}),
+    "adapter": Tuning({"learning_rate": 1e-2, "num_train_epochs": 50.0}),
+    "lora": Tuning({"learning_rate": 2e-3}, is_peft=True),
+    "dora": Tuning({"learning_rate": 2e-3}, is_peft=True),
+    "ia3": Tuning({"learning_rate": 1e-2}, is_peft=True),
+    "prompt": Tuning({"learning_rate": 1e-2, "num_train_epochs": 10.0}, is_peft=True, can_be_merged=False),
+}
 
 _SMALLER_IS_BETTER = ("loss", "rmse", "nats_per_token", "perplexity")
 _POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
@@ -114,6 +151,59 @@ class AdaptedModelArguments:
 
 
 @dataclass
+class TaskDataArguments(ExampleArguments):
+    """The source of the examples, and the names of their columns.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    otherwise = "Use --dataset_name for a dataset on the Hub."
+    may_lack_labels = True
+
+    train_file: str | None = option("Training examples: CSV, TSV, JSON (Lines), Parquet or Arrow.", None)
+    validation_file: str | None = option("Validation examples, to select the best weights.", None)
+    test_file: str | None = option("Test examples, to evaluate the selected weights.", None)
+    calibration_file: str | None = option(f"{CALIBRATION_FILE['help']} (default: the validation examples)", None)
+    label_names_file: str | None = option(
+        f"{LABEL_NAMES_FILE['help'].rstrip('.')}, for training texts without labels.",
+        None,
+    )
+    zero_shot_model: str | None = option(
+        "Model for natural language inference that compares texts and names, instead of the encoder.", None
+    )
+    unlabelled_file: str | None = option("Texts without labels, used if they improve the model.", None)
+    dataset_name: str | None = option("Dataset on the Hub, to use instead of files.", None, metavar="DATASET")
+    dataset_config_name: str | None = option(default=None, **DATASET_CONFIG_NAME)
+    validation_split: str = option("Validation split of the dataset on the Hub.", "validation")
+    test_split: str = option("Test split of the dataset on the Hub.", "test")
+    validation_share: float | None = option("Share of the training examples to hold out for validation.", None)
+
+    def __post_init__(self) -> None:
+        if (self.train_file is None) == (self.dataset_name is None):
+            given = "neither" if self.train_file is None else "both"
+            raise UsageError(f"exactly one of --train_file and --dataset_name is needed, got {given}.")
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
+            raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
+        super().__post_init__()
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether no training text has a label."""
+        return self.label_names_file is not None and self.unlabelled_file is None
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether some or all training texts have no label."""
+        return self.label_names_file is not None or self.unlabelled_file is not None
+
+    def file_of(self, split: str) -> tuple[str, str] | None:
+        """See `ExampleArguments`."""
+        source = getattr(self, argument := f"{split}_file")
+        return None if source is None else (argument, source)
+
+
+@dataclass
 class AdaptationOptions:
     """Training options that `TrainingArguments` lacks, and those whose defaults differ here."""
 
@@ -194,26 +284,10 @@ _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Options that only the help of the command without a task shows.
 _DETAILS = (
-    *(
-        "encoding",
-        "delimiter",
-        "calibration_file",
-        "dataset_config_name",
-        "validation_split",
-        "test_split",
-        "bf16",
-        "report_to",
-    ),
-    *("warmup_steps", "weight_decay"),
-    *(
-        "zero_shot_model",
-        "per_device_eval_batch_size",
-        "eval_strategy",
-        "save_strategy",
-        "save_steps",
-        "save_total_limit",
-    ),
-    *("logging_steps", "keep_best", "seed", "masked_tuning"),
+    *("encoding", "delimiter", "calibration_file", "dataset_config_name", "validation_split", "test_split"),
+    *("bf16", "report_to", "warmup_steps", "weight_decay", "zero_shot_model", "per_device_eval_batch_size"),
+    *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps"),
+    *("keep_best", "seed", "masked_tuning"),
 )
 
 
@@ -229,11 +303,7 @@ def _unused_options(given: Mapping[str, Any]) -> set[str]:
 
 
 def _check_used(given: Mapping[str, Any]) -> None:
-    """Check that every given argument has an effect.
-
-    Raises:
-        UsageError: If an argument has no effect.
-    """
+    """Check that every given argument has an effect."""
     fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
     for name, (other, values) in _USED_WITH.items():
         value = given.get(other, fields[other].default)

@@ -6,7 +6,6 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-    from ...tasks import HeadTask
 
 # More examples and more words take longer, and hardly make a linear model better.
 _MOST_EXAMPLES, _MOST_WORDS = 20_000, 50_000
@@ -60,34 +58,16 @@ BASELINES = {
 }
 
 
-def simple_baselines(
-    task: HeadTask,
-    rows: Mapping[str, Any],
-    inputs: Mapping[str, Any],
-    balanced: bool,
-    says: bool,
-    folds: Sequence[Any] = (),
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute the metrics of the baselines that need no encoder, for the splits on which models are evaluated.
-
-    Args:
-        task: The task.
-        rows: The examples of each split.
-        inputs: The encoded examples of each split.
-        balanced: Whether rare classes get more weight.
-        says: Whether to print that a baseline learns from some of the examples only.
-        folds: The indices of the training examples that each fold holds out, if the validation split consists of these
-            examples.
-
-    Returns:
-        The metrics of each split, for each baseline that the task has.
-    """
+def simple_baselines(recipe: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Compute the metrics of each split for the baselines that need no encoder, as far as the task has them."""
+    task, rows, inputs = recipe.task, recipe.rows, recipe.inputs
     splits = [split for split in ("validation", "test") if split in rows]
     outputs: dict[str, dict[str, EvalPrediction | None]] = {
         "constant_answer": {split: task.constant(inputs["train"], inputs[split]) for split in splits},
-        "linear_tfidf": _linear_tfidf(task, rows, inputs, splits, balanced, folds),
+        "linear_tfidf": _linear_tfidf(recipe, splits),
     }
-    if says and outputs["linear_tfidf"] and (examples := len(rows["train"])) > _MOST_EXAMPLES:
+    examples = len(rows["train"])
+    if recipe.run.args.process_index == 0 and outputs["linear_tfidf"] and examples > _MOST_EXAMPLES:
         print(f"The linear model of TF-IDF, a baseline, learns from {_MOST_EXAMPLES:,} of {examples:,} examples.")
     return {
         name: {split: task.metrics(rows[split], inputs[split])(found) for split, found in by_split.items() if found}
@@ -96,56 +76,39 @@ def simple_baselines(
     }
 
 
-def _linear_tfidf(
-    task: Any,
-    rows: Mapping[str, Any],
-    inputs: Mapping[str, Any],
-    splits: list[str],
-    balanced: bool,
-    folds: Sequence[Any],
-) -> dict[str, EvalPrediction | None]:
+def _linear_tfidf(recipe: Any, splits: list[str]) -> dict[str, EvalPrediction | None]:
     """Return the outputs of linear models for each split; see `tfidf_outputs`.
 
     Only tasks that classify texts or predict numbers have this baseline, and only if their texts contain words. It
     learns from at most `_MOST_EXAMPLES` random examples.
     """
+    task, balanced = recipe.task, recipe.run.args.class_weights != "none"
     if getattr(task, "problem_type", None) is None:
         return {}
     from transformers import EvalPrediction
 
-    texts = {split: np.array(texts_of(task, rows[split]), dtype=object) for split in ("train", *splits)}
-    labels = {split: np.asarray(list(inputs[split]["labels"])) for split in ("train", *splits)}
+    texts = {split: np.array(texts_of(task, recipe.rows[split]), dtype=object) for split in ("train", *splits)}
+    labels = {split: np.asarray(list(recipe.inputs[split]["labels"])) for split in ("train", *splits)}
     every = np.arange(len(texts["train"]))
     kept = np.random.default_rng(0).permutation(every)[:_MOST_EXAMPLES]
     found: dict[str, EvalPrediction | None] = {}
-    with warnings.catch_warnings():
-        # A model that has not converged, or a label that all or no examples have, is good enough to compare with.
-        warnings.simplefilter("ignore")
-        try:
-            for split in splits:
-                parts = [(kept, texts[split])]
-                if folds and split == "validation":
-                    parts = [(np.setdiff1d(every, fold), texts["train"][fold]) for fold in folds]
-                outputs = [
-                    tfidf_outputs(task, texts["train"][train], labels["train"][train], others, balanced)
-                    for train, others in parts
-                ]
-                found[split] = EvalPrediction(np.concatenate(outputs), labels[split])
-        except ValueError:  # no words, or only one label
-            return {}
+    try:
+        for split in splits:
+            parts = [(kept, texts[split])]
+            if split in recipe.cross_validated:
+                parts = [(np.setdiff1d(every, fold), texts["train"][fold]) for fold in recipe.folds]
+            outputs = [
+                tfidf_outputs(task, texts["train"][train], labels["train"][train], others, balanced)
+                for train, others in parts
+            ]
+            found[split] = EvalPrediction(np.concatenate(outputs), labels[split])
+    except ValueError:  # no words, or only one label
+        return {}
     return found
 
 
 def tfidf_outputs(task: Any, texts: Any, labels: Any, others: Any, balanced: bool) -> Any:
-    """Return the outputs (N, C) of a logistic or ridge regression on the TF-IDF of words and pairs of words.
-
-    Args:
-        task: The task.
-        texts: The texts to learn from.
-        labels: Their labels.
-        others: The N texts to judge.
-        balanced: Whether rare classes get more weight.
-    """
+    """Return the outputs (N, C) for others of a logistic or ridge regression on the TF-IDF of words and word pairs."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
@@ -154,7 +117,10 @@ def tfidf_outputs(task: Any, texts: Any, labels: Any, others: Any, balanced: boo
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS)
     logistic = LogisticRegression(C=_INVERSE_REGULARISATION, class_weight=weights, max_iter=300)
     model = {"regression": Ridge(), "multi_label_classification": OneVsRestClassifier(logistic)}.get(kind, logistic)
-    model.fit(vectorizer.fit_transform(texts), labels)
+    with warnings.catch_warnings():
+        # A model that has not converged, or a label that all or no examples have, is good enough.
+        warnings.simplefilter("ignore")
+        model.fit(vectorizer.fit_transform(texts), labels)
     vectors = vectorizer.transform(others)
     if kind == "regression":
         return model.predict(vectors)[:, None]

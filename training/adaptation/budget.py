@@ -43,14 +43,9 @@ class _StepTimes(TrainerCallback):
 def keep_to_budget(run: Adaptation, recipe: Any, results: Results, started: float) -> None:
     """Shorten the training to what `--seconds` leaves, measured with a few steps and an evaluation.
 
-    A resumed run keeps what it measured first, since its checkpoints belong to that number of epochs.
-
-    Args:
-        run: The arguments of the run.
-        recipe: The recipe, which has prepared the examples.
-        results: The results. `found` gets the options that change. Without time for fine-tuning, `tuning` becomes
-            "linear".
-        started: When the run started, by `time.perf_counter`.
+    A resumed run keeps what it measured first, since its checkpoints belong to that number of epochs. `results.found`
+    gets the options that change. Without time for fine-tuning, `results.tuning` becomes "linear". The run has `started`
+    at this time of `time.perf_counter`.
     """
     file = run.scratch / _FILE
     # Every process must train for the same number of steps.

@@ -20,7 +20,6 @@ from ...evaluation.calibration.calibrating import (
 from ...evaluation.calibration.choice_of_scaling import KEEP_PREDICTIONS
 from .cross_validation import LEAST_TO_CHOOSE, out_of_fold
 from .report import Results
-from .run import Adaptation
 
 # With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects. Models
 # that learn from few examples are overconfident, so that less is enough if the examples are also those of the training.
@@ -29,18 +28,13 @@ _LEAST_EXAMPLES, _LEAST_CROSS_VALIDATED = 200, 100
 _TUNINGS = ("auto", "full", "head", "adapter", "lora", "dora", "ia3")
 
 
-def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_validated: bool) -> str | None:
+def calibration_split(recipe: Any) -> str | None:
     """Return the split to calibrate on, or None if the run does not calibrate.
-
-    Args:
-        run: The arguments of the run.
-        task: The task, which has read the examples.
-        rows: The examples of each split.
-        cross_validated: Whether the validation examples are training examples, judged by cross-validation.
 
     Raises:
         UsageError: If the user asks for a calibration that is not possible.
     """
+    run, rows, cross_validated = recipe.run, recipe.rows, bool(recipe.folds)
     given = "calibration" in rows
     least = _LEAST_CROSS_VALIDATED if cross_validated else _LEAST_EXAMPLES
     split = "calibration" if given else "validation"
@@ -63,7 +57,7 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_va
                 f"--calibrate yes needs at least {LEAST_TO_CHOOSE} training examples or a --calibration_file, got "
                 f"{count} examples."
             )
-        check_examples(run.model.task, task, rows[split], COVERAGES, split)
+        check_examples(run.model.task, recipe.task, rows[split], COVERAGES, split)
     except UsageError as error:
         if asked:
             raise UsageError(f"the model cannot be calibrated on the {split} examples: {error}") from error
@@ -72,19 +66,15 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_va
     return split
 
 
-def check_calibrated_model(run: Adaptation, recipe: Any, split: str | None) -> str | None:
+def check_calibrated_model(recipe: Any, split: str | None) -> str | None:
     """Return the split to calibrate on, or None if the encoder is of a family that cannot be calibrated.
-
-    Args:
-        run: The arguments of the run.
-        recipe: The recipe, which has loaded the encoder.
-        split: The result of `calibration_split`.
 
     Raises:
         UsageError: If the user asks for a calibration that is not possible.
     """
     if split is None or not recipe.is_other_family:
         return split
+    run = recipe.run
     reason = f"{run.model.model} cannot be converted to a model of this package"
     if run.args.calibrate == "yes" or split == "calibration":
         raise UsageError(f"the model cannot be calibrated on the {split} examples: {reason}.")
@@ -93,14 +83,7 @@ def check_calibrated_model(run: Adaptation, recipe: Any, split: str | None) -> s
 
 
 def calibrate_model(recipe: Any, split: str, folder: Path, results: Results) -> CalibrationReport:
-    """Calibrate the model in a folder, and save it there again.
-
-    Args:
-        recipe: The recipe, with the encoded examples.
-        split: The split to calibrate on.
-        folder: The folder of the model.
-        results: The results of the run, which name the tuning and the seed of the model.
-    """
+    """Calibrate the model in a folder, and save it there again."""
     model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
     rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.encoded[split]), recipe.run.model.task
     logits = None

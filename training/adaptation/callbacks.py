@@ -161,9 +161,6 @@ def callbacks_of(
         patience: The number of evaluations without improvement after which training stops.
         resume_from: The checkpoint that training resumes from.
         by_loss: Whether the smallest loss is the best evaluation, whatever `metric_for_best_model`.
-
-    Returns:
-        The callbacks.
     """
     best: list[TrainerCallback] = [BestWeights(resume_from, by_loss)] if keep_best else []
     early: list[TrainerCallback] = [] if patience is None else [EarlyStopping(patience)]

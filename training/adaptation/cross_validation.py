@@ -28,7 +28,6 @@ from .linear_head import loss_of
 from .plan import MANY_EXAMPLES
 from .report import Results
 from .run import Adaptation
-from .scratch import fold_folder
 
 Array = npt.NDArray[Any]
 
@@ -99,13 +98,8 @@ def folds_of(strata: Sequence[Any] | Array | None, texts: Array, seed: int, fold
 def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFold:
     """Train a model for each fold on the other examples, and return the outputs for the held-out ones.
 
-    No models are trained if there are too few examples, or only the linear models are needed.
-
-    Args:
-        run: The arguments of the run, whose scratch folder keeps the outputs of finished folds.
-        recipe: The recipe, which has prepared the examples.
-        args: The arguments of the training.
-        tuning: The tuning whose outputs are needed. With `auto`, they are those of both.
+    No models are trained if there are too few examples, or only the linear models are needed. The scratch folder keeps
+    the outputs of finished folds. `tuning` says whose outputs are needed; with `auto`, they are those of both.
     """
     tuned, linear, shift = [], [], []
     for index, held_out in enumerate(recipe.folds):
@@ -115,13 +109,13 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFo
         shift.append(np.broadcast_to(head.shift, linear[-1].shape))
         if tuning == "linear" or len(recipe.rows["train"]) < LEAST_TO_CHOOSE:
             continue
-        file = fold_folder(run) / f"{args.seed}-{index}.json"
+        file = run.scratch / "folds" / f"{args.seed}-{index}.json"
         if file.exists():
             tuned.append(np.array(json.loads(file.read_text("utf-8")), dtype=np.float32))
             continue
         if args.process_index == 0:
             print(f"Fold {index + 1} of {len(recipe.folds)}: {counted(len(rest), 'example')}")
-        trainer = recipe.trainer(silent(args, fold_folder(run)), rows=rest)
+        trainer = recipe.trainer(silent(args, file.parent), rows=rest)
         # The metrics are those of all folds together.
         trainer.compute_metrics = None
         show_table(trainer, ("loss",))
@@ -154,19 +148,11 @@ def silent(args: Any, folder: Path) -> Any:
 
 
 def prefers_linear(problem_type: str, found: OutOfFold, labels: Array, unlabelled: bool = False) -> tuple[bool, str]:
-    """Decide whether the linear model is better than the fine-tuned one.
+    """Return whether the linear model is better than the fine-tuned one, and a sentence with the losses.
 
     Logits are compared at their best temperatures, because fine-tuned models are overconfident, which calibration
-    corrects. Fine-tuning gets the benefit of the doubt: it gains more from the examples that the folds held out.
-
-    Args:
-        problem_type: See `LinearFit`.
-        found: The outputs for held-out examples.
-        labels: Their labels.
-        unlabelled: Whether the linear model also learned from unlabelled texts.
-
-    Returns:
-        Whether it is better by more than the standard error, and a sentence with the losses.
+    corrects. Fine-tuning gets the benefit of the doubt, by the standard error: it gains more from the examples that the
+    folds held out. `unlabelled` says that the linear model also learned from unlabelled texts.
     """
     if found.tuned is None:
         kept = (

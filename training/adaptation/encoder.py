@@ -77,12 +77,7 @@ def encoder_of(
 
 
 def say_new_head(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Tell the user that a new head replaces the trained head of a checkpoint. Say nothing about other checkpoints.
-
-    Args:
-        checkpoint: The folder or the Hub id, as the user gave it.
-        config: Its configuration.
-    """
+    """Tell the user that a new head replaces the trained head of a checkpoint. Say nothing about other checkpoints."""
     kind = (config.architectures or [""])[0].rpartition("For")[2]
     if kind in CLASSIFIERS:
         labels = counted(len(config.id2label or {}), "label") if kind != "MultipleChoice" else "choices"
@@ -98,16 +93,13 @@ def _with_adapter_hint(error: UsageError, config: PreTrainedConfig) -> UsageErro
 
 
 def text_length(asked: int | None, config: Any, prompts: int = 0, default: int | None = None) -> int:
-    """Return the number of tokens to truncate texts to.
+    """Return the number of tokens to truncate texts to: `asked`, or a default that the encoder has positions for.
 
     Args:
         asked: `--max_length`, if the user gave it.
         config: The configuration of the encoder.
         prompts: The number of positions that virtual tokens take.
         default: The maximum length that the encoder's folder names, if any.
-
-    Returns:
-        `asked`, or a default that the encoder has positions for.
 
     Raises:
         UsageError: If `asked` exceeds the positions of the encoder.

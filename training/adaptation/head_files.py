@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...cards.card import Training, model_card
+from ...command_line.counts import counted
 from ...command_line.quiet import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.converting import classifier_of
@@ -20,11 +23,11 @@ from ...tasks import HeadTask
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import training_of
 from .adapters import record_adapter
+from .arguments import TUNINGS, AdaptedModelArguments
+from .baselines import BASELINES
 from .callbacks import BestWeights
-from .cards import adapter_card, complete
 from .report import Results
 from .run import Adaptation
-from .tuning import TUNINGS
 
 # Heads that use one vector per text.
 _POOLING = ("SequenceClassification", "MultipleChoice")
@@ -48,14 +51,11 @@ class HeadFiles:
     @property
     def _encoder_fields(self) -> dict[str, Any]:
         """The configuration fields that replace the checkpoint's: its calibration does not fit another head."""
-        return {**self._pooling_fields, "logit_calibration": None}
-
-    @property
-    def _pooling_fields(self) -> dict[str, Any]:
-        """The configuration fields of the pooling, where the pooling differs from the checkpoint's configuration."""
-        if self.task.auto_class.rpartition("For")[2] not in _POOLING:
-            return {}
-        return pooling_fields(self.checkpoint, self.run.model.pooling)
+        pooled = self.task.auto_class.rpartition("For")[2] in _POOLING
+        return {
+            **(pooling_fields(self.checkpoint, self.run.model.pooling) if pooled else {}),
+            "logit_calibration": None,
+        }
 
     def write(self, trainer: Any, folder: Path) -> None:
         """Save the model and its tokenizer, and a PEFT adapter also separately in `adapter`.
@@ -149,6 +149,109 @@ class HeadFiles:
         model.peft_config["default"].base_model_name_or_path = self.checkpoint
         model.save_pretrained(adapter)
         record_adapter(adapter, origin, self.run.model.model, self.task.labels)
+
+
+def complete(
+    training: Training, results: Results, origin: str, datasets: Mapping[str, str], task_type: str
+) -> Training:
+    """Complete what the `Trainer` knows, in place, with the metrics of the test or else the validation split."""
+    split = results.reported_split
+    without = ", without a label," if results.labelling else ""
+    training.data = f"Adapted to {results.task} on {datasets['train']}{without or ','} from {origin}."
+    training.progress = None
+    training.hyperparameters = {
+        **training.hyperparameters,
+        **results.found,
+        "tuning": results.tuning,
+        "trained parameters": f"{results.trained:,} of {results.parameters:,}",
+    }
+    training.results = [
+        EvalResult(
+            task_type=task_type,
+            dataset_type="local",
+            dataset_name=f"{datasets.get(split, datasets['train'])}, {split}",
+            metric_type=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in results.kept.metrics[split].items()
+        if name != "loss" and results.reported_splits
+    ]
+    remarks = [str(found["summary"]) for found in (results.labelling, results.unlabelled) if found]
+    remarks += [results.choice] if results.choice else []
+    remarks += [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
+    if results.label_errors.get("suspicious"):
+        checked = counted(results.label_errors["checked"], "label")
+        remarks.append(f"{results.label_errors['suspicious']:,} of {checked} of the training examples look wrong.")
+    compared = [
+        f"{BASELINES[name].head} {found[split][results.metric]:.4g}"
+        for name, found in results.baselines.items()
+        if results.metric in found.get(split, {}) and results.reported_splits
+    ]
+    if compared:
+        remarks.append(f"Baselines, by {results.metric} on the {split} examples: {'; '.join(compared)}.")
+    if len(results.trainings) > 1 and results.reported_splits:
+        summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
+        kept = "the best of" if results.average is None else "the average of the weights of"
+        selected = "" if results.average else ", selected on the validation examples"
+        remarks.append(
+            f"This is {kept} {len(results.trainings)} training runs with different seeds{selected}. Mean and standard "
+            f"deviation of all: {summary}."
+        )
+    training.remarks = " ".join(remarks) or None
+    return training
+
+
+def adapter_card(
+    auto_class: str,
+    arguments: AdaptedModelArguments,
+    labels: list[str],
+    with_base: bool,
+    inside: bool,
+    training: Training,
+    fields: Mapping[str, Any],
+) -> ModelCard:
+    """Build the card of a PEFT adapter, for the adapter's folder or, if not `inside`, for its parent.
+
+    `fields` are those of the encoder's card that also apply to the adapter.
+    """
+    origin, adapter = "../base" if inside else "base", "." if inside else "adapter"
+    if not with_base:
+        origin = arguments.model
+    of_the_hub = not Path(arguments.model).exists()
+    data = ModelCardData(
+        library_name="peft",
+        base_model=arguments.model if of_the_hub else None,
+        tags=["sequence-encoder", arguments.tuning],
+        **fields,
+    )
+    options = f", id2label={dict(enumerate(labels))!r}" if labels else ""
+    subfolders = "subfolder='base' and subfolder='adapter'" if with_base else "subfolder='adapter'"
+    rows = "\n".join(f"| {result.metric_type} | {result.metric_value} |" for result in training.results)
+    return ModelCard(
+        f"""---
+{data.to_yaml()}
+---
+
+# An adapter for {arguments.task}
+
+{training.data} Trained with PEFT ({arguments.tuning}).{f" {training.remarks}" if training.remarks else ""}
+
+```python
+import sequence_encoder
+from peft import PeftModel
+from transformers import {auto_class}
+
+# Paths are relative to the folder of this card. For a Hub repository, pass its name with
+# {subfolders}.
+encoder = {auto_class}.from_pretrained({origin!r}{options})
+model = PeftModel.from_pretrained(encoder, {adapter!r})
+```
+
+| metric | value |
+|---|---|
+{rows}
+"""
+    )
 
 
 def _of_the_hub(name: str | None) -> str | None:

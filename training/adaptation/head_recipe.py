@@ -36,12 +36,10 @@ from .adapters import apply_tuning, check_adapter
 from .arguments import is_better_if_greater
 from .baselines import simple_baselines
 from .callbacks import callbacks_of
-from .draws import CurrentEpoch, Draws
+from .draws import CurrentEpoch, Draws, RandomMasks
 from .encoder import CLASSIFIERS, say_new_head, text_length
-from .frozen_vectors import frozen_vectors
 from .head_files import HeadFiles
-from .linear_head import MOST_EXAMPLES, KeptHead, LinearFit, LinearHead, loss_of
-from .masked_tuning import RandomMasks
+from .linear_head import MOST_EXAMPLES, KeptHead, LinearFit, LinearHead, frozen_vectors, loss_of
 from .report import Evaluation, metrics_of
 from .run import Adaptation, AdaptationArguments
 
@@ -53,10 +51,6 @@ ENOUGH_TO_CHOOSE = 200
 
 class HeadRecipe(HeadFiles):
     """The steps from examples to a trained model, for one task with a head.
-
-    Args:
-        run: The arguments of the run.
-        examples: The examples of each split.
 
     Raises:
         UsageError: If the task cannot use the examples or the arguments.
@@ -73,6 +67,7 @@ class HeadRecipe(HeadFiles):
         # The held-out training examples of each fold, if models are judged by cross-validation.
         self.folds: list[Any] = []
         self.unlabelled: Any = None  # more texts, without labels
+        self.class_names: Any = None  # those of `--label_names_file`
         # The numbers of the training examples in their source.
         self.positions: Any = np.arange(len(self.rows["train"]))
         self.chosen_by_loss = run.args.metric_for_best_model is None
@@ -94,12 +89,7 @@ class HeadRecipe(HeadFiles):
         return HEAD_TASKS[self.run.model.task](self.run.data)
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Tokenise the examples, and compute all text vectors if the encoder is frozen.
-
-        Args:
-            checkpoint: The checkpoint of the encoder.
-            tokenizer: The tokenizer of the encoder.
-        """
+        """Tokenise the examples, and compute all text vectors if the encoder is frozen."""
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
         config = AutoConfig.from_pretrained(checkpoint)
         self.hidden_size: int = config.hidden_size
@@ -172,9 +162,7 @@ class HeadRecipe(HeadFiles):
     def model(self, seed: int, rows: Any = None) -> Any:
         """Build the encoder with its head, prepared for the way of tuning.
 
-        Args:
-            seed: The seed of random weights.
-            rows: The training examples that the head starts from, by default all.
+        The head starts from the training examples `rows`, by default all. The seed is for random weights.
         """
         # A linear fit is for the dense layers that it was made with, and the average of weights is only a good model if
         # all training runs start from the same ones.
@@ -224,9 +212,6 @@ class HeadRecipe(HeadFiles):
             resume_from: The checkpoint that the training will resume from.
             with_model: Whether the `Trainer` gets a model. If not, it builds one for each trial of a search.
             rows: The training examples to train on, by default all.
-
-        Returns:
-            The `Trainer`.
 
         Raises:
             UsageError: If `Trainer` refuses the arguments.
@@ -322,8 +307,7 @@ class HeadRecipe(HeadFiles):
 
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return the metrics of each split, for each baseline that the task has and that needs no encoder."""
-        balanced, says = self.run.args.class_weights != "none", self.run.args.process_index == 0
-        return simple_baselines(self.task, self.rows, self.inputs, balanced, says, self.folds)
+        return simple_baselines(self)
 
     def score(self, metrics: dict[str, float]) -> float:
         """Return the value of the metric, negated if smaller is better."""

@@ -10,21 +10,14 @@ from transformers.trainer_utils import SaveStrategy
 from ...command_line import UsageError
 from .callbacks import DivergedError
 from .run import Adaptation, training_arguments
-from .scratch import search_storage
+from .scratch import SEARCH
 
 
 def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
-    """Search the learning rate, the epochs and the batch size with `Trainer.hyperparameter_search` and Optuna.
+    """Search the best learning rate, epochs and batch size with `Trainer.hyperparameter_search` and Optuna.
 
     A resumed search keeps its finished trials. Its later trials differ from those of an uninterrupted search, because
     the state of the sampler's random numbers is not saved.
-
-    Args:
-        run: The arguments of the run.
-        recipe: The recipe that builds the `Trainer`.
-
-    Returns:
-        The best hyperparameters.
 
     Raises:
         UsageError: If all trials diverge.
@@ -38,7 +31,7 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
     rate, epochs = cast(float, args.learning_rate), cast(float, args.num_train_epochs)
     study: dict[str, Any] = {
         "study_name": "search",
-        "storage": search_storage(run),
+        "storage": f"sqlite:///{run.scratch / SEARCH}",
         "load_if_exists": True,
         "direction": "maximize" if args.greater_is_better else "minimize",
     }

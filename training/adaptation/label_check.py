@@ -9,7 +9,6 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...evaluation.label_errors import FILE, LabelErrors, as_csv, find_label_errors
-from ...tasks.example_files import places_of
 from .baselines import texts_of, tfidf_outputs
 from .cross_validation import folds_of
-from .examples.loading import number_texts
+from .examples import number_texts
 from .linear_head import LinearFit
 from .unlabelled_texts import SelfTrainedFit
 
@@ -31,11 +29,7 @@ _LEAST_PROBABILITY = 1e-4
 
 
 def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
-    """Find the labels that look wrong, and write them into a folder if there are any.
-
-    Args:
-        recipe: The recipe, with the examples and the linear fit to their vectors.
-        folder: The folder of the model.
+    """Find the labels that look wrong, and write them into the folder of the model if there are any.
 
     Returns:
         What was found, or None if the task or the encoder has no such models, or nobody gave the labels.
@@ -53,7 +47,7 @@ def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
     if found.found:
         positions = recipe.positions[chosen]
         named = [each.index for each in found.found]
-        places = places_of(recipe.run.data, "train", positions[named].tolist())
+        places = recipe.run.data.places_of("train", positions[named].tolist())
         table = as_csv(found.at({index: places[int(positions[index])] for index in named}))
         # A spreadsheet only takes it for UTF-8 with a byte order mark.
         (folder / FILE).write_text(table, encoding="utf-8-sig")
@@ -85,10 +79,7 @@ def logits_of_words(task: Any, texts: list[str], known: Array, folds: list[Array
     try:
         for held_out in folds:
             rest = np.setdiff1d(np.arange(len(known)), held_out)
-            with warnings.catch_warnings():
-                # A model that has not converged is good enough.
-                warnings.simplefilter("ignore")
-                found = tfidf_outputs(task, as_array[rest], known[rest], as_array[held_out], balanced=False)
+            found = tfidf_outputs(task, as_array[rest], known[rest], as_array[held_out], balanced=False)
             logits[held_out] = np.log(np.maximum(found + 0.5, _LEAST_PROBABILITY))
     except ValueError:
         return np.zeros(0)

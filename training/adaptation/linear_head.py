@@ -3,18 +3,24 @@
 A head that starts from this fit, instead of from random weights, keeps what the encoder knows while all weights are
 trained: linear probing, then fine-tuning (Kumar et al., 2022, arXiv:2202.10054). It is also what training must beat.
 
-Shapes: N examples, D hidden, C outputs.
+Shapes: N examples (texts, or tokens with a label), D hidden, C outputs.
 """
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from ...command_line.progress import Progress
+from ...modeling.label_checks import IGNORED
 
 Array = npt.NDArray[Any]
 
@@ -51,12 +57,7 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class KeptHead:
-    """The trained head of a checkpoint, which no examples change.
-
-    Attributes:
-        vectors: See `LinearFit`.
-        kept: The head.
-    """
+    """The trained head of a checkpoint, which no examples change, beside the vectors of the examples."""
 
     vectors: Array
     kept: LinearHead
@@ -178,16 +179,50 @@ def _spread(vectors: Array) -> float:
 
 
 def loss_of(problem_type: str, outputs: Array, labels: Array) -> float:
-    """Return the mean loss of outputs (N, C): the cross entropy, or for regression the squared error.
-
-    Args:
-        problem_type: See `LinearFit`.
-        outputs: (N, C).
-        labels: See `LinearFit`.
-    """
+    """Return the mean loss of outputs (N, C): the cross entropy, or for regression the squared error."""
     if problem_type == "regression":
         return float(np.mean((outputs.reshape(labels.shape) - labels) ** 2))
     logits = outputs.astype(np.float64)
     if problem_type == "multi_label_classification":
         return float(np.mean(np.logaddexp(0, logits) - labels * logits))
     return float(np.mean(np.logaddexp.reduce(logits, 1) - logits[np.arange(len(labels)), labels]))
+
+
+@torch.no_grad()
+def frozen_vectors(model: Any, inputs: Any, collator: Callable[..., Any], args: Any) -> tuple[Array, Array]:
+    """Run a model without dropout, and collect the inputs of its `classifier`.
+
+    Returns:
+        The vectors (N, D), and their labels. Tokens without a label are left out.
+    """
+    found: list[torch.Tensor] = []
+    hook = model.classifier.register_forward_pre_hook(lambda layer, given: found.append(given[0]))
+    vectors, labels = [], []
+    model.to(args.device).eval()
+    # `Trainer` drops columns that the model does not take, too.
+    taken = {*inspect.signature(model.forward).parameters, "labels"}
+    inputs = inputs.remove_columns([name for name in inputs.column_names if name not in taken])
+    # Texts of similar lengths need less padding.
+    order = np.argsort([len(ids) for ids in inputs["input_ids"]], kind="stable")
+    loader: Any = DataLoader(inputs.select(order), batch_size=args.per_device_eval_batch_size, collate_fn=collator)
+    show = not args.disable_tqdm and args.process_index == 0
+    try:
+        with Progress("Encoding", len(inputs), "text", show=show) as progress:
+            for batch in loader:
+                known = batch.pop("labels")
+                with torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16)):
+                    model(**{name: tensor.to(args.device) for name, tensor in batch.items()})
+                given = found.pop().float().cpu()
+                if given.dim() == 3:
+                    kept = known != IGNORED
+                    given, known = given[kept], known[kept]
+                vectors.append(given.numpy())
+                labels.append(known.numpy())
+                progress.update(len(batch["input_ids"]))
+    finally:
+        hook.remove()
+    stacked, known = np.concatenate(vectors), np.concatenate(labels)
+    if len(stacked) != len(inputs):
+        return stacked, known  # of tokens
+    back = np.argsort(order)
+    return stacked[back], known[back]

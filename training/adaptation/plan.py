@@ -76,24 +76,12 @@ def plan_for(
 
 
 def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False) -> float:
-    """Return the learning rate for an encoder.
-
-    Args:
-        rate: The planned learning rate.
-        hidden_size: The number of channels of the encoder.
-        is_sentence_encoder: Whether the encoder already embeds texts, and learns to embed others.
-    """
+    """Return the learning rate for an encoder, which may already embed texts and learn to embed others."""
     return rate * min(1.0, _WIDTH / hidden_size) * (_SENTENCE_ENCODER if is_sentence_encoder else 1)
 
 
 def in_words(args: Any, planned: Iterable[str], examples: int) -> str:
-    """Describe planned options for the console, in a line; empty if none was planned.
-
-    Args:
-        args: The arguments of the training.
-        planned: The names of the options that were planned.
-        examples: The number of training examples.
-    """
+    """Describe for the console which options were planned, in a line; empty if none was."""
     said = {
         "num_train_epochs": "{:g} epochs",
         "per_device_train_batch_size": "batches of {}",

@@ -11,8 +11,9 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -31,31 +32,31 @@ from ..interruptions import GracefulStop
 from .arguments import check_libraries
 from .budget import keep_to_budget
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
-from .confusion_plot import plot_confusion
-from .cross_validation import fits_only_head
+from .cross_validation import fits_only_head, folds_of, is_cross_validated
 from .encoder import encoder_of
+from .examples import hold_out, load_examples, number_texts, warn_about_contradictions, warn_about_shared_texts
+from .head_recipe import HeadRecipe
 from .hyperparameter_search import search
 from .label_check import facts_of, list_label_errors
-from .plan import PLANNED, in_words, rate_for
-from .reading import read_examples
-from .report import Results, errors_as_warnings
+from .plan import PLANNED, in_words, plan_for, rate_for
+from .report import Results, errors_as_warnings, plot_confusion
 from .run import Adaptation, parse
 from .scratch import (
-    average_folder,
     digest_of,
     finished,
     is_finished,
-    model_folder,
     progress_of,
     record,
     record_settings,
     scratch_of,
     settings_of,
 )
-from .tasks import WRITING_TASKS
+from .similarity_recipe import SimilarityRecipe
+from .tasks import HEAD_TASKS, WRITING_TASKS
 from .training_runs import average, train
-from .unlabelled_texts import learn_from_unlabelled
-from .without_labels import label_by_names
+from .unlabelled_texts import check_unlabelled, learn_from_unlabelled
+from .without_labels import label_by_names, read_class_names, with_names_in_turn
+from .writing_recipe import WritingRecipe
 
 
 def run_command(arguments: list[str]) -> None:
@@ -93,8 +94,8 @@ def _adapt(run: Adaptation) -> Results:
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
     recipe, labelling = read_examples(run), {}
-    calibrated_on = calibration_split(run, recipe.task, recipe.rows, bool(recipe.folds))
-    settings = settings_of(run, recipe.rows, recipe.unlabelled)
+    calibrated_on = calibration_split(recipe)
+    settings = settings_of(run, recipe.rows, recipe.unlabelled, recipe.class_names)
     done = may_be_finished and is_finished(run, settings)
     if not done:
         check_output(run)
@@ -117,8 +118,7 @@ def _adapt(run: Adaptation) -> Results:
                 args.should_save and not resumed,
                 with_head=run.model.task in WRITING_TASKS,
             )
-            if args.should_save:
-                record_settings(run, settings)
+            record_settings(run, settings)
             if run.data.lacks_labels:
                 labelling = label_by_names(recipe, checkpoint, tokenizer)
             with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
@@ -126,7 +126,7 @@ def _adapt(run: Adaptation) -> Results:
             if run.model.tuning in PLANNED and "learning_rate" in args.planned:
                 knows = run.model.task == "embedding" and read_recipe(checkpoint) is not None
                 args.learning_rate = rate_for(cast(float, args.learning_rate), recipe.hidden_size, knows)
-            calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
+            calibrated_on = check_calibrated_model(recipe, calibrated_on)
         if args.process_index == 0:
             for split, cut in recipe.cut.items():
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
@@ -153,8 +153,8 @@ def _adapt(run: Adaptation) -> Results:
             calibration: CalibrationReport | None = None
             doubts: LabelErrors | None = None
             with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
-                kept = average_folder(run) if results.average else model_folder(run, results.best.seed)
-                shutil.copytree(kept, written, dirs_exist_ok=True)
+                kept = "average" if results.average else str(results.best.seed)
+                shutil.copytree(run.scratch / "models" / kept, written, dirs_exist_ok=True)
                 if calibrated_on is not None:
                     with errors_as_warnings("the calibration"):
                         calibration = calibrate_model(recipe, calibrated_on, written, results)
@@ -184,12 +184,60 @@ def _adapt(run: Adaptation) -> Results:
     return results
 
 
-def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
-    """Check that the run may write the output folder.
+def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
+    """Read the examples, and check everything that can be checked without an encoder."""
+    with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
+        examples = load_examples(run.data)
+        unlabelled = examples.pop("unlabelled", None)
+        names = None if run.data.label_names_file is None else read_class_names(run.data)
+        if names is not None and run.data.lacks_labels:
+            examples = with_names_in_turn(run, examples, names.names)
+        kinds = {**dict.fromkeys(HEAD_TASKS, HeadRecipe), **dict.fromkeys(WRITING_TASKS, WritingRecipe)}
+        recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
+        recipe.class_names = names
+        recipe.unlabelled = None if unlabelled is None else check_unlabelled(recipe, unlabelled)
+        # The recipe has read the labels before, since a rare label may be held out.
+        classes = recipe.classes
+        train = recipe.rows["train"]
+        if classes is not None and run.args.should_save and not run.data.lacks_labels:
+            warn_about_contradictions(run.data, number_texts(train, recipe.task.texts), classes)
+        if recipe.can_start_linear and is_cross_validated(run, recipe.rows):
+            recipe.folds = folds_of(classes, number_texts(train, recipe.task.texts), run.args.seed)
+            recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
+        else:
+            recipe.rows, recipe.positions = hold_out(recipe.rows, run.data, run.args.seed, classes)
+        if run.data.lacks_labels and run.model.tuning == "auto":
+            # Only the head is fitted.
+            run.args.planned = []
+        elif run.model.tuning in PLANNED:
+            planned = plan_for(
+                len(recipe.rows["train"]),
+                run.args.world_size,
+                steps_of(run, recipe),
+                starts_linear=recipe.can_start_linear,
+                is_embedding=run.model.task == "embedding",
+            )
+            for name in run.args.planned:
+                setattr(run.args, name, planned[name])
+        if run.args.should_save:
+            others = [split for split in recipe.rows if split != "train" and split not in recipe.cross_validated]
+            warn_about_shared_texts(recipe.rows, recipe.task.texts, others)
+        return recipe
 
-    Args:
-        run: The arguments of the run.
-        may_be_finished: Whether the folder may already contain the finished run.
+
+def steps_of(run: Adaptation, recipe: Any) -> float | None:
+    """Return the number of steps if the user has set it or the number of epochs, else None."""
+    args = run.args
+    if args.max_steps > 0:
+        return args.max_steps
+    if "num_train_epochs" in args.planned:
+        return None
+    batch = cast(int, args.per_device_train_batch_size) * args.world_size
+    return cast(float, args.num_train_epochs) * len(recipe.rows["train"]) / batch
+
+
+def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
+    """Check that the run may write the output folder, which may already contain the finished run.
 
     Raises:
         FileExistsError: If the folder contains something that must not be replaced.
@@ -202,12 +250,7 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
 
 
 def push(run: Adaptation, files: set[str]) -> None:
-    """Upload files of the output folder to the Hub in one commit.
-
-    Args:
-        run: The arguments of the run.
-        files: The files that the run wrote. Other files in the folder belong to the user and are not uploaded, and
-            neither are those that contain texts of the user.
+    """Upload the files that a run wrote to the Hub in one commit, except those that contain texts of the user.
 
     Raises:
         UsageError: If the upload fails.

@@ -1,4 +1,4 @@
-"""The results of an adaptation: metrics, warnings, and predictions."""
+"""The results of an adaptation: metrics, warnings, predictions, and a picture of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,9 @@ from typing import Any
 
 from ...saving.whole_folders import write_atomically
 from .baselines import BASELINES
+
+# A picture of a confusion matrix with more labels is illegible.
+_MAX_LABELS = 40
 
 
 @dataclass
@@ -40,13 +44,7 @@ class Result:
 
 @dataclass
 class Evaluation:
-    """The evaluation of a model on the examples of a split.
-
-    Attributes:
-        metrics: The metrics, by name.
-        answers: The answer of the model to each example.
-        confusion: The confusion matrix; see `Result`.
-    """
+    """The metrics of a model on the examples of a split, its answers, and its confusion matrix; see `Result`."""
 
     metrics: dict[str, float]
     answers: list[Any]
@@ -295,3 +293,35 @@ def metrics_of(found: Mapping[str, float], prefix: str) -> dict[str, float]:
     times = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
     names = {name.removeprefix(f"{prefix}_"): float(value) for name, value in found.items() if name.startswith(prefix)}
     return {name: value for name, value in names.items() if name not in times}
+
+
+def plot_confusion(results: Results, file: Path) -> None:
+    """Draw the confusion matrix of the kept model as a PNG, if there is one and it is small enough to read."""
+    counts = results.kept.confusion
+    if counts is None or not results.reported_splits or len(counts) > _MAX_LABELS:
+        return
+    from matplotlib.figure import Figure
+
+    size = 2.5 + 0.45 * len(counts)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    # The colour shows the share within a row.
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, of_row in enumerate(counts):
+        for column, count in enumerate(of_row):
+            shade = "white" if shares[row][column] > 0.5 else "black" if count else "silver"
+            axes.text(column, row, str(count), ha="center", va="center", color=shade)
+    axes.set_xticks(range(len(counts)), _short(results.labels), rotation=45, rotation_mode="anchor", ha="right")
+    axes.set_yticks(range(len(counts)), _short(results.labels))
+    axes.set_xlabel("label of the model")
+    axes.set_ylabel(f"label of the {results.reported_split} example")
+    figure.savefig(file, dpi=150)
+
+
+def _short(labels: Sequence[str]) -> list[str]:
+    """Shorten long labels in the middle, and number those that would look the same."""
+    # Matplotlib interprets dollar signs as formulas.
+    short = [(label if len(label) <= 24 else f"{label[:15]}…{label[-8:]}").replace("$", r"\$") for label in labels]
+    times = Counter(short)
+    return [f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(short)]

@@ -14,8 +14,7 @@ from ...command_line import UsageError
 from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from ..tensor_parallel import tensor_parallel_size
-from .arguments import ADAPT, AdaptationOptions, AdaptedModelArguments, is_better_if_greater
-from .examples.arguments import TaskDataArguments
+from .arguments import ADAPT, AdaptationOptions, AdaptedModelArguments, TaskDataArguments, is_better_if_greater
 from .plan import FALLBACK
 
 
@@ -69,13 +68,7 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
 
 @dataclass
 class Adaptation:
-    """The arguments of one run.
-
-    Attributes:
-        model: The task, the encoder, and the weights to train.
-        data: The examples.
-        args: The options of the training.
-    """
+    """The arguments of one run."""
 
     model: AdaptedModelArguments
     data: TaskDataArguments

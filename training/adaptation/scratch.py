@@ -9,7 +9,8 @@
   labels.json      the labels of the texts that had none
   folds/           the outputs of finished folds for their held-out examples
   trainings/SEED/  the checkpoints and logs of a training run
-  models/SEED/     the best model so far
+  models/SEED/     the best model so far; all models if their weights will be averaged
+  models/average/  the model with the averaged weights
   results.json     the results of the finished training runs
 """
 
@@ -24,19 +25,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...saving.whole_folders import write_atomically
-from ..arguments import complete_settings
 from ..checkpoints import MARKER, last_complete_checkpoint, step_of
-from .class_names import read_class_names
-from .examples.loading import fingerprint
+from ..interruptions import LOCK, acquire_lock, check_unchanged
+from .examples import fingerprint
 from .report import Results
 from .run import Adaptation
 
-_LOCK, _SETTINGS, _SEARCH, _RESULTS = "lock", "settings.json", "search.db", "results.json"
+_SETTINGS, SEARCH, _RESULTS = "settings.json", "search.db", "results.json"
 # Prefixes of the arguments that do not affect what is learned.
 _MAY_CHANGE = (
     *("output_dir", "overwrite", "resume", "seeds", "push_to_hub", "hub_", "report_to", "run_name", "project"),
@@ -49,10 +46,6 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
     """Lock the scratch folder of a run, and delete it afterwards unless the run can be resumed from it.
 
     Only processes that save use the folder. The other processes get the same answer.
-
-    Args:
-        run: The arguments of the run.
-        settings: The result of `settings_of`.
 
     Yields:
         Whether the run resumes an earlier one.
@@ -68,12 +61,10 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
         yield run.args.resume and (folder / _SETTINGS).exists()
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise FileExistsError(f"Another run is writing to {output}; choose another --output_dir.") from error
+        lock = acquire_lock(folder, output)
     except OSError as error:
+        if error.errno is None:  # another run has the lock
+            raise
         raise PermissionError(f"{output} cannot be written: {error.strerror}.") from error
     finished = False
     try:
@@ -91,7 +82,7 @@ def has_progress(folder: Path) -> bool:
         return False
     return (
         (folder / _RESULTS).exists()
-        or (folder / _SEARCH).exists()
+        or (folder / SEARCH).exists()
         or any(folder.glob("folds/*.json"))
         or any(folder.glob(f"trainings/*/checkpoint-*/{MARKER}"))
     )
@@ -107,7 +98,7 @@ def progress_of(run: Adaptation) -> str:
         kept.append(
             f"the finished training runs of seeds {', '.join(str(result.seed) for result in results.trainings)}"
         )
-    elif (folder / _SEARCH).exists():
+    elif (folder / SEARCH).exists():
         kept.append("the result of the search" if results.found else "the finished trials of the search")
     if folds := len(list(folder.glob("folds/*.json"))):
         kept.append(counted(folds, "finished fold"))
@@ -127,36 +118,34 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
         )
     if resumed:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        before = complete_settings(stored, run.model, run.data, run.args)
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
-            raise UsageError(
-                f"--resume continues a run with the same arguments and examples, but these differ: {differences}."
-            )
+        parts = (run.model, run.data, run.args)
+        check_unchanged(stored, settings, parts, "a run with the same arguments and examples")
     else:
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != _LOCK:
+            elif path.name != LOCK:
                 path.unlink()
     return resumed
 
 
 def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run once its encoder is complete."""
-    write_atomically(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
+    if run.args.should_save:
+        write_atomically(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
-def settings_of(run: Adaptation, examples: Mapping[str, Any], unlabelled: Any = None) -> dict[str, Any]:
+def settings_of(
+    run: Adaptation, examples: Mapping[str, Any], unlabelled: Any = None, names: Any = None
+) -> dict[str, Any]:
     """Return what must not change when a run is resumed: arguments, examples, names of classes, and processes."""
     given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}
     given = {name: value for name, value in given.items() if not name.startswith(_MAY_CHANGE)}
     given |= {f"{split} examples": fingerprint(rows) for split, rows in examples.items()}
     if unlabelled is not None:
         given["unlabelled texts"] = fingerprint(unlabelled)
-    if run.data.label_names_file is not None:
-        given["class names"] = read_class_names(run.data).descriptions
+    if names is not None:
+        given["class names"] = names.descriptions
     given["processes"] = run.args.world_size
     return json.loads(json.dumps(given, default=str))
 
@@ -174,39 +163,6 @@ def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
         return saved["run"] == digest_of(settings) and set(seeds) <= set(saved["seeds"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
-
-
-def training_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of the checkpoints and logs of a training run."""
-    return run.scratch / "trainings" / str(seed)
-
-
-def fold_folder(run: Adaptation) -> Path:
-    """Return the folder of the outputs of finished folds."""
-    return run.scratch / "folds"
-
-
-def model_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of a training's model.
-
-    It exists only for the best training run so far, unless the weights of all of them will be averaged.
-    """
-    return run.scratch / "models" / str(seed)
-
-
-def average_folder(run: Adaptation) -> Path:
-    """Return the folder of the model with the averaged weights."""
-    return run.scratch / "models" / "average"
-
-
-def labels_file(run: Adaptation) -> Path:
-    """Return the file of the labels of texts that had none."""
-    return run.scratch / "labels.json"
-
-
-def search_storage(run: Adaptation) -> str:
-    """Return the URL of the database with the trials of a search."""
-    return f"sqlite:///{run.scratch / _SEARCH}"
 
 
 def finished(run: Adaptation) -> Results:

@@ -25,10 +25,6 @@ from .tasks import SIMILARITY_TASKS
 class SimilarityRecipe:
     """The steps from examples to a trained model, for one task of sentence-transformers; see `HeadRecipe`.
 
-    Args:
-        run: The arguments of the run.
-        examples: The examples of each split.
-
     Raises:
         UsageError: If the task cannot use the examples or the arguments.
     """
@@ -52,16 +48,11 @@ class SimilarityRecipe:
     # Judged on a validation split; see `HeadRecipe`.
     folds: tuple[Any, ...] = ()
     cross_validated: tuple[str, ...] = ()
-    linear = classes = positions = unlabelled = None
+    linear = classes = positions = unlabelled = class_names = None
     can_start_linear = False
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Build the evaluators. The trainers tokenise the texts themselves.
-
-        Args:
-            checkpoint: The checkpoint of the encoder.
-            tokenizer: The tokenizer of the encoder.
-        """
+        """Build the evaluators. The trainers tokenise the texts themselves."""
         self.checkpoint = checkpoint
         config, recipe = AutoConfig.from_pretrained(checkpoint), read_recipe(checkpoint)
         self.hidden_size: int = config.hidden_size
@@ -76,13 +67,6 @@ class SimilarityRecipe:
 
     def trainer(self, args: AdaptationArguments, resume_from: Path | None = None) -> Any:
         """Build a `Trainer` of sentence-transformers for the model of one seed.
-
-        Args:
-            args: The arguments of the `Trainer`.
-            resume_from: The checkpoint that the training will resume from.
-
-        Returns:
-            The `Trainer`.
 
         Raises:
             UsageError: If `Trainer` refuses the arguments.

@@ -5,28 +5,28 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...command_line.console import show_table
 from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
 from ..hardware import peak_memory
-from .averaging import load_average
 from .callbacks import DivergedError
 from .cross_validation import out_of_fold, prefers_linear, without_evaluation
 from .report import Evaluation, Result, Results, write_predictions
 from .run import Adaptation, AdaptationArguments, training_arguments
-from .scratch import average_folder, fold_folder, model_folder, record, training_folder
+from .scratch import record
 from .without_labels import temper
 
 
 def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
-    folder = training_folder(run, seed)
+    folder = run.scratch / "trainings" / str(seed)
     args = training_arguments(run, folder, seed, results.found)
     if recipe.folds or results.labelling:
         args = without_evaluation(args)
@@ -61,35 +61,24 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     except DivergedError:
         # It would diverge again.
         shutil.rmtree(folder, ignore_errors=True)
-        for finished_fold in fold_folder(run).glob(f"{seed}-*"):
+        for finished_fold in run.scratch.glob(f"folds/{seed}-*"):
             finished_fold.unlink(missing_ok=True)
         raise
     seconds = time.perf_counter() - started
     judged = {} if held_out is None else {"validation": held_out}
-    splits = [split for split in ("validation", "test") if split in recipe.rows and split not in judged]
-    judged |= {split: recipe.judge(trainer, split) for split in splits}
-    metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
+    judged |= judge_splits(recipe, trainer, [split for split in ("validation", "test") if split not in judged])
     results.metric = recipe.metric
-    results.trainings.append(
-        Result(
-            seed,
-            metrics,
-            seconds,
-            recipe.score(metrics["validation"]),
-            asdict(recipe.training(trainer)),
-            last.confusion,
-        )
-    )
+    results.trainings.append(result_of(recipe, judged, seed, seconds, asdict(recipe.training(trainer))))
     results.average = None  # that of fewer training runs
     results.peak_memory = max(results.peak_memory, peak_memory())
     if args.should_save:
-        best = results.best.seed
-        if best == seed or args.average_seeds:
-            write_model(recipe, trainer, model_folder(run, seed), judged)
+        best, models = str(results.best.seed), run.scratch / "models"
+        if best == str(seed) or args.average_seeds:
+            write_model(recipe, trainer, models / str(seed), judged)
         record(run, results)
-        others = (path for path in model_folder(run, best).parent.iterdir() if path.name != str(best))
-        for other in () if args.average_seeds else others:
-            shutil.rmtree(other)
+        for model in () if args.average_seeds else models.iterdir():
+            if model.name != best:
+                shutil.rmtree(model)
         for each in checkpoints_in(folder):
             shutil.rmtree(each)
     trainer.accelerator.wait_for_everyone()
@@ -120,35 +109,52 @@ def write_model(recipe: Any, trainer: Any, folder: Path, judged: Mapping[str, Ev
 
 def average(run: Adaptation, recipe: Any, results: Results) -> None:
     """Average the weights of all training runs, and evaluate and keep the model."""
-    args = training_arguments(run, training_folder(run, run.args.seed), run.args.seed, results.found)
-    trainer = recipe.trainer(args)
+    models = run.scratch / "models"
+    folder = run.scratch / "trainings" / str(run.args.seed)
+    trainer = recipe.trainer(training_arguments(run, folder, run.args.seed, results.found))
     show_table(trainer, recipe.logged)
-    load_average(
-        trainer.accelerator.unwrap_model(trainer.model),
-        [model_folder(run, result.seed) for result in results.trainings],
-    )
-    judged = {split: recipe.judge(trainer, split) for split in ("validation", "test") if split in recipe.rows}
-    metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
-    first = results.trainings[0]
-    seconds = sum(result.seconds for result in results.trainings)
-    results.average = Result(
-        first.seed, metrics, seconds, recipe.score(metrics["validation"]), first.training, last.confusion
-    )
-    if args.should_save:
-        write_model(recipe, trainer, average_folder(run), judged)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    load_average(model, [models / str(result.seed) for result in results.trainings])
+    judged = judge_splits(recipe, trainer, ("validation", "test"))
+    first, seconds = results.trainings[0], sum(result.seconds for result in results.trainings)
+    results.average = result_of(recipe, judged, first.seed, seconds, first.training)
+    if run.args.should_save:
+        write_model(recipe, trainer, models / "average", judged)
         record(run, results)
     trainer.accelerator.wait_for_everyone()
+
+
+def judge_splits(recipe: Any, trainer: Any, splits: Sequence[str]) -> dict[str, Evaluation]:
+    """Evaluate the model of a trainer on those of the splits that have examples."""
+    return {split: recipe.judge(trainer, split) for split in splits if split in recipe.rows}
+
+
+def result_of(
+    recipe: Any, judged: Mapping[str, Evaluation], seed: int, seconds: float, training: dict[str, Any]
+) -> Result:
+    """Return the result of a model, given its evaluations; see `Result`."""
+    metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
+    return Result(seed, metrics, seconds, recipe.score(metrics["validation"]), training, last.confusion)
+
+
+@torch.no_grad()
+def load_average(model: Any, folders: Sequence[Path]) -> None:
+    """Set the weights of a model to the means of those of saved models (model soups, Wortsman et al., 2022)."""
+    totals: dict[str, torch.Tensor] = {}
+    for folder in folders:
+        for name, weight in type(model).from_pretrained(folder, dtype=torch.float32).state_dict().items():
+            totals[name] = totals[name] + weight.double() if name in totals else weight.double()
+    model.load_state_dict({name: (total / len(folders)).float() for name, total in totals.items()})
 
 
 def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the metrics of each split before training, and those of the simple baselines that the task has."""
     # The linear head is fitted to the cross-validated examples.
-    others = [split for split in ("validation", "test") if split in recipe.rows]
-    splits = [split for split in others if split not in recipe.cross_validated]
+    splits = [split for split in ("validation", "test") if split not in recipe.cross_validated]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
     if recipe.linear is not None:
         recipe.set_linear(trainer.model)
-    before = {split: recipe.judge(trainer, split).metrics for split in splits}
+    before = {split: found.metrics for split, found in judge_splits(recipe, trainer, splits).items()}
     name = "before_training" if recipe.linear is None else "linear_head"
     return {name: before, **recipe.baselines()}

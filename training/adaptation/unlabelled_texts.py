@@ -21,11 +21,9 @@ from ...command_line.progress import Progress
 from ...tasks.columns import check_columns, check_texts
 from ...tasks.task import TruncationCounts
 from .baselines import texts_of
-from .class_names import read_class_names
 from .cross_validation import folds_of, tempered_losses
-from .examples.loading import number_texts
-from .frozen_vectors import frozen_vectors
-from .linear_head import MOST_EXAMPLES, LinearFit, LinearHead
+from .examples import number_texts
+from .linear_head import MOST_EXAMPLES, LinearFit, LinearHead, frozen_vectors
 from .plan import PLANNED
 from .self_training import spread_labels
 
@@ -38,10 +36,6 @@ _STRENGTH = 10.0
 def check_unlabelled(recipe: Any, rows: Any) -> Any:
     """Check the unlabelled texts, and return those that are neither labelled nor twice there.
 
-    Args:
-        recipe: The recipe, which has read the labelled examples.
-        rows: The examples of `--unlabelled_file`.
-
     Raises:
         UsageError: If the texts or other arguments are not valid.
     """
@@ -49,7 +43,7 @@ def check_unlabelled(recipe: Any, rows: Any) -> Any:
     named = f"--unlabelled_file {run.data.unlabelled_file}"
     if run.model.tuning not in PLANNED:
         raise UsageError(f"--unlabelled_file needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
-    if run.data.label_names_file is not None and set(names := read_class_names(run.data).names) != set(task.labels):
+    if recipe.class_names is not None and set(names := recipe.class_names.names) != set(task.labels):
         raise UsageError(
             f"--label_names_file {run.data.label_names_file} must name the labels of the training examples, "
             f"{', '.join(task.labels)}, got {', '.join(names)}."
@@ -76,9 +70,6 @@ def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
 
     They help if the loss on held-out labelled examples is lower by more than its standard error.
 
-    Args:
-        recipe: The recipe, which has prepared the labelled examples.
-
     Returns:
         What is known about them, for the report; empty if there are none.
     """
@@ -88,9 +79,8 @@ def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
     labelled = recipe.rows["train"] if recipe.fitted is None else recipe.rows["train"].select(recipe.fitted)
     folds = recipe.folds or folds_of(fit.labels, number_texts(labelled, recipe.task.texts), args.seed)
     names = None
-    if recipe.run.data.label_names_file is not None:
-        classes = read_class_names(recipe.run.data)
-        described = [classes.texts_of(name) for name in recipe.labels]
+    if recipe.class_names is not None:
+        described = [recipe.class_names.texts_of(name) for name in recipe.labels]
         vectors = _vectors_of(recipe, [text for texts in described for text in texts])
         names = np.stack(
             [part.mean(0) for part in np.split(vectors, np.cumsum([len(each) for each in described])[:-1])]
@@ -121,10 +111,6 @@ def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
 
 def held_out_losses(folds: Sequence[Array], *fits: Any) -> tuple[Array, list[Array]]:
     """Compare fits to the same labelled examples by examples that their heads have not learned from.
-
-    Args:
-        folds: The held-out labelled examples of each fold.
-        *fits: A `SelfTrainedFit` or a `LinearFit` each.
 
     Returns:
         The labels of the held-out examples (N,), and the losses (N,) of each fit.

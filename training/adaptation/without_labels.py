@@ -3,42 +3,150 @@
 The texts first get the names in turn, so that everything else is checked before the encoder is loaded. The encoder then
 finds their labels, which the scratch folder keeps, and the training goes on as with labels that people gave. What is
 measured by such labels says nothing about how often the model is right. That is estimated.
+
+A model for natural language inference can label them instead: the text is the premise, and a sentence with the name of
+a class is the hypothesis (Yin et al., 2019, arXiv:1909.00161).
+
+Shapes: N texts, C classes.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ...bulk.models import load_classifier
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
+from ...conversion.source import Source
+from ...data.corpus_files import find_files
+from ...data.text_files import TextFormat, text_lines
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import write_atomically
-from ...tasks.columns import is_missing
-from .class_names import ClassNames, read_class_names
+from ...tasks.columns import is_missing, label_text
+from ...tasks.example_arguments import ExampleFiles
+from .arguments import TaskDataArguments
 from .plan import PLANNED
 from .run import Adaptation
-from .scratch import labels_file
 from .self_training import Found, by_vectors, by_wordings, find_classes, temperature_for
-from .zero_shot import entailments
 
+Array = npt.NDArray[Any]
+
+_HYPOTHESES = ("This text is about {}.", "The topic is {}.")
+_AT_A_TIME = 32  # texts between two steps of the progress
+_TINY = 1e-6
+_NAME, _DESCRIPTION = "label", "description"
+# A sentence about a name is closer to texts than the name alone.
+_TEMPLATES = ("{}", "{} text", "A text about {}.", "This text is {}.", "This text is about {}.", "The topic is {}.")
 # The splits that share the texts.
 _SPLITS = ("train", "validation")
 
 
-def with_names_in_turn(run: Adaptation, examples: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ClassNames:
+    """The names of classes, and their descriptions, which may be empty."""
+
+    descriptions: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the order of the file."""
+        return list(self.descriptions)
+
+    def texts_of(self, name: str) -> list[str]:
+        """Return texts that stand for a class."""
+        texts, described = [template.format(name) for template in _TEMPLATES], self.descriptions[name]
+        # As many as the templates, so that their mean gives a description half of the weight.
+        return [*texts, *[f"{name}: {described}", described] * (len(texts) // 2)] if described else texts
+
+
+def read_class_names(data: TaskDataArguments) -> ClassNames:
+    """Read `--label_names_file`: a name on each line, or a table with the columns `label` and `description`.
+
+    Raises:
+        UsageError: If the file cannot be read, or has fewer than two names or a name twice.
+    """
+    named = f"--label_names_file {data.label_names_file}"
+    found = find_files(str(data.label_names_file), "label_names_file")
+    if found is None:
+        raise UsageError(f"{named}: there is no such file.")
+    reader, files = found
+    if reader == "text":
+        rows: Sequence[tuple[Any, Any]] = [(line, None) for line in text_lines(files[0], data.encoding)]
+    else:
+        table = ExampleFiles(named, reader, files, TextFormat(data.encoding, data.delimiter)).load()
+        if _NAME not in table.column_names:
+            raise UsageError(
+                f"{named} must have a column {_NAME}, and may have a column {_DESCRIPTION}, got the columns "
+                f"{', '.join(table.column_names)}."
+            )
+        described = table[_DESCRIPTION] if _DESCRIPTION in table.column_names else [None] * len(table)
+        rows = list(zip(table[_NAME], described, strict=True))
+    names = ["" if name is None else label_text(name) for name, _ in rows]
+    if "" in names:
+        raise UsageError(f"{named} must have a name in every row, but row {names.index('') + 1} has none.")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"{named} must name every class once, but it names {twice[0]} {names.count(twice[0])} times.")
+    if len(names) < 2:
+        raise UsageError(f"{named} must name at least two classes, got {', '.join(names) or 'none'}.")
+    descriptions = (str(description or "").strip() for _, description in rows)
+    return ClassNames(dict(zip(names, descriptions, strict=True)))
+
+
+def entailments(name: str, texts: Sequence[str], classes: ClassNames, labels: Sequence[str], args: Any) -> Array:
+    """Return the log-odds that texts entail the classes (2, N, C), in two wordings.
+
+    Raises:
+        UsageError: If the model `name` cannot be loaded, or is not made for natural language inference.
+    """
+    from transformers import ZeroShotClassificationPipeline
+
+    try:
+        model, tokenizer, _ = load_classifier(Source(name), str(args.device), "auto")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--zero_shot_model {name}: {error}") from error
+    answers = [str(label) for label in (model.config.id2label or {}).values()]
+    if not any(answer.lower().startswith("entail") for answer in answers):
+        raise UsageError(
+            f"--zero_shot_model {name} must be a model for natural language inference, with a label entailment, got "
+            f"the labels {', '.join(answers)}."
+        )
+    classify: Any = ZeroShotClassificationPipeline(
+        model=model, tokenizer=tokenizer, device=model.device, batch_size=args.per_device_eval_batch_size
+    )
+    named = [f"{label}: {said}" if (said := classes.descriptions[label]) else label for label in labels]
+    scores = np.empty((len(_HYPOTHESES), len(texts), len(labels)))
+    show = args.process_index == 0 and not args.disable_tqdm
+    with Progress("Scoring", len(_HYPOTHESES) * len(texts), "text", show=show) as progress:
+        for wording, template in zip(scores, _HYPOTHESES, strict=True):
+            for start in range(0, len(texts), _AT_A_TIME):
+                part = [*texts[start : start + _AT_A_TIME]]
+                found = classify(part, named, hypothesis_template=template, multi_label=True)
+                for row, each in enumerate(found, start):
+                    by_name = dict(zip(each["labels"], each["scores"], strict=True))
+                    wording[row] = [by_name[one] for one in named]
+                progress.update(len(part))
+    scores = scores.clip(_TINY, 1 - _TINY)
+    return np.asarray(np.log(scores) - np.log1p(-scores))
+
+
+def with_names_in_turn(run: Adaptation, examples: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Give the training texts the names of `--label_names_file` in turn, and check both.
 
     Raises:
         UsageError: If the names are not valid, the examples already have labels, or there are too few.
     """
-    names, rows, column = read_class_names(run.data).names, examples["train"], run.data.label_column or "label"
+    rows, column = examples["train"], run.data.label_column or "label"
     if run.model.tuning not in PLANNED:
         raise UsageError(f"--label_names_file needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
     if column in rows.column_names:
@@ -60,11 +168,6 @@ def with_names_in_turn(run: Adaptation, examples: dict[str, Any]) -> dict[str, A
 def label_by_names(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Replace the labels of the training texts by those that the encoder finds, or has found before an interruption.
 
-    Args:
-        recipe: The recipe, which has read the examples.
-        checkpoint: The checkpoint of the encoder.
-        tokenizer: Its tokenizer.
-
     Returns:
         What is known about the labels, for the report.
 
@@ -72,7 +175,7 @@ def label_by_names(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerB
         UsageError: If the encoder is not made to compare texts.
     """
     run = recipe.run
-    file = labels_file(run)
+    file = run.scratch / "labels.json"
     if run.args.should_save and not file.exists():
         write_atomically(file, [json.dumps(_found(recipe, checkpoint, tokenizer))])
     labels, facts = json.loads(file.read_text(encoding="utf-8"))
@@ -100,7 +203,7 @@ def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> 
         )
     model.to(run.args.device)
     texts = [text for split in _SPLITS for text in recipe.rows[split][recipe.task.text]]
-    classes = read_class_names(run.data)
+    classes = recipe.class_names
     scores = None if judge is None else entailments(judge, texts, classes, recipe.labels, run.args)
     with Progress("Labelling the texts", show=run.args.process_index == 0 and not run.args.disable_tqdm):
         try:

@@ -19,15 +19,7 @@ from .tasks import WRITING_TASKS, WritingTask
 
 
 class WritingRecipe(HeadRecipe):
-    """The steps from examples to a model that writes; see `HeadRecipe`.
-
-    Args:
-        run: The arguments of the run.
-        examples: The examples of each split.
-
-    Raises:
-        UsageError: If the task cannot use the examples or the arguments.
-    """
+    """The steps from examples to a model that writes; see `HeadRecipe`."""
 
     task: WritingTask
     trainer_class = DiffusionTrainer
@@ -42,12 +34,7 @@ class WritingRecipe(HeadRecipe):
         return task(self.run.data, block=getattr(asked, task.block_argument))
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Tokenise the examples, and mask those of evaluations.
-
-        Args:
-            checkpoint: The checkpoint of the encoder.
-            tokenizer: The tokenizer of the encoder.
-        """
+        """Tokenise the examples, and mask those of evaluations."""
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
         config = AutoConfig.from_pretrained(checkpoint)
         self.hidden_size = config.hidden_size
@@ -82,12 +69,7 @@ class WritingRecipe(HeadRecipe):
 
 
 def set_generation_defaults(model: Any, task: WritingTask) -> None:
-    """Set the options that `generate` and `infill` use by default, and the special tokens, to those of the training.
-
-    Args:
-        model: The model.
-        task: The task.
-    """
+    """Set the options that `generate` and `infill` use by default, and the special tokens, to those of the training."""
     options: dict[str, Any] = {"mask_token_id": task.mask_id, "pad_token_id": task.pad_id, "eos_token_id": task.end_id}
     if task.unknown_id is not None:
         options["bad_words_ids"] = [[task.unknown_id]]

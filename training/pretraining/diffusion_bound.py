@@ -67,11 +67,7 @@ class DiffusionBound:
 
 
 class MaskedPack(Pack):
-    """A pack whose masking rate is given.
-
-    Attributes:
-        share: The share of tokens to mask.
-    """
+    """A pack with a given share of its tokens to mask."""
 
     share: float
 

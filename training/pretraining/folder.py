@@ -15,11 +15,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -29,7 +28,6 @@ from ...data.corpus_files import check_no_overlap
 from ...data.packs import PackedWindows
 from ...saving.staged_files import make_folder
 from ...saving.whole_folders import write_atomically
-from ..arguments import complete_settings
 from ..checkpoints import (
     checkpoints_in,
     last_complete_checkpoint,
@@ -39,16 +37,16 @@ from ..checkpoints import (
     remove_matching,
     step_of,
 )
-from .resumed_arguments import FILE as ARGUMENTS
-from .resumed_arguments import serialize_arguments
+from ..interruptions import LOCK, acquire_lock, check_unchanged
+from .arguments import SAVED_ARGUMENTS, serialize_arguments
 from .run import Pretraining
 from .trainer import packs_per_step
 
-_LOCK, _SETTINGS, _WINDOWS = "lock", "settings.json", "windows.json"
+_SETTINGS, _WINDOWS = "settings.json", "windows.json"
 _PREPARED = (
     _SETTINGS,
     _WINDOWS,
-    ARGUMENTS,
+    SAVED_ARGUMENTS,
     "tokenizer",
     "tokenizer.part",
     "encoder",
@@ -109,14 +107,8 @@ def _check_unchanged(run: Pretraining, file: Path) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{file} is damaged ({error}); start over with --overwrite.") from error
-    settings = settings_of(run)
-    before = complete_settings(before, run.model, run.corpus, run.objectives, run.args)
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    if changed:
-        differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
-        raise UsageError(
-            f"--resume continues with the same texts, model, objectives and optimizer, but these differ: {differences}."
-        )
+    parts = (run.model, run.corpus, run.objectives, run.args)
+    check_unchanged(before, settings_of(run), parts, "with the same texts, model, objectives and optimizer")
 
 
 def settings_of(run: Pretraining) -> dict[str, Any]:
@@ -140,18 +132,14 @@ def run_lock(run: Pretraining) -> Iterator[None]:
     Raises:
         FileExistsError: If another run uses the folder.
     """
-    lock: Any = nullcontext()
-    if run.args.should_save:
-        run.scratch.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.scratch / _LOCK, timeout=0)
-    try:
-        lock.__enter__()
-    except Timeout as error:
-        raise FileExistsError(f"Another run is writing to {run.output}; choose another --output_dir.") from error
+    if not run.args.should_save:
+        yield
+        return
+    lock = acquire_lock(run.scratch, run.output)
     try:
         yield
     finally:
-        lock.__exit__(None, None, None)
+        lock.release()
 
 
 def prepare_folder(run: Pretraining) -> None:
@@ -173,7 +161,7 @@ def prepare_folder(run: Pretraining) -> None:
         print(f"Kept {path}, which pretrain did not write.")
     scratch.mkdir(parents=True, exist_ok=True)
     # Removing the lock file would let another run in.
-    remove_matching(scratch, _PREPARED, kept=(_LOCK,))
+    remove_matching(scratch, _PREPARED, kept=(LOCK,))
     # This file marks a finished run.
     (output / TRAINER_STATE_NAME).unlink(missing_ok=True)
     scratch.mkdir(exist_ok=True)
@@ -202,7 +190,7 @@ def check_windows(run: Pretraining, train: PackedWindows) -> None:
 
 
 def _keep_arguments(run: Pretraining) -> None:
-    write_atomically(run.scratch / ARGUMENTS, [serialize_arguments(run.arguments)])
+    write_atomically(run.scratch / SAVED_ARGUMENTS, [serialize_arguments(run.arguments)])
 
 
 def finished_steps(run: Pretraining) -> int:

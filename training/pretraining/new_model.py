@@ -27,13 +27,6 @@ _LONG_WORD = re.compile(r"\S{1000,}")
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """Load the tokenizer that the user named, or train one on the first texts.
 
-    Args:
-        arguments: The arguments of the model.
-        texts: The texts of the corpus.
-
-    Returns:
-        The tokenizer.
-
     Raises:
         UsageError: If it cannot be loaded or trained.
     """
@@ -64,14 +57,6 @@ def new_model(
 ) -> SequenceEncoderPreTrainedModel:
     """Create an encoder with random weights and the heads that the objectives need.
 
-    Args:
-        arguments: The arguments of the model.
-        objectives: The objectives of the training.
-        tokenizer: The tokenizer, which sets the vocabulary size and the special tokens.
-
-    Returns:
-        The model.
-
     Raises:
         UsageError: If the vocabulary is too small for the tokenizer, or the encoder has too few positions.
     """
@@ -95,12 +80,6 @@ def load_converted_model(
 ) -> PreTrainedModel:
     """Load the model that `save_as_sequence_encoder` saved, with the heads that the objectives need.
 
-    Args:
-        folder: The folder of the model.
-        arguments: The arguments of the model.
-        objectives: The objectives of the training.
-        tokenizer: The tokenizer of the model.
-
     Raises:
         UsageError: If the encoder has too few positions.
     """
@@ -112,15 +91,10 @@ def load_converted_model(
 
 
 def check_max_length(config: PreTrainedConfig, arguments: ModelArguments, named: str) -> None:
-    """Check that an encoder has positions for windows of `--max_length` tokens.
-
-    Args:
-        config: The configuration of the encoder.
-        arguments: The arguments of the command.
-        named: The name of the encoder in error messages.
+    """Check that an encoder, as errors name it, has positions for windows of `--max_length` tokens.
 
     Raises:
-        UsageError: If it has too few positions.
+        UsageError: If it has too few.
     """
     limit = config.max_position_embeddings
     if config.position_embedding == "learned" and arguments.max_length > limit:

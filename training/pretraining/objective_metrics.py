@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...command_line import UsageError
 from ...modeling.heads.losses import cross_entropy_per_label
@@ -54,9 +54,7 @@ class ObjectiveMetrics(TrainerCallback):
         self.since = self.ended = time.perf_counter()
         self.waited = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Register a forward hook on the model."""
         assert self.trainer is not None
         # The hook is on the outermost module, because inner modules may be compiled.
@@ -64,19 +62,15 @@ class ObjectiveMetrics(TrainerCallback):
         self.hook = model.register_forward_hook(self._accumulate, with_kwargs=True)
         self._reset()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remove the hook."""
         self.hook.remove()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the time since the last step as time spent waiting for batches."""
         self.waited += time.perf_counter() - self.ended
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the training before it saves weights that are not finite.
 
         Raises:
@@ -85,9 +79,7 @@ class ObjectiveMetrics(TrainerCallback):
         self._check(state, control)
         self.ended = time.perf_counter()
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check the loss and the weights as after a step."""
         self._check(state, control)
 
@@ -109,14 +101,7 @@ class ObjectiveMetrics(TrainerCallback):
                 "saved since. Lower --learning_rate or --max_grad_norm, or warm up longer, and continue with --resume."
             )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add the metrics since the last log of training."""
         if logs is None or "loss" not in logs or self.sums is None:
             return
@@ -131,11 +116,11 @@ class ObjectiveMetrics(TrainerCallback):
         state.log_history[-1].update(added)
         self._reset()
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Exclude the time of the evaluation from the training time."""
         self._exclude_time()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Exclude the time of saving from the training time."""
         self._exclude_time()
 

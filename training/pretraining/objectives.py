@@ -163,13 +163,7 @@ def _padded(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
 
 
 def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Find the tokens of the vocabulary that continue a word.
-
-    Args:
-        tokenizer: A WordPiece, byte-level or SentencePiece tokenizer.
-
-    Returns:
-        A boolean array (V,) that is true for tokens that continue a word.
+    """Return which tokens of a WordPiece, byte-level or SentencePiece tokenizer continue a word, (V,).
 
     Raises:
         ValueError: If the tokenizer does not mark where words start or continue.

@@ -18,7 +18,7 @@ from ...command_line.progress import Progress
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
-from ...data.tokenized import windows_of
+from ...data.windows import windows_of
 from ..arguments import HUB_ERRORS
 from ..checkpoints import train_with_cleanup
 from ..encoders import save_as_sequence_encoder
@@ -44,12 +44,6 @@ def run_command(arguments: list[str]) -> None:
 
 def pretrain(run: Pretraining) -> HubTrainer:
     """Pretrain an encoder, from reading the corpus to saving the model.
-
-    Args:
-        run: The arguments of the run.
-
-    Returns:
-        The trainer with the trained model.
 
     Raises:
         FileExistsError: If the output folder contains a model or a checkpoint and neither `resume` nor `overwrite` is
@@ -80,12 +74,6 @@ def pretrain(run: Pretraining) -> HubTrainer:
 
 def prepare(run: Pretraining) -> HubTrainer:
     """Read and tokenise the texts, and build the trainer.
-
-    Args:
-        run: The arguments of the run.
-
-    Returns:
-        The trainer.
 
     Raises:
         UsageError: If arguments contradict each other, or texts cannot be read.

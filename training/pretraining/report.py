@@ -24,10 +24,6 @@ def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
 
     For masked diffusion, these are the bounds, in nats per token and in bits per byte. A second plot shows the first
     and the last loss by masking rate.
-
-    Args:
-        history: The log history.
-        file: The path of the PNG.
     """
     from matplotlib.figure import Figure
 

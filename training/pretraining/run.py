@@ -10,9 +10,8 @@ from transformers import SchedulerType, TrainingArguments
 from ...command_line import UsageError
 from ...data.corpus import CorpusArguments
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
-from .arguments import PRETRAIN, ModelArguments, PretrainingOptions
+from .arguments import PRETRAIN, SCRATCH, ModelArguments, PretrainingOptions, with_saved_arguments
 from .objective_arguments import Objectives
-from .resumed_arguments import SCRATCH, with_saved_arguments
 
 
 @dataclass
@@ -50,15 +49,7 @@ class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: igno
 
 @dataclass
 class Pretraining:
-    """The arguments of one run.
-
-    Attributes:
-        model: The encoder to train.
-        corpus: The texts to train on.
-        objectives: The objectives of the training.
-        args: The options of the training.
-        arguments: The command line that these were parsed from, if any.
-    """
+    """The arguments of one run, and the command line that these were parsed from, if any."""
 
     model: ModelArguments
     corpus: CorpusArguments

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
+from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
 from ...command_line.console import show_table
@@ -19,6 +24,7 @@ from ..checkpoints import (
     CompleteCheckpointsCallback,
     CurrentSettingsCallback,
     RestoreRandomStateCallback,
+    checkpoint_at,
     last_complete_checkpoint,
     step_of,
 )
@@ -27,7 +33,6 @@ from ..hub_trainer import HubTrainer
 from ..optimizer import MuonWithAdamW
 from ..tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
 from .diffusion_bound import BoundWindows
-from .ema import ExponentialMovingAverage
 from .objective_kinds import KINDS
 from .objective_metrics import ObjectiveMetrics
 from .objectives import PretrainingCollator
@@ -48,19 +53,7 @@ def make_trainer(
     train: PackedWindows | PackedStream,
     held_out: EvaluationWindows | BoundWindows | None,
 ) -> HubTrainer:
-    """Build the `Trainer` of a run.
-
-    Args:
-        run: The arguments of the run. Its training arguments are completed in place.
-        model: The model to train.
-        tokenizer: The tokenizer to save with the model.
-        collator: The data collator.
-        train: The packs to train on.
-        held_out: The windows to evaluate on, or None.
-
-    Returns:
-        The `Trainer`.
-    """
+    """Build the `Trainer` of a run, and complete its training arguments in place."""
     args = run.args
     per_step = packs_per_step(args)
     steps = args.max_steps
@@ -173,3 +166,64 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = config.vocab_size * config.prediction_dim * run.objectives.masked_share
     return 6 * (inside + attention + vocabulary)
+
+
+class ExponentialMovingAverage(TrainerCallback):
+    """Callback that averages the weights after every step, and replaces them by the average when training ends.
+
+    The decay starts lower and is min(`decay`, (1 + step) / (10 + step)). Checkpoints hold the average beside the
+    weights. It is sharded if they are, and loads in any number of processes.
+
+    Args:
+        decay: The decay of the average, in (0, 1).
+        resume_from: The checkpoint that training resumes from.
+
+    Raises:
+        ValueError: If `decay` is out of range.
+    """
+
+    def __init__(self, decay: float, resume_from: Path | None = None) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must be between 0 and 1, got {decay}.")
+        self.decay, self.resume_from = decay, resume_from
+        self.average: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Initialise the average with the weights, or load it from the checkpoint."""
+        weights = dict(_weights(kwargs["model"]))
+        self.average = {name: weight.detach().clone() for name, weight in weights.items()}
+        if self.resume_from is not None:
+            with _of_one_process():
+                distributed_checkpoint.load(self.average, checkpoint_id=self.resume_from / "ema")
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Update the average."""
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        for name, weight in _weights(kwargs["model"]):
+            self.average[name].lerp_(weight, 1 - decay)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save the average with the checkpoint."""
+        folder = checkpoint_at(args, state) / "ema"
+        with _of_one_process():
+            distributed_checkpoint.save(self.average, checkpoint_id=folder)
+
+    @torch.no_grad()
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Replace the weights by the average."""
+        for name, weight in _weights(kwargs["model"]):
+            weight.copy_(self.average[name])
+
+
+@contextmanager
+def _of_one_process() -> Iterator[None]:
+    """Silence the warning that a single process saves and loads, which is intended."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is ")
+        yield
+
+
+def _weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]

@@ -18,7 +18,7 @@ from .writing import WritingTask
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ....tasks.arguments import ExampleArguments
+    from ....tasks.example_arguments import ExampleArguments
 
 Messages = list[dict[str, str]]
 
@@ -98,11 +98,7 @@ class Conversation(WritingTask):
         return {split: rows.select_columns(list(self.texts)) for split, rows in examples.items()}
 
     def _check_columns(self, examples: Examples) -> None:
-        """Check the messages of all rows, or the plain texts.
-
-        Raises:
-            UsageError: If one of them cannot be used.
-        """
+        """Check the messages of all rows, or the plain texts."""
 
         def check(argument: str, column: str, is_allowed: Any, allowed: str) -> None:
             check_values(self.data, examples, argument, column, is_allowed, allowed)

@@ -12,7 +12,7 @@ from ....tasks.columns import check_columns, check_texts, check_varies, with_num
 from ....tasks.task import TruncationCounts
 
 if TYPE_CHECKING:
-    from ..examples.arguments import TaskDataArguments
+    from ....tasks.example_arguments import ExampleArguments
 
 # The number of texts that a text's pair is searched among. More take longer, and hardly change the order of models.
 _POOL = 5_000
@@ -27,6 +27,7 @@ class SimilarityTask(ABC):
     Attributes:
         tunings: The tuning methods that the task supports.
         kind: The prefix of the classes that train it.
+        reads_pairs: Whether the model reads the texts of a pair together.
         scores: The allowed scores, as arguments of `with_numbers`.
         scored: Whether the pairs have scores.
         texts: The text columns that `read` returns.
@@ -36,22 +37,17 @@ class SimilarityTask(ABC):
     best_metric: ClassVar[str | None] = None
     libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
     kind: ClassVar[str]
+    reads_pairs: ClassVar[bool] = False
     scores: ClassVar[dict[str, Any]] = {}
     texts: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
-    def __init__(self, data: TaskDataArguments) -> None:
+    def __init__(self, data: ExampleArguments) -> None:
         self.data = data
         self.text, self.pair = data.text_column or "text", data.text_pair_column or "text_pair"
         self.scored = True
 
     def read(self, examples: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the examples of each split, and keep the columns that are used.
-
-        Args:
-            examples: The examples of each split.
-
-        Returns:
-            The examples with two texts and, if there are scores, a label.
+        """Check the examples of each split, and keep two texts and, if there are scores, a label.
 
         Raises:
             UsageError: If the task cannot use the columns, texts or scores.
@@ -73,15 +69,7 @@ class SimilarityTask(ABC):
 
     @abstractmethod
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """Build a sentence-transformers model around an encoder.
-
-        Args:
-            checkpoint: The checkpoint of the encoder.
-            pooling: The pooling, or None for the pooling of the checkpoint.
-            max_length: The number of tokens that texts are truncated to.
-
-        Returns:
-            The model.
+        """Build a sentence-transformers model around an encoder. Without a pooling, it is that of the checkpoint.
 
         Raises:
             UsageError: If the checkpoint has modules that are not supported.
@@ -91,9 +79,14 @@ class SimilarityTask(ABC):
     def answers(self, model: Any, rows: Any) -> list[float]:
         """Return the model's score of each pair of texts."""
 
-    @abstractmethod
     def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """Count the texts and tokens of a split that `max_length` truncates."""
+        cut = TruncationCounts()
+        for batch in rows.iter(1000):
+            first, second = batch["text"], batch["text_pair"]
+            for texts in ((first, second),) if self.reads_pairs else ((first,), (second,)):
+                cut.tokenise(tokenizer, max_length, *texts)
+        return cut
 
     @abstractmethod
     def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
@@ -101,12 +94,7 @@ class SimilarityTask(ABC):
 
     @abstractmethod
     def evaluator(self, rows: Any, others: Any) -> Any:
-        """Build an evaluator. Its `primary_metric` selects the best weights.
-
-        Args:
-            rows: The examples to evaluate on.
-            others: The training examples.
-        """
+        """Build an evaluator, given the training examples, too. Its `primary_metric` selects the best weights."""
 
 
 class Embedding(SimilarityTask):
@@ -156,14 +144,6 @@ class Embedding(SimilarityTask):
         one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
         return model.similarity_pairwise(one, other).tolist()
 
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
-        """See `SimilarityTask`. The model reads each text separately."""
-        cut = TruncationCounts()
-        for batch in rows.iter(1000):
-            cut.tokenise(tokenizer, max_length, batch["text"])
-            cut.tokenise(tokenizer, max_length, batch["text_pair"])
-        return cut
-
     def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
         """See `SimilarityTask`. The loss is CoSENT for scores, else multiple negatives ranking, also as Matryoshka."""
         from sentence_transformers.sentence_transformer import losses
@@ -206,6 +186,7 @@ class Ranking(SimilarityTask):
     """Scores of text pairs that the model reads together, such as a passage's relevance to a query."""
 
     kind = "CrossEncoder"
+    reads_pairs = True
     scores: ClassVar[dict[str, Any]] = {
         "is_allowed": lambda score: 0 <= score <= 1,
         "allowed": "numbers from 0 to 1",
@@ -228,13 +209,6 @@ class Ranking(SimilarityTask):
         """See `SimilarityTask`."""
         pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
         return model.predict(pairs, show_progress_bar=False).tolist()
-
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
-        """See `SimilarityTask`."""
-        cut = TruncationCounts()
-        for batch in rows.iter(1000):
-            cut.tokenise(tokenizer, max_length, batch["text"], batch["text_pair"])
-        return cut
 
     def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
         """See `SimilarityTask`. The loss is binary cross entropy with labels from 0 to 1."""

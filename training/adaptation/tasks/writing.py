@@ -22,7 +22,7 @@ from ...diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-    from ....tasks.arguments import ExampleArguments
+    from ....tasks.example_arguments import ExampleArguments
 
 # The number of times that each example is evaluated, with as many shares of masks.
 _EVALUATIONS = 4

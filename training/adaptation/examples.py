@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ....command_line import UsageError
-from ....command_line.counts import counted
-from ....data.dataset_loading import load_from_hub
-from ....tasks.example_files import files_of, places_of
+from ...command_line import UsageError
+from ...command_line.counts import counted
+from ...data.dataset_loading import load_from_hub
 from .arguments import TaskDataArguments
 
 # The share of the examples that is held out by default.
@@ -20,14 +19,7 @@ _SHARE = 0.1
 
 
 def load_examples(data: TaskDataArguments) -> dict[str, Any]:
-    """Load the examples of each split.
-
-    Args:
-        data: The source of the examples.
-
-    Returns:
-        A `datasets.Dataset` for `train`, and for `validation`, `test`, `calibration` and `unlabelled` if the user gave
-        them.
+    """Load the examples of `train`, and of `validation`, `test`, `calibration` and `unlabelled` if the user gave them.
 
     Raises:
         UsageError: If the examples cannot be read, or a split is empty.
@@ -49,7 +41,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
     else:
         examples = {}
     for split in ("train", "validation", "test", "calibration", "unlabelled"):
-        if (files := files_of(data, split)) is not None:
+        if (files := data.files_of(split)) is not None:
             examples[split] = files.load()
     return examples
 
@@ -59,11 +51,7 @@ def hold_out(
 ) -> tuple[dict[str, Any], Any]:
     """Hold out a share of the training examples for validation, unless there is a validation split.
 
-    Args:
-        examples: The examples of each split.
-        data: The share to hold out.
-        seed: The seed of the random split.
-        classes: The class of each training example. If each class has enough, both parts have the same shares of them.
+    If each class has enough examples, both parts have the same shares of them.
 
     Returns:
         The examples with a validation split, and the numbers of the training examples that are left.
@@ -106,13 +94,7 @@ def fingerprint(rows: Any) -> str:
 
 
 def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str], splits: Sequence[str]) -> None:
-    """Warn how many examples of other splits have the same texts as a training example.
-
-    Args:
-        examples: The examples of each split.
-        texts: The columns with the texts.
-        splits: The splits to compare with the training examples.
-    """
+    """Warn how many examples of some splits have the same texts as a training example, given the columns with texts."""
     known = set(_texts_of(examples["train"], texts))
     for split in splits:
         if count := sum(row in known for row in _texts_of(examples[split], texts)):
@@ -123,24 +105,13 @@ def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str], s
 
 
 def number_texts(rows: Any, texts: Sequence[str]) -> Any:
-    """Return a number for the text of each example (N,). Equal texts have the same number.
-
-    Args:
-        rows: The examples.
-        texts: The columns with the texts.
-    """
+    """Return a number for the text of each example (N,), in some columns. Equal texts have the same number."""
     numbers: dict[tuple[str, ...], int] = {}
     return np.array([numbers.setdefault(each, len(numbers)) for each in _texts_of(rows, texts)])
 
 
 def warn_about_contradictions(data: TaskDataArguments, numbers: Any, classes: Sequence[str]) -> None:
-    """Warn how many training texts have different labels in several examples.
-
-    Args:
-        data: The source of the examples.
-        numbers: The result of `number_texts`.
-        classes: The class of each example.
-    """
+    """Warn how many training texts have different labels in several examples; `numbers` are those of `number_texts`."""
     first: dict[int, int] = {}
     second: dict[int, int] = {}
     for index, (number, label) in enumerate(zip(numbers.tolist(), classes, strict=True)):
@@ -148,7 +119,7 @@ def warn_about_contradictions(data: TaskDataArguments, numbers: Any, classes: Se
             second.setdefault(number, index)
     if second:
         number, other = next(iter(second.items()))
-        places = places_of(data, "train", [first[number], other])
+        places = data.places_of("train", [first[number], other])
         print(
             f"{counted(len(second), 'training text')} {'has' if len(second) == 1 else 'have'} different labels: for "
             f"example, {classes[first[number]]} in {places[first[number]]}, and {classes[other]} in {places[other]}."
