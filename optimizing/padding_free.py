@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from ..modeling.cpu.busy_neighbours import warned_of_busy_neighbours
 from ..modeling.cpu.eligibility import is_recorded
 from .linked_encoder import LinkedEncoder
 
@@ -71,7 +72,8 @@ def _padding_free(model_class: Any) -> Any:
         encoder = _encoder_for(self, inputs)
         if encoder is None:
             return original(self, *args, **kwargs)
-        found = encoder(**{name: inputs[name] for name in _INPUTS if inputs.get(name) is not None})
+        with warned_of_busy_neighbours(self.device):
+            found = encoder(**{name: inputs[name] for name in _INPUTS if inputs.get(name) is not None})
         vectors = {name: vector.to(self.dtype) for name, vector in found.items() if name in known}
         outputs = output_class(**vectors)
         in_dict = inputs.get("return_dict")

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
 from sequence_encoder import describe, optimize
+from sequence_encoder.modeling.cpu.busy_neighbours import _Watch
 from sequence_encoder.tests.family_folders import FAMILIES, SINCE, add_modules, build, save
 
 EVERY_FAMILY = [
@@ -284,3 +285,10 @@ def test_heads_train_with_an_unmodified_optimizer() -> None:
         losses.append(steps)
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
     assert losses[0][0] > losses[0][-1]
+
+
+def test_starved_threads_are_told_from_working_ones() -> None:
+    watch = _Watch()
+    assert [watch.starved(1.0, 1.9, 2) for _ in range(4)] == [False] * 4
+    # The last four seconds count, of which the threads got a third.
+    assert [watch.starved(1.0, 0.6, 2) for _ in range(4)] == [False, True, False, False]

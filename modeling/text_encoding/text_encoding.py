@@ -4,6 +4,7 @@ Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.batching import longest_first
+from ...saving.written_for import INSTALLED
 from ...tokenizer.private_copy import lowercased, private_copy
+from ..cpu.busy_neighbours import warned_of_busy_neighbours
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, moved, run_packed
 from ..pooling import check_pooling
@@ -200,7 +203,8 @@ class TextEncodingMixin(TextLengthMixin):
         tokens = sum(len(text) for text in ids) if device.type == "cpu" else 0
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
             for batch in longest_first([len(text) for text in ids], max_tokens, progress):
-                found = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
+                with _measured(device):
+                    found = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
                 vectors.index_copy_(0, moved(torch.tensor(batch), device), found)
         return vectors
 
@@ -227,6 +231,12 @@ def _iter_encode(
     for ids, name, progress in tokenized_chunks(sentences, prepared, show_progress_bar):
         vectors = prepared.vectors(ids, name, progress)
         yield vectors if convert_to_tensor else vectors.cpu().numpy()
+
+
+def _measured(device: torch.device) -> AbstractContextManager[None]:
+    if INSTALLED:
+        return warned_of_busy_neighbours(device)
+    return nullcontext()
 
 
 def check_numpy_dtype(dtype: torch.dtype | None) -> None:
