@@ -110,7 +110,7 @@ def test_an_adapter_is_trained_saved_and_merged(tmp_path: Path, family: str) -> 
     torch.testing.assert_close(load(merged)(**batch).logits, expected, rtol=0, atol=1e-5)
 
 
-@each_mechanism
+@pytest.mark.parametrize("family", ["deberta", "jina_bert"])
 def test_adapt_trains_a_classifier_from_the_original(tmp_path: Path, family: str) -> None:
     theirs = save_encoder(tmp_path / "theirs", family)
     files = write_examples(tmp_path, "classification", {"train": 6, "validation": 3, "test": 4})
