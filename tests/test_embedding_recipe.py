@@ -197,7 +197,7 @@ def test_a_stale_modules_json_is_reported(
 
 
 def change(folder: Path, file: str, **fields: Any) -> None:
-    content = json.loads((folder / file).read_text())
+    content = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
     (content[-1] if isinstance(content, list) else content).update(fields)
     (folder / file).write_text(json.dumps(content))
 
@@ -210,6 +210,11 @@ def change(folder: Path, file: str, **fields: Any) -> None:
         ("2_Dense/config.json", {"activation_function": "os.system"}, r"activation_function='os\.system'"),
         ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),
         ("1_Pooling/config.json", {"pooling_mode": "first"}, "got 'first'"),
+        (
+            "3_Normalize/config.json",
+            {"module_output_name": "other"},
+            "a Normalize module with module_output_name='other'",
+        ),
         ("sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}, "num_hidden_layers.* for the config"),
         (
             "sentence_bert_config.json",
