@@ -1,4 +1,4 @@
-"""Build the `Trainer` of a pretraining run with its schedule, optimizer, metrics and checkpoints."""
+"""Build the `Trainer` of a pretraining run: its schedule, optimizer, metrics, checkpoints and average of weights."""
 
 from __future__ import annotations
 
@@ -177,14 +177,9 @@ class ExponentialMovingAverage(TrainerCallback):
     Args:
         decay: The decay of the average, in (0, 1).
         resume_from: The checkpoint that training resumes from.
-
-    Raises:
-        ValueError: If `decay` is out of range.
     """
 
     def __init__(self, decay: float, resume_from: Path | None = None) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"decay must be between 0 and 1, got {decay}.")
         self.decay, self.resume_from = decay, resume_from
         self.average: dict[str, torch.Tensor] = {}
 
