@@ -29,7 +29,6 @@ from ...saving.staged_files import files_in
 from ...saving.whole_folders import atomic_folder, check_replaceable
 from ..arguments import HUB_ERRORS
 from ..interruptions import GracefulStop
-from .arguments import check_libraries
 from .budget import keep_to_budget
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
 from .cross_validation import fits_only_head, folds_of, is_cross_validated
@@ -81,7 +80,6 @@ def adapt(run: Adaptation) -> Results:
         UsageError: If the task cannot use the examples, or arguments contradict each other. Both are found before
             anything is computed.
     """
-    check_libraries(run.model, run.args)
     try:
         with GracefulStop().watch():
             return _adapt(run)

@@ -25,7 +25,6 @@ from ..encoders import save_as_sequence_encoder
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
-from .arguments import check_libraries
 from .diffusion_bound import BoundWindows
 from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
 from .new_model import load_converted_model, make_tokenizer, new_model
@@ -52,7 +51,6 @@ def pretrain(run: Pretraining) -> HubTrainer:
         UsageError: If arguments contradict each other or an interrupted run, texts cannot be read, the loss becomes NaN
             or infinite, or the disk is full.
     """
-    check_libraries(run.args)
     check_folder(run)
     stop = GracefulStop()
     try:
