@@ -9,7 +9,7 @@ import pytest
 
 from sequence_encoder.cards.card import Training
 from sequence_encoder.training.adaptation.head_files import complete
-from sequence_encoder.training.adaptation.report import Result, Results
+from sequence_encoder.training.adaptation.report import Result, Results, _short
 
 
 def results_of(score: float, **metrics: float) -> Results:
@@ -66,3 +66,11 @@ def test_a_linear_model_that_is_better_on_the_test_examples_is_reported(tuning: 
     (warning,) = results.warnings()
     assert warning.startswith("accuracy on the test examples is 0.8, compared with 0.85 for a linear model of TF-IDF")
     assert warning.endswith(f": {advice}")
+
+
+def test_shortened_labels_stay_distinct_in_the_plot() -> None:
+    labels = [f"a complaint about a parcel of kind {kind} in {place}" for kind in (1, 2) for place in ("Rome", "Oslo")]
+    short = _short([*labels, "costs $5"])
+    assert len(set(short)) == len(short)
+    assert max(map(len, short)) <= 28
+    assert short[-1] == r"costs \$5"

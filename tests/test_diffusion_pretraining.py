@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
 
 from sequence_encoder import (
     Objectives,
@@ -28,6 +29,7 @@ from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.pretraining_runs import losses, rewind, run_here, write_corpus
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
 from sequence_encoder.training.checkpoints import remove_checkpoint
+from sequence_encoder.training.diffusion_trainer import DiffusionTrainer
 from sequence_encoder.training.pretraining.objective_metrics import means, sums_of
 
 DIFFUSION = Objectives(objective="diffusion")
@@ -218,3 +220,56 @@ def test_sentence_order_is_off() -> None:
         Objectives(objective="diffusion", mlm_probability=0.5)
     with pytest.raises(ValueError, match="'diffuse' does not exist; choose one of mlm, diffusion"):
         Objectives(objective="diffuse")
+
+
+PAD = 0
+
+
+class Whole(nn.Module):
+    """A model in a wrapper, as those of several processes are."""
+
+    def __init__(self, model: SequenceEncoderForMaskedLM, compiled: bool) -> None:
+        super().__init__()
+        self.model, self.compiled = model, compiled
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, **inputs: Any) -> Any:
+        # A model that is traced predicts all tokens.
+        self.model.predicts_labels_only &= not self.compiled
+        outputs = self.model(**inputs)
+        self.sizes.append(tuple(outputs.logits.shape))
+        return outputs
+
+
+@pytest.fixture
+def trainer(tiny_config: Callable[..., Any], tmp_path: Path) -> DiffusionTrainer:
+    torch.manual_seed(0)
+    model = SequenceEncoderForMaskedLM(tiny_config("bert", vocab_size=40)).eval()
+    options = {"report_to": [], "use_cpu": True}
+    return DiffusionTrainer(model, TrainingArguments(str(tmp_path), **options), processing_class=tokenizer_of())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@torch.no_grad()
+def test_sums_count_texts_and_leave_out_what_stays_empty(trainer: DiffusionTrainer, compiled: bool) -> None:
+    model: Any = trainer.model
+    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 7, 6, 3, 1]])
+    labels = torch.tensor([[-100, 7, 5, PAD, 3], [-100, 7, 6, 3, -100]])
+    weights = torch.tensor([[0, 0, 2.0, 2.0, 0], [0, 4.0, 0, 0, 0]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": labels, "label_weights": weights}
+    whole = Whole(model, compiled)
+    loss, sums, counts = trainer.prediction_step(whole, inputs, False)
+    # The whole model is called once, since its parts may be divided between processes.
+    assert whole.sizes == [(2, 5, 40) if compiled else (3, 40)]
+    logits = model(ids, inputs["attention_mask"]).logits
+    nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(2, 5)
+    right = (logits.argmax(-1) == labels).float()
+    expected = [
+        [2 * (nats[0, 2] + nats[0, 3]), nats[0, 2], right[0, 2], 1],
+        [4 * nats[1, 1], nats[1, 1], right[1, 1], 1],
+    ]
+    torch.testing.assert_close(sums, torch.tensor(expected))
+    assert counts.tolist() == [3, 3]
+    torch.testing.assert_close(loss, (nats * weights).sum() / 7)
+    assert trainer.prediction_step(whole, inputs, True)[1:] == (None, None)
+    assert model(**inputs).logits.shape == (2, 5, 40)

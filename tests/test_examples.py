@@ -1,10 +1,11 @@
-"""Each script in `examples/` trains, evaluates and saves a model that loads again, with an unmodified `Trainer`."""
+"""Each script in `examples/` works: those that train do so with an unmodified `Trainer` and save a model that loads."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import random
 import re
 import runpy
 import subprocess
@@ -16,10 +17,15 @@ from typing import Any
 
 import pytest
 import transformers
+from PIL import Image
 
 from sequence_encoder.data import documentation
+from sequence_encoder.examples import draw_unmasking
+from sequence_encoder.examples.function_dialogues import dialogue, functions_of
+from sequence_encoder.examples.sentiment import SOURCES, write_sentiment
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.tests.grammar_models import SENTENCES, grammar_model, grammar_tokenizer
 from sequence_encoder.tests.stand_ins import STAND_INS
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
@@ -198,3 +204,95 @@ def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
+
+
+SOURCE = '''
+def mean(values, axis=0, *, keep=False):
+    """Return the mean of the values.
+
+    More about it.
+    """
+
+class Table:
+    def sort(self, key):
+        """Sort the rows
+        by a key. Rows with the same key stay in order."""
+
+def _hidden(x):
+    """Return what nobody should read."""
+
+def undocumented(x):
+    pass
+'''
+
+
+def test_functions_become_conversations(tmp_path: Path) -> None:
+    file = tmp_path / "library.py"
+    file.write_text(SOURCE)
+    found = list(functions_of(file))
+    assert found == [
+        ("def mean(values, axis, keep)", ["values", "axis", "keep"], "Return the mean of the values."),
+        ("def sort(key)", ["key"], "Sort the rows by a key."),
+    ]
+    texts = set()
+    for seed in range(20):
+        messages = dialogue(*found[0], random.Random(seed))
+        assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+        texts |= {message["content"] for message in messages}
+    assert {found[0][0], found[0][2], "It takes values, axis and keep."} <= texts
+    (tmp_path / "broken.py").write_text("def (")
+    assert not list(functions_of(tmp_path / "broken.py"))
+
+
+def test_a_picture_shows_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grammar_model().save_pretrained(tmp_path / "writer")
+    grammar_tokenizer().save_pretrained(tmp_path / "writer")
+    picture = tmp_path / "unmasking.gif"
+    command = [str(tmp_path / "writer"), "two [MASK] [MASK]{2} walk .", "--output", str(picture)]
+    monkeypatch.setattr(sys, "argv", ["draw_unmasking.py", *command])
+    draw_unmasking.main()
+    assert capsys.readouterr().out.strip() in SENTENCES
+    with Image.open(picture) as image:
+        # The masks, three steps, and the whole text without colours.
+        assert image.n_frames == 5
+
+
+RATINGS = (
+    "1\t2.5\tGood &amp;amp; short\n2\t-1.5\tA dull film\n3\t0.2\tIt has actors\n4\t1.0\tA dull film\n"
+    "5\t3.0\tWonderful\n6\t-3.0\tAwful\n7\t-2.0\tSad\n"
+)
+
+
+def archive_of(file: Path, contents: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file
+
+
+def test_ratings_become_labels(tmp_path: Path) -> None:
+    files = {f"hutto_ICWSM_2014/{source}_GroundTruth.txt": RATINGS.encode() for source in SOURCES.values()}
+    inner = archive_of(tmp_path / "hutto.tar.gz", files).read_bytes()
+    outer = archive_of(tmp_path / "sdist.tar.gz", {"vaderSentiment-3.3.2/additional/hutto_ICWSM_2014.tar.gz": inner})
+    write_sentiment(outer, tmp_path / "texts")
+    rows = {
+        file.stem: [json.loads(line) for line in file.read_text().splitlines()]
+        for file in (tmp_path / "texts").iterdir()
+    }
+    assert {name: len(each) for name, each in rows.items()} == {
+        **{"movies-train": 4, "movies-test": 1},
+        **dict.fromkeys(("products", "news", "tweets"), 5),
+    }
+    assert {row["text"]: row["label"] for row in rows["news"]} == {
+        "Good & short": "positive",
+        "A dull film": "negative",
+        "Wonderful": "positive",
+        "Awful": "negative",
+        "Sad": "negative",
+    }
+    with pytest.raises(ValueError, match=r"other.tar.gz does not contain hutto_ICWSM_2014.tar.gz"):
+        write_sentiment(archive_of(tmp_path / "other.tar.gz", {"a": b"b"}), tmp_path / "other")
