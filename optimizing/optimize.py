@@ -13,6 +13,7 @@ from ..vectors.unpadded import reads_flat_batches, unpad_inputs
 from .finding import encoders_in, modules_in
 from .padding_free import PaddingFree, inference_dtype, make_padding_free
 from .precision import chosen_dtype
+from .span_markers import optimize_span_marker, span_markers_in
 
 Anything = TypeVar("Anything")
 
@@ -31,7 +32,7 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
 
     Args:
         model: A `SentenceTransformer`, `CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder`, a pipeline, a
-            `SetFitModel`, a model of transformers, or any object that holds one of these.
+            `SetFitModel`, a GLiNER, a model of transformers, or any object that holds one of these.
         exact: Whether to keep the outputs, up to the rounding of float32. Otherwise, encoders compute in bfloat16 if
             that is faster on this machine and the cosines of the vectors to the exact ones are at least 0.999. Their
             outputs and weights keep their dtype, and training stays exact; a SequenceEncoder is cast.
@@ -56,6 +57,9 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
             _prepare(module, exact)
         if reads_flat_batches(module):
             unpad_inputs(module)
+    for _, outermost in modules_in(model):
+        for _, marker in span_markers_in(outermost):
+            optimize_span_marker(marker)
     return model
 
 
@@ -73,6 +77,10 @@ def describe(model: Any) -> str:
         else:
             words = f"as it was: {obstacle_of(encoder) or 'optimize() was not called'}"
         lines.append(f"{path or 'model'}: {type(encoder).__name__} computes {words}")
+    for outside, outermost in modules_in(model):
+        for path, marker in span_markers_in(outermost):
+            words = "words once" if "forward" in vars(marker) else "as it was: optimize() was not called"
+            lines.append(f"{'.'.join(filter(None, (outside, path)))}: {type(marker).__name__} computes {words}")
     return "\n".join(lines) or f"There is no encoder of transformers in this {type(model).__name__}."
 
 

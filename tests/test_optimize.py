@@ -292,3 +292,39 @@ def test_starved_threads_are_told_from_working_ones() -> None:
     assert [watch.starved(1.0, 1.9, 2) for _ in range(4)] == [False] * 4
     # The last four seconds count, of which the threads got a third.
     assert [watch.starved(1.0, 0.6, 2) for _ in range(4)] == [False, True, False, False]
+
+
+class SpanMarkerV0(nn.Module):
+    """A span representation by GLiNER's formula, with the names of its parts."""
+
+    def __init__(self, size: int = 12, max_width: int = 3) -> None:
+        super().__init__()
+        self.max_width = max_width
+        self.project_start, self.project_end = nn.Linear(size, size), nn.Linear(size, size)
+        layers = (nn.Linear(2 * size, 4 * size), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4 * size, size))
+        self.out_project = nn.Sequential(*layers)
+
+    def forward(self, h: torch.Tensor, span_idx: torch.Tensor) -> torch.Tensor:
+        texts = torch.arange(len(h))[:, None]
+        ends = [layer(h)[texts, span_idx[..., i]] for i, layer in enumerate((self.project_start, self.project_end))]
+        return self.out_project(torch.cat(ends, dim=-1).relu()).view(len(h), -1, self.max_width, h.shape[-1])
+
+
+def test_span_markers_compute_the_same_spans() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"encoder": build("deberta")[0], "marker": SpanMarkerV0()}).eval()
+    original = copy.deepcopy(model["marker"])
+    words, lengths = torch.randn(3, 7, 12), torch.tensor([7, 4, 1])
+    starts = torch.arange(7).repeat_interleave(3)
+    spans = torch.stack([starts, starts + torch.arange(3).repeat(7)], dim=-1).expand(3, -1, 2)
+    spans = spans * (spans[..., 1] < lengths[:, None])[..., None]
+    optimize(model)
+    assert describe(model).splitlines()[1] == "marker: SpanMarkerV0 computes words once"
+    for each in (model["marker"], copy.deepcopy(model["marker"]), pickle.loads(pickle.dumps(model["marker"]))):
+        torch.testing.assert_close(each(words, spans), original(words, spans), rtol=0, atol=1e-6)
+    for each in (model["marker"], original):
+        each.train()
+        torch.manual_seed(0)
+        each(words, spans).square().sum().backward()
+    for one, other in zip(model["marker"].parameters(), original.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
