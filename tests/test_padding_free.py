@@ -134,7 +134,6 @@ def test_packed_and_padded_paths_equal_one_text_at_a_time(
 # Documents are separated by restarting positions, cumulative lengths, document indices, or several of these.
 FLATTENING: list[dict[str, Any]] = [
     {},
-    {"return_flash_attn_kwargs": True, "return_seq_idx": True},
     {"return_flash_attn_kwargs": True, "return_position_ids": False},
     {"return_seq_idx": True, "return_position_ids": False},
 ]
