@@ -34,7 +34,8 @@ def run(
         # A quarter of the length takes a quarter of the time.
         patch.setattr(recipe, "MAX_LENGTH", 32)
         patch.setattr(recipe, "HELD_OUT_TEXTS", 64)
-        patch.setattr(recipe, "TEST_TEXTS", 200)
+        patch.setattr(recipe, "LABELLED_PER_LIBRARY", 20)
+        patch.setattr(recipe, "TEST_TEXTS", 100)
         patch.setattr(
             documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
         )
@@ -52,8 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     output.mkdir()
     (output / "config.json").write_text('{"model_type": "sequence_encoder"}')
     (output / "training_args.bin").write_text("of before")
-    # After fewer steps, the classifier gives all texts the same wrong answer, as many others would.
-    arguments = QuickstartArguments(output_dir=str(output), overwrite=True, pretraining_steps=12, adaptation_steps=40)
+    arguments = QuickstartArguments(output_dir=str(output), overwrite=True, pretraining_steps=12, adaptation_steps=15)
     results, printed = run(arguments, LIBRARIES)
     return results, output, printed
 
