@@ -7,7 +7,7 @@ training, so that gradients reach the weights of the other model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from ..conversion.source_models import find_family
 from ..modeling import SequenceEncoderModel
 from ..modeling.cpu.prepacked import number_of_steps
 from ..modeling.layers import EncoderLayer
+from .structure import Structure, check_structure
 
 _Place = tuple[nn.Module, str]
 
@@ -34,63 +35,69 @@ class LinkedEncoder:
 
     Attributes:
         encoder: The SequenceEncoder with the weights of the source.
+        structure: The modules of the source.
 
     Raises:
         ValueError: If there is no SequenceEncoder with the same outputs.
     """
 
     def __init__(self, source: PreTrainedModel, prepacked: bool, dtype: torch.dtype | None) -> None:
+        if source.config._attn_implementation not in ("eager", "sdpa"):
+            used = source.config._attn_implementation
+            raise ValueError(f"its attention is {used}, which does not compute padding either")
+        if not all(parameter.is_floating_point() for parameter in source.parameters()):
+            raise ValueError("its weights are quantized")
         config = our_config(source)
+        check_structure(source)
         check_constants(source)
         self.heads, self.prepacked, self.dtype = table_heads(config), prepacked, dtype
-        self._source, self.encoder = source, self._empty_encoder(config, source)
+        self.structure = Structure(source)
+        with torch.device("meta"):
+            empty = SequenceEncoderModel(config, add_pooling_layer=getattr(source, "pooler", None) is not None)
         family, head = find_family(type(source).__name__)
         rules = {rule.ours: rule for rule in family.rules(head, config, source.base_model_prefix)}
-        self._joined: list[tuple[_Place, list[_Place], Rule]] = []
-        self._shared: list[tuple[nn.Module, str, nn.Parameter]] = []
-        for name, needed in self.encoder.state_dict().items():
-            place = _place(self.encoder, name)
-            self._link(place, [_parameter_place(source, theirs) for theirs in rules[name].theirs], rules[name])
-            if (shape := _value(place).shape) != needed.shape:
+        self._shared: list[tuple[str, nn.Parameter]] = []
+        self._joined: list[tuple[str, list[_Place], Rule]] = []
+        for name, needed in empty.state_dict().items():
+            rule = rules[name]
+            places = [_parameter_place(source, theirs) for theirs in rule.theirs]
+            if rule.layout is SAME:
+                self._shared.append((name, _value(places[0])))
+                shape = _value(places[0]).shape
+            else:
+                self._joined.append((name, places, rule))
+                shape = self._join(places, rule, learns=False).shape
+            if shape != needed.shape:
                 raise ValueError(f"{name} would have the shape {tuple(shape)} instead of {tuple(needed.shape)}.")
+        # Training has its own encoder, so that inference in other threads leaves the history of its weights alone.
+        self._learning = self._linked(copy.deepcopy(empty))
+        self.encoder = self._linked(empty)
         if prepacked:
             self.encoder.prepack_weights()
-        self._modules = [(parent._modules, key, module) for parent, key, module in _edges(cast(nn.Module, source))]
         self._state: list[Any] | None = None
         self._copy: SequenceEncoderModel | None = None
 
-    @staticmethod
-    def _empty_encoder(config: Any, source: PreTrainedModel) -> SequenceEncoderModel:
-        with torch.device("meta"):
-            return SequenceEncoderModel(config, add_pooling_layer=getattr(source, "pooler", None) is not None)
+    def _linked(self, empty: SequenceEncoderModel) -> SequenceEncoderModel:
+        for name, parameter in self._shared:
+            owner, leaf = _place(empty, name)
+            owner._parameters[leaf] = parameter
+        for name, _, _ in self._joined:
+            owner, leaf = _place(empty, name)
+            # It becomes a plain attribute, since in training it has a history.
+            del owner._parameters[leaf]
+        return empty
 
-    def _link(self, ours: _Place, theirs: list[_Place], rule: Rule) -> None:
-        owner, name = ours
-        if rule.layout is SAME:
-            parameter = _value(theirs[0])
-            owner._parameters[name] = parameter
-            self._shared.append((*theirs[0], parameter))
-        else:
-            # A plain attribute, since in training it has a history.
-            del owner._parameters[name]
-            self._joined.append((ours, theirs, rule))
-            setattr(owner, name, self._join(theirs, rule).detach())
+    def _join_all(self, encoder: SequenceEncoderModel, learns: bool) -> None:
+        for name, places, rule in self._joined:
+            owner, leaf = _place(encoder, name)
+            setattr(owner, leaf, self._join(places, rule, learns))
 
-    def _join(self, theirs: list[_Place], rule: Rule) -> torch.Tensor:
-        return rule.layout.join([_value(place) for place in theirs], self.heads)
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the source still consists of the same modules and parameters, and nothing observes its modules."""
-        # Resizing the vocabulary keeps the modules.
-        if self._source.config.vocab_size != self.encoder.config.vocab_size:
-            return False
-        for siblings, key, module in self._modules:
-            if siblings.get(key) is not module or module._forward_hooks or module._forward_pre_hooks:
-                return False
-            if module._backward_hooks or "forward" in module.__dict__:
-                return False
-        return all(owner._parameters.get(name) is parameter for owner, name, parameter in self._shared)
+    def _join(self, places: list[_Place], rule: Rule, learns: bool) -> torch.Tensor:
+        if learns:
+            return rule.layout.join([_value(place) for place in places], self.heads)
+        # What is made in inference mode could not be used for the gradients of other tensors later.
+        with torch.inference_mode(False), torch.no_grad():
+            return rule.layout.join([_value(place).detach() for place in places], self.heads)
 
     def prepare(self, training: bool, checkpointing: Any = None) -> SequenceEncoderModel:
         """Return the encoder to compute with, which has the present weights.
@@ -99,19 +106,12 @@ class LinkedEncoder:
             training: Whether the source is in training mode.
             checkpointing: The function with which it recomputes its layers in the backward pass; None if it does not.
         """
-        joined = [_value(place) for _, theirs, _ in self._joined for place in theirs]
-        learns = torch.is_grad_enabled() and any(each.requires_grad for each in joined)
-        copied = self.dtype is not None and not training and not torch.is_grad_enabled()
-        tensors = [*joined, *(parameter for _, _, parameter in self._shared)] if copied else joined
-        # Fused optimizers change weights without raising their version.
-        state = [number_of_steps(), copied, *((each._version, each.data_ptr(), each.dtype) for each in tensors)]
-        if learns or state != self._state:
-            for (owner, name), theirs, rule in self._joined:
-                weight = self._join(theirs, rule)
-                setattr(owner, name, weight if learns else weight.detach())
-            self._copy = self._copied() if copied else None
-            self._state = None if learns else state
-        encoder = self._copy or self.encoder
+        joined = [_value(place) for _, places, _ in self._joined for place in places]
+        if torch.is_grad_enabled() and any(each.requires_grad for each in joined):
+            encoder = self._learning
+            self._join_all(encoder, learns=True)
+        else:
+            encoder = self._without_gradients(joined, training)
         if encoder.training != training:
             cast(nn.Module, encoder).train(training)
         for layer in cast("list[EncoderLayer]", encoder.layers):
@@ -119,17 +119,31 @@ class LinkedEncoder:
             layer._gradient_checkpointing_func = checkpointing
         return encoder
 
+    def _without_gradients(self, joined: list[torch.Tensor], training: bool) -> SequenceEncoderModel:
+        """Return the encoder whose joined weights have no history, or its copy in the dtype of inference."""
+        copied = self.dtype is not None and not training and not torch.is_grad_enabled()
+        tensors = [*joined, *(parameter for _, parameter in self._shared)] if copied else joined
+        # Fused optimizers change weights without raising their version.
+        state = [number_of_steps(), copied, *map(_version, tensors)]
+        if state != self._state:
+            self._join_all(self.encoder, learns=False)
+            self._copy = self._copied() if copied else None
+            self._state = state
+        # Another thread may have removed the copy meanwhile.
+        return (self._copy if copied else None) or self.encoder
+
     def _copied(self) -> SequenceEncoderModel:
         """Return a copy of the encoder in the dtype of inference."""
-        copy = self._empty_encoder(self.encoder.config, cast(PreTrainedModel, self.encoder))
-        for name, _ in copy.state_dict().items():
-            owner, leaf = _place(copy, name)
+        with torch.device("meta"):
+            made = SequenceEncoderModel(self.encoder.config, add_pooling_layer=self.encoder.pooler is not None)
+        for name in made.state_dict():
+            owner, leaf = _place(made, name)
             weight = _value(_place(self.encoder, name)).detach().to(self.dtype)
             owner._parameters[leaf] = nn.Parameter(weight, requires_grad=False)
-        copy.eval()
+        made.eval()
         if self.prepacked:
-            copy.prepack_weights()
-        return copy
+            made.prepack_weights()
+        return made
 
 
 def _place(model: Any, name: str) -> _Place:
@@ -138,9 +152,9 @@ def _place(model: Any, name: str) -> _Place:
 
 
 def _parameter_place(model: Any, name: str) -> _Place:
-    """Return the place of a parameter, which adapters and parametrizations replace."""
+    """Return the place of a parameter, which `torch.func` and replicas for several devices replace."""
     owner, leaf = _place(model, name)
-    if leaf not in owner._parameters:
+    if not isinstance(owner._parameters.get(leaf), nn.Parameter):
         raise ValueError(f"{name} is not a parameter of this {type(model).__name__}; it was replaced.")
     return owner, leaf
 
@@ -149,9 +163,6 @@ def _value(place: _Place) -> Any:
     return getattr(*place)
 
 
-def _edges(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Yield each module below one with its parent and its name there."""
-    for key, child in module._modules.items():
-        if child is not None:
-            yield module, key, child
-            yield from _edges(child)
+def _version(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return what differs after a tensor was changed. Tensors of inference mode do not count their changes."""
+    return object() if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.dtype

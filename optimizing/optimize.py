@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from transformers import PreTrainedModel
-
-from ..conversion.converting import our_config
 from ..inference.optimizing import optimize_for_inference
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..vectors.unpadded import reads_flat_batches, unpad_inputs
 from .finding import encoders_in, modules_in
-from .padding_free import PaddingFree, inference_dtype, make_padding_free
+from .padding_free import PaddingFree, inference_dtype, make_padding_free, obstacle_of
 from .precision import chosen_dtype
 from .span_markers import optimize_span_marker, span_markers_in
 
@@ -50,8 +48,10 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
     if not found:
         raise ValueError(f"model must have an encoder of transformers inside, got a {type(model).__name__} without.")
     for encoder in found:
-        if not isinstance(encoder, SequenceEncoderPreTrainedModel) and obstacle_of(encoder) is None:
-            make_padding_free(encoder, not training, None if exact else chosen_dtype(encoder))
+        if not isinstance(encoder, SequenceEncoderPreTrainedModel):
+            # `describe` says why an encoder is left alone.
+            with suppress(ValueError):
+                make_padding_free(encoder, not training, None if exact else chosen_dtype(encoder))
     for module in (each for _, outermost in modules_in(model) for each in outermost.modules()):
         if isinstance(module, SequenceEncoderPreTrainedModel) and not training:
             _prepare(module, exact)
@@ -71,11 +71,12 @@ def describe(model: Any) -> str:
     """
     lines = []
     for path, encoder in encoders_in(model):
-        if isinstance(encoder, PaddingFree | SequenceEncoderModel):
+        obstacle = None if isinstance(encoder, SequenceEncoderModel) else obstacle_of(encoder)
+        if isinstance(encoder, PaddingFree | SequenceEncoderModel) and not obstacle:
             dtype = inference_dtype(encoder) if isinstance(encoder, PaddingFree) else encoder.dtype
             words = f"without padding, in {dtype or encoder.dtype}".replace("torch.", "")
         else:
-            words = f"as it was: {obstacle_of(encoder) or 'optimize() was not called'}"
+            words = f"as it was: {obstacle or 'optimize() was not called'}"
         lines.append(f"{path or 'model'}: {type(encoder).__name__} computes {words}")
     for outside, outermost in modules_in(model):
         for path, marker in span_markers_in(outermost):
@@ -89,16 +90,3 @@ def _prepare(model: SequenceEncoderPreTrainedModel, exact: bool) -> None:
         model.prepack_weights()
     else:
         optimize_for_inference(model)
-
-
-def obstacle_of(encoder: PreTrainedModel) -> str | None:
-    """Return why no SequenceEncoder computes what an encoder does; None if one does."""
-    if encoder.config._attn_implementation not in ("eager", "sdpa"):
-        return f"its attention is {encoder.config._attn_implementation}, which does not compute padding either"
-    if not all(parameter.is_floating_point() for parameter in encoder.parameters()):
-        return "its weights are quantized"
-    try:
-        our_config(encoder)
-    except ValueError as error:
-        return str(error)
-    return None

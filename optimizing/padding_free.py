@@ -7,7 +7,7 @@ import functools
 import inspect
 import typing
 from types import UnionType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from ..modeling.cpu.busy_neighbours import warned_of_busy_neighbours
 from ..modeling.cpu.eligibility import is_recorded
 from .linked_encoder import LinkedEncoder
+from .structure import Structure
 
 # The arguments of `forward` that a SequenceEncoder computes as the other families do.
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
@@ -25,6 +26,14 @@ _TAKEN = {*_INPUTS, "return_dict", "use_cache"}
 _LINK, _SETTINGS = "_linked_encoder", "_linked_encoder_settings"
 # In float32, fewer tokens without padding take as long with the class itself. See benchmarks/RESULTS.md.
 _LEAST_TOKENS = 256
+
+
+class _Link(NamedTuple):
+    """The linked encoder of a model with a structure, or why there is none."""
+
+    structure: Structure
+    encoder: LinkedEncoder | None
+    obstacle: str | None = None
 
 
 class PaddingFree:
@@ -46,7 +55,8 @@ def make_padding_free(model: PreTrainedModel, prepacked: bool = True, dtype: tor
     Raises:
         ValueError: If there is no SequenceEncoder with the same outputs.
     """
-    model.__dict__[_LINK] = LinkedEncoder(model, prepacked, dtype)
+    link = LinkedEncoder(model, prepacked, dtype)
+    model.__dict__[_LINK] = _Link(link.structure, link)
     model.__dict__[_SETTINGS] = (prepacked, dtype)
     if not isinstance(model, PaddingFree):
         model.__class__ = _padding_free(cast(Any, type(model)))
@@ -69,7 +79,8 @@ def _padding_free(model_class: Any) -> Any:
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
-        encoder = _encoder_for(self, inputs)
+        # An argument that is unknown or given twice is an error of the class itself.
+        encoder = _encoder_for(self, inputs) if len(inputs) == len(args) + len(kwargs) else None
         if encoder is None:
             return original(self, *args, **kwargs)
         with warned_of_busy_neighbours(self.device):
@@ -95,11 +106,13 @@ def _encoder_for(model: Any, inputs: dict[str, Any]) -> Any:
     ):
         return None
     link = model.__dict__.get(_LINK)
-    if link is None or not link.is_current:
-        link = model.__dict__[_LINK] = _linked(model)
-    if link is None or not _is_suitable(link, inputs):
+    # Short texts are left alone before the structure is compared, which takes a while.
+    if link is not None and link.encoder is not None and not _is_suitable(link.encoder, inputs):
         return None
-    return link.prepare(model.training, _checkpointing(model) if model.training else None)
+    link = _present_link(model)
+    if link.encoder is None or link.structure.obstacle(model.training) or not _is_suitable(link.encoder, inputs):
+        return None
+    return link.encoder.prepare(model.training, _checkpointing(model) if model.training else None)
 
 
 def _checkpointing(model: Any) -> Any:
@@ -108,22 +121,41 @@ def _checkpointing(model: Any) -> Any:
     return next((layer._gradient_checkpointing_func for layer in layers), None)
 
 
-def _linked(model: Any) -> LinkedEncoder | None:
+def _present_link(model: Any) -> _Link:
+    """Return the link of a padding-free model, which is made again after the structure of the model has changed."""
+    link: _Link | None = model.__dict__.get(_LINK)
+    if link is None or not link.structure.is_that_of(model):
+        try:
+            encoder = LinkedEncoder(model, *model.__dict__[_SETTINGS])
+            link = _Link(encoder.structure, encoder)
+        except ValueError as error:
+            link = _Link(Structure(model), None, str(error))
+        model.__dict__[_LINK] = link
+    return link
+
+
+def obstacle_of(model: PreTrainedModel) -> str | None:
+    """Return why no SequenceEncoder computes what an encoder does now; None if one does."""
+    if isinstance(model, PaddingFree):
+        link = _present_link(model)
+        return link.obstacle or link.structure.obstacle(model.training)
     try:
-        link = LinkedEncoder(model, *model.__dict__[_SETTINGS])
-    except (ValueError, AttributeError):
-        return None
-    return link if link.is_current else None
+        return LinkedEncoder(model, False, None).structure.obstacle(model.training)
+    except ValueError as error:
+        return str(error)
 
 
 def _is_suitable(link: LinkedEncoder, inputs: dict[str, Any]) -> bool:
     """Return whether a batch is large enough, and each of its rows has tokens, and padding only after them."""
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     tokens = [each for each in (ids, inputs.get("inputs_embeds")) if each is not None]
-    if len(tokens) != 1:
+    if len(tokens) != 1 or tokens[0].dim() < 2 or tokens[0].numel() == 0:
         return False
     rows, length = tokens[0].shape[:2]
-    if mask is not None and (mask.dim() != 2 or mask.is_floating_point() or not bool(mask[:, 0].all())):
+    segments = inputs.get("token_type_ids")
+    if segments is not None and segments.shape != (rows, length):
+        return False
+    if mask is not None and (mask.shape != (rows, length) or mask.is_floating_point() or not bool(mask[:, 0].all())):
         return False
     config = link.encoder.config
     # Where positions depend on the ids, as in RoBERTa, padding that no mask hides has a position of its own.

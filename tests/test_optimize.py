@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
+from transformers import AutoModelForSequenceClassification, BertModel, PreTrainedModel, pipeline
 
 from sequence_encoder import describe, optimize
 from sequence_encoder.modeling.cpu.busy_neighbours import _Watch
@@ -121,8 +123,10 @@ def with_adapter(model: Any) -> None:
         (with_hook, False),
         (with_adapter, False),
         (lambda model: setattr(model.encoder.layer[0], "forward", lambda states, *_, **__: states), False),
+        (lambda model: model.encoder.layer.append(model.encoder.layer[0]), False),
+        (lambda model: setattr(model.encoder.layer[0].intermediate, "intermediate_act_fn", nn.ReLU()), False),
     ],
-    ids=["loaded", "resized", "in place", "float64", "optimizer", "hook", "adapter", "forward"],
+    ids=["loaded", "resized", "in place", "float64", "optimizer", "hook", "adapter", "forward", "grown", "activation"],
 )
 def test_later_changes_of_a_model_count(change: Callable[[Any], Any], still_without_padding: bool) -> None:
     original, _ = build("bert")
@@ -135,6 +139,113 @@ def test_later_changes_of_a_model_count(change: Callable[[Any], Any], still_with
     batch = ragged(model)
     assert_same(model, original, batch, atol=1e-4 if change is stepped else 1e-5)
     assert leaves_out_padding(model, batch) is still_without_padding
+
+
+class Doubled(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        return 2 * self.inner(states, *args, **options)
+
+
+class OwnBert(BertModel):
+    def forward(self, *args: Any, **options: Any) -> Any:
+        outputs = super().forward(*args, **options)
+        outputs.last_hidden_state = outputs.last_hidden_state * 3
+        return outputs
+
+
+OwnBert.__name__ = "BertModel"
+
+
+def with_mc_dropout(model: Any) -> None:
+    model.encoder.layer[0].output.dropout.train()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_adapter, "encoder.layer.0.attention.self.query is not as the configuration describes it"),
+        (with_mc_dropout, "its Dropout is in training mode alone"),
+        (with_hook, "a hook or another forward is on its BertSelfOutput"),
+        (lambda model: setattr(model.encoder, "layer", model.encoder.layer[:1]), "encoder.layer.1 is not as"),
+        (lambda model: model.encoder.layer.append(model.encoder.layer[0]), "encoder.layer.2 is not as"),
+        (lambda model: setattr(model.config, "num_hidden_layers", 1), "encoder.layer.1 is not as"),
+        (lambda model: model.encoder.layer.insert(1, Doubled(model.encoder.layer.pop(1))), "encoder.layer.1 is not"),
+        (lambda model: setattr(model.encoder.layer[0].intermediate, "intermediate_act_fn", nn.ReLU()), "act_fn is not"),
+        (lambda model: setattr(model, "__class__", OwnBert), "has another forward than that of transformers"),
+    ],
+    ids=["adapter", "mc dropout", "hook", "pruned", "grown", "config", "wrapped", "activation", "class"],
+)
+def test_changed_models_compute_themselves(change: Callable[[Any], Any], reason: str) -> None:
+    model, _ = build("bert")
+    change(model)
+    batch = ragged(model)
+    torch.manual_seed(0)
+    expected = states(model, batch)
+    optimize(model)
+    assert reason in describe(model)
+    torch.manual_seed(0)
+    torch.testing.assert_close(states(model, batch), expected, rtol=0, atol=0)
+
+
+def test_weights_of_inference_mode_do_not_stay_in_training() -> None:
+    model, _ = build("bert")
+    batch = ragged(model)
+    with torch.inference_mode():
+        optimize(model)
+        model(**batch)
+        # Inference mode does not count changes of tensors that are made in it.
+        made_inside, _ = build("bert")
+        optimize(made_inside)
+        before = states(made_inside, batch)
+        made_inside.encoder.layer[0].attention.self.value.weight.zero_()
+        assert (states(made_inside, batch) - before).abs().max() > 1e-3
+    model.requires_grad_(False)
+    model.embeddings.requires_grad_(True)
+    model(**batch)[0].sum().backward()
+    assert model.embeddings.LayerNorm.weight.grad.abs().sum() > 0
+
+
+def test_inference_in_a_thread_leaves_the_gradients_of_another_alone() -> None:
+    model, _ = build("bert")
+    batch = ragged(optimize(model))
+    link = model.__dict__["_linked_encoder"].encoder
+    learning = link.prepare(training=False)
+    states(model, batch)
+    learning(**batch).last_hidden_state.sum().backward()
+    assert model.encoder.layer[1].attention.self.query.weight.grad is not None
+
+
+def test_optimized_models_are_freed_at_once() -> None:
+    model, _ = build("bert")
+    states(optimize(model), ragged(model))
+    gc.collect()
+    gc.disable()
+    try:
+        weight = weakref.ref(model.get_input_embeddings().weight)
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_wrong_and_unusual_arguments_are_those_of_the_class() -> None:
+    original, _ = build("bert")
+    model = optimize(copy.deepcopy(original))
+    batch = ragged(model)
+    segments = torch.zeros(1, 60, dtype=torch.long)
+    assert_same(model, original, batch, token_type_ids=segments)
+    replica = model._replicate_for_data_parallel()
+    assert replica(**batch)[0].shape == (6, 60, 24)
+    for wrong in ((batch["input_ids"],) * 2, (None,) * 30):
+        with pytest.raises(TypeError):
+            model(*wrong, input_ids=batch["input_ids"])
+    for each in (model, original):
+        with pytest.raises(RuntimeError, match="cannot reshape tensor of 0 elements"):
+            each(input_ids=torch.ones(2, 0).long(), attention_mask=torch.ones(2, 0).long())
 
 
 @pytest.mark.parametrize(

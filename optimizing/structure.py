@@ -1,0 +1,87 @@
+"""Whether the modules of a model are those that its configuration describes, and whether they are still the same.
+
+Libraries and users change models in place: they add adapters, remove layers, replace activations or observe modules
+with hooks. What else computes with the weights of a model must notice.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+import weakref
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def check_structure(model: PreTrainedModel) -> None:
+    """Raise if a model has other modules than a new model of its class with its configuration.
+
+    Raises:
+        ValueError: If it does. The message names the first module that differs.
+    """
+    name = type(model).__name__
+    theirs = getattr(transformers, name, type(model))
+    if inspect.unwrap(type(model).forward) is not inspect.unwrap(theirs.forward):
+        raise ValueError(f"this {name} has another forward than that of transformers")
+    try:
+        with torch.device("meta"):
+            new = cast(nn.Module, type(model)(copy.deepcopy(model.config)))
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"no {name} can be made without weights to compare it with: {error}") from error
+    found, expected = dict(_described(cast(nn.Module, model))), dict(_described(new))
+    for path in {**expected, **found}:
+        top = path.partition(".")[0]
+        # The forward of the class does not know other attributes. A model may have no pooler.
+        if top in new._modules and (top != "pooler" or top in model._modules) and found.get(path) != expected.get(path):
+            raise ValueError(f"{path} is not as the configuration describes it; it was changed")
+
+
+def _described(model: nn.Module) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the path of each module in a model, and its class and constants, such as the probability of a dropout."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        if module is not model:
+            constants = {name: value for name, value in vars(module).items() if isinstance(value, float)}
+            yield path, (type(module), tuple(module._parameters), constants)
+
+
+class Structure:
+    """The modules and parameters of a model at the time of the call. Keeps no reference to the model itself."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model, self._vocabulary = weakref.ref(model), model.config.vocab_size
+        self._modules = [module for module in model.modules() if module is not model]
+        dicts = [each for module in model.modules() for each in (module._modules, module._parameters)]
+        self._parts = [(each, tuple(each.values())) for each in dicts if each]
+        self._dropouts = [(each, each.p) for each in self._modules if isinstance(each, nn.Dropout)]
+
+    def is_that_of(self, model: PreTrainedModel) -> bool:
+        """Return whether a model is the same one, not a replica, and consists of the same modules and parameters."""
+        # Resizing the vocabulary keeps the modules.
+        if self._model() is not model or self._vocabulary != model.config.vocab_size:
+            return False
+        for present, former in self._parts:
+            if len(present) != len(former) or not all(map(operator.is_, present.values(), former)):
+                return False
+        return True
+
+    def obstacle(self, training: bool) -> str | None:
+        """Return why only the modules themselves can compute what the model computes now; None if nothing says so.
+
+        Args:
+            training: Whether the model is in training mode.
+        """
+        for module in self._modules:
+            own = module.__dict__
+            if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "forward" in own:
+                return f"a hook or another forward is on its {type(module).__name__}"
+            if own["training"] is not training:
+                return f"its {type(module).__name__} is in {'training' if own['training'] else 'evaluation'} mode alone"
+        if training and any(dropout.p != probability for dropout, probability in self._dropouts):
+            return "the probability of a dropout was changed"
+        return None
