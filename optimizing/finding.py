@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from itertools import islice
+from types import MemberDescriptorType
 from typing import Any
 
 import torch
@@ -46,7 +49,7 @@ def modules_in(root: Any) -> Iterator[tuple[str, nn.Module]]:
 def _modules_in(value: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(value, nn.Module):
         yield path, value
-    if depth < 0 or isinstance(value, _OPAQUE) or callable(getattr(value, "__array__", None)) or id(value) in seen:
+    if depth < 0 or isinstance(value, _OPAQUE) or hasattr(type(value), "__array__") or id(value) in seen:
         return
     if not isinstance(value, nn.Module):
         seen.add(id(value))
@@ -55,10 +58,24 @@ def _modules_in(value: Any, path: str, depth: int, seen: set[int]) -> Iterator[t
 
 
 def _parts_of(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [(str(key), each) for key, each in list(value.items())[:_ITEMS]]
-    if isinstance(value, Sequence):
-        return [(str(index), each) for index, each in enumerate(value[:_ITEMS])]
-    # Modules are found as such; this looks at what a module holds beside them.
-    hidden = ("_modules", "_parameters", "_buffers") if isinstance(value, nn.Module) else ()
-    return [(name, each) for name, each in getattr(value, "__dict__", {}).items() if name not in hidden]
+    # The code of foreign objects may raise anything, such as that a dataset was closed.
+    with suppress(Exception):
+        if isinstance(value, Mapping):
+            return [(str(key), each) for key, each in islice(value.items(), _ITEMS)]
+        if isinstance(value, Sequence | Set):
+            return [(str(index), each) for index, each in enumerate(islice(value, _ITEMS))]
+        # Modules are found as such; this looks at what a module holds beside them.
+        hidden = ("_modules", "_parameters", "_buffers") if isinstance(value, nn.Module) else ()
+        own = [(name, each) for name, each in getattr(value, "__dict__", {}).items() if name not in hidden]
+        return [*own, *_slots_of(value)]
+    return []
+
+
+def _slots_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of an object that are not in its dictionary, such as the private ones of pydantic."""
+    for each in type(value).__mro__:
+        if "__slots__" in vars(each):
+            for name, slot in vars(each).items():
+                with suppress(AttributeError):
+                    if isinstance(slot, MemberDescriptorType):
+                        yield name, slot.__get__(value)

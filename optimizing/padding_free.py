@@ -21,7 +21,8 @@ from .structure import Structure
 
 # The arguments of `forward` that a SequenceEncoder computes as the other families do.
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
-_TAKEN = {*_INPUTS, "return_dict", "use_cache"}
+# Heads pass on the number of targets, which Trainer gives them for the loss.
+_TAKEN = {*_INPUTS, "return_dict", "use_cache", "num_items_in_batch"}
 # Attributes of the instance. The first is not copied: each copy links an encoder of its own.
 _LINK, _SETTINGS = "_linked_encoder", "_linked_encoder_settings"
 # In float32, fewer tokens without padding take as long with the class itself. See benchmarks/RESULTS.md.

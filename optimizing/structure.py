@@ -37,8 +37,9 @@ def check_structure(model: PreTrainedModel) -> None:
     found, expected = dict(_described(cast(nn.Module, model))), dict(_described(new))
     for path in {**expected, **found}:
         top = path.partition(".")[0]
-        # The forward of the class does not know other attributes. A model may have no pooler.
-        if top in new._modules and (top != "pooler" or top in model._modules) and found.get(path) != expected.get(path):
+        # The forward of the class does not know other attributes, and the model may have been made without a pooler.
+        known = new._modules.get(top) is not None and getattr(model, top, None) is not None
+        if known and found.get(path) != expected.get(path):
             raise ValueError(f"{path} is not as the configuration describes it; it was changed")
 
 
@@ -54,7 +55,7 @@ class Structure:
     """The modules and parameters of a model at the time of the call. Keeps no reference to the model itself."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model, self._vocabulary = weakref.ref(model), model.config.vocab_size
+        self._model, self._fields = weakref.ref(model), _fields(model)
         self._modules = [module for module in model.modules() if module is not model]
         dicts = [each for module in model.modules() for each in (module._modules, module._parameters)]
         self._parts = [(each, tuple(each.values())) for each in dicts if each]
@@ -62,8 +63,7 @@ class Structure:
 
     def is_that_of(self, model: PreTrainedModel) -> bool:
         """Return whether a model is the same one, not a replica, and consists of the same modules and parameters."""
-        # Resizing the vocabulary keeps the modules.
-        if self._model() is not model or self._vocabulary != model.config.vocab_size:
+        if self._model() is not model or self._fields != _fields(model):
             return False
         for present, former in self._parts:
             if len(present) != len(former) or not all(map(operator.is_, present.values(), former)):
@@ -78,10 +78,29 @@ class Structure:
         """
         for module in self._modules:
             own = module.__dict__
-            if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "forward" in own:
+            hooks = own["_forward_hooks"] and not _only_requires_gradients(module)
+            if hooks or own["_forward_pre_hooks"] or own["_backward_hooks"] or "forward" in own:
                 return f"a hook or another forward is on its {type(module).__name__}"
             if own["training"] is not training:
                 return f"its {type(module).__name__} is in {'training' if own['training'] else 'evaluation'} mode alone"
         if training and any(dropout.p != probability for dropout, probability in self._dropouts):
             return "the probability of a dropout was changed"
         return None
+
+
+def _fields(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Return the fields of a configuration that can change without another module, as the vocabulary is resized."""
+    return model.config.vocab_size, getattr(model.config, "is_decoder", False)
+
+
+def _only_requires_gradients(module: nn.Module) -> bool:
+    """Return whether the hooks of a module do no more than require gradients of outputs that require them anyway.
+
+    Gradient checkpointing adds such a hook to the embeddings, which is needed if they are frozen.
+    """
+    if torch.is_grad_enabled() and not all(parameter.requires_grad for parameter in module.parameters()):
+        return False
+    names = (getattr(hook, "__qualname__", "") for hook in module._forward_hooks.values())
+    return all(
+        name == "PreTrainedModel.enable_input_require_grads.<locals>.make_inputs_require_grads" for name in names
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import gc
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import peft
+import pydantic
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
@@ -339,6 +341,42 @@ def test_encoders_are_found_wherever_an_object_holds_them(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("family", ["albert", "bert"])
+def test_encoders_may_have_no_pooler(family: str) -> None:
+    model, _ = build(family, "ForTokenClassification")
+    assert "without padding" in describe(optimize(model))
+
+
+class Embedder(pydantic.BaseModel):
+    """An embedder that keeps its model in a private attribute, as LangChain's do."""
+
+    _client: Any = pydantic.PrivateAttr(default=None)
+
+
+class Slotted:
+    __slots__ = ("first", "second")
+
+
+class Closed(collections.UserList[int]):
+    """A data set that can no longer be read, with attributes that can no longer be computed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("closed")
+
+    __getitem__ = __iter__ = __getattr__  # type: ignore[assignment]
+
+
+def test_private_attributes_and_objects_that_raise_are_looked_at() -> None:
+    embedder, slotted = Embedder(), Slotted()
+    embedder._client, slotted.first = collections.deque([build("bert")[0]]), Closed()
+    slotted.second = SimpleNamespace(embedder=embedder, models={build("distilbert")[0]})
+    optimize(slotted)
+    assert describe(slotted).splitlines() == [
+        "second.embedder.__pydantic_private__._client.0: BertModel computes without padding, in float32",
+        "second.models.0: DistilBertModel computes without padding, in float32",
+    ]
+
+
 def test_what_has_no_counterpart_is_left_alone_and_named() -> None:
     model, _ = build("bert", is_decoder=True)
     batch = ragged(model)
@@ -381,10 +419,11 @@ def test_heads_train_with_an_unmodified_optimizer() -> None:
         model.train()
         if optimized:
             optimize(model, training=True)
-            model._set_gradient_checkpointing()
+            model.gradient_checkpointing_enable()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         batch = ragged(model)
-        padding = model.base_model(**batch)[0][batch["attention_mask"] == 0]
+        # Trainer gives the head the number of targets, which the head passes on.
+        padding = model.base_model(**batch, num_items_in_batch=torch.tensor(6))[0][batch["attention_mask"] == 0]
         assert optimized is not bool(padding.any())
         steps = []
         for _ in range(3):
