@@ -20,7 +20,7 @@ from ..conversion.source_models import find_family
 from ..modeling import SequenceEncoderModel
 from ..modeling.cpu.prepacked import number_of_steps
 from ..modeling.layers import EncoderLayer
-from .structure import Structure, check_structure
+from .structure import described_structure
 
 _Place = tuple[nn.Module, str]
 
@@ -48,10 +48,9 @@ class LinkedEncoder:
         if not all(parameter.is_floating_point() for parameter in source.parameters()):
             raise ValueError("its weights are quantized")
         config = our_config(source)
-        check_structure(source)
+        self.structure = described_structure(source)
         check_constants(source)
         self.heads, self.prepacked, self.dtype = table_heads(config), prepacked, dtype
-        self.structure = Structure(source)
         with torch.device("meta"):
             empty = SequenceEncoderModel(config, add_pooling_layer=getattr(source, "pooler", None) is not None)
         family, head = find_family(type(source).__name__)
@@ -152,9 +151,9 @@ def _place(model: Any, name: str) -> _Place:
 
 
 def _parameter_place(model: Any, name: str) -> _Place:
-    """Return the place of a parameter, which `torch.func` and replicas for several devices replace."""
+    """Return the place of a parameter, which `torch.func`, quantization and replicas for several devices replace."""
     owner, leaf = _place(model, name)
-    if not isinstance(owner._parameters.get(leaf), nn.Parameter):
+    if type(owner._parameters.get(leaf)) is not nn.Parameter:
         raise ValueError(f"{name} is not a parameter of this {type(model).__name__}; it was replaced.")
     return owner, leaf
 

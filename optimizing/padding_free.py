@@ -130,7 +130,7 @@ def _present_link(model: Any) -> _Link:
             encoder = LinkedEncoder(model, *model.__dict__[_SETTINGS])
             link = _Link(encoder.structure, encoder)
         except ValueError as error:
-            link = _Link(Structure(model), None, str(error))
+            link = _Link(Structure(model, {}), None, str(error))
         model.__dict__[_LINK] = link
     return link
 

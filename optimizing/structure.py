@@ -19,11 +19,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def check_structure(model: PreTrainedModel) -> None:
-    """Raise if a model has other modules than a new model of its class with its configuration.
+def described_structure(model: PreTrainedModel) -> Structure:
+    """Return the structure of a model that has the modules of a new model of its class with its configuration.
 
     Raises:
-        ValueError: If it does. The message names the first module that differs.
+        ValueError: If it has others. The message names the first module that differs.
     """
     name = type(model).__name__
     theirs = getattr(transformers, name, type(model))
@@ -41,25 +41,33 @@ def check_structure(model: PreTrainedModel) -> None:
         known = new._modules.get(top) is not None and getattr(model, top, None) is not None
         if known and found.get(path) != expected.get(path):
             raise ValueError(f"{path} is not as the configuration describes it; it was changed")
+    return Structure(model, {name: module.p for name, module in new.named_modules() if isinstance(module, nn.Dropout)})
 
 
 def _described(model: nn.Module) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the path of each module in a model, and its class and constants, such as the probability of a dropout."""
+    """Yield the path of each module in a model, and its class and constants, such as the epsilon of a norm."""
     for path, module in model.named_modules(remove_duplicate=False):
         if module is not model:
             constants = {name: value for name, value in vars(module).items() if isinstance(value, float)}
-            yield path, (type(module), tuple(module._parameters), constants)
+            # The probability matters in training alone.
+            yield path, (type(module), tuple(module._parameters), {} if isinstance(module, nn.Dropout) else constants)
 
 
 class Structure:
-    """The modules and parameters of a model at the time of the call. Keeps no reference to the model itself."""
+    """The modules and parameters of a model at the time of the call. Keeps no reference to the model itself.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        model: The model.
+        dropouts: The probabilities of its dropouts, by path, that its configuration describes.
+    """
+
+    def __init__(self, model: PreTrainedModel, dropouts: dict[str, float]) -> None:
         self._model, self._fields = weakref.ref(model), _fields(model)
         self._modules = [module for module in model.modules() if module is not model]
         dicts = [each for module in model.modules() for each in (module._modules, module._parameters)]
         self._parts = [(each, tuple(each.values())) for each in dicts if each]
-        self._dropouts = [(each, each.p) for each in self._modules if isinstance(each, nn.Dropout)]
+        modules = cast(nn.Module, model).named_modules()
+        self._dropouts = [(module, dropouts[path]) for path, module in modules if path in dropouts]
 
     def is_that_of(self, model: PreTrainedModel) -> bool:
         """Return whether a model is the same one, not a replica, and consists of the same modules and parameters."""

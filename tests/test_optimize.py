@@ -221,6 +221,21 @@ def test_inference_in_a_thread_leaves_the_gradients_of_another_alone() -> None:
     assert model.encoder.layer[1].attention.self.query.weight.grad is not None
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_dropouts_that_were_turned_off_stay_off(when: str) -> None:
+    model, _ = build("bert")
+    if when == "after":
+        optimize(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    optimize(model)
+    batch = ragged(model)
+    assert leaves_out_padding(model, batch)
+    model.train()
+    torch.testing.assert_close(states(model, batch), states(model, batch), rtol=0, atol=0)
+
+
 def test_optimized_models_are_freed_at_once() -> None:
     model, _ = build("bert")
     states(optimize(model), ragged(model))

@@ -61,7 +61,7 @@ def warned_of_busy_neighbours(device: torch.device) -> Iterator[None]:
     yield
     if _watch.starved(time.perf_counter() - wall, time.process_time() - cpu, threads):
         logger.warning_once(
-            f"Other processes keep the {threads} threads of torch waiting for each other, which can make everything "
-            "ten times as slow. Set GOMP_SPINCOUNT=20000 in the environment before Python starts, or call "
-            "torch.set_num_threads with fewer threads."
+            f"Other processes, or a limit on the CPUs of this container, keep the {threads} threads of torch waiting "
+            "for each other, which can make everything ten times as slow. Set GOMP_SPINCOUNT=20000 in the environment "
+            "before Python starts, or call torch.set_num_threads with fewer threads."
         )
