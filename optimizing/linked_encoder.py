@@ -20,7 +20,7 @@ from ..conversion.source_models import find_family
 from ..modeling import SequenceEncoderModel
 from ..modeling.cpu.prepacked import number_of_steps
 from ..modeling.layers import EncoderLayer
-from .structure import described_structure
+from .structure import check_class, described_structure
 
 _Place = tuple[nn.Module, str]
 
@@ -47,6 +47,7 @@ class LinkedEncoder:
             raise ValueError(f"its attention is {used}, which does not compute padding either")
         if not all(parameter.is_floating_point() for parameter in source.parameters()):
             raise ValueError("its weights are quantized")
+        check_class(source)
         config = our_config(source)
         self.structure = described_structure(source)
         check_constants(source)
@@ -152,7 +153,10 @@ def _place(model: Any, name: str) -> _Place:
 
 def _parameter_place(model: Any, name: str) -> _Place:
     """Return the place of a parameter, which `torch.func`, quantization and replicas for several devices replace."""
-    owner, leaf = _place(model, name)
+    try:
+        owner, leaf = _place(model, name)
+    except AttributeError as error:
+        raise ValueError(f"this {type(model).__name__} has no {name}") from error
     if type(owner._parameters.get(leaf)) is not nn.Parameter:
         raise ValueError(f"{name} is not a parameter of this {type(model).__name__}; it was replaced.")
     return owner, leaf

@@ -19,21 +19,31 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+def check_class(model: PreTrainedModel) -> None:
+    """Raise if a model is of another class than that of transformers with the same name, as some remote code is.
+
+    Raises:
+        ValueError: If its `forward` is another one.
+    """
+    name = type(model).__name__
+    theirs = getattr(transformers, name, type(model))
+    if inspect.unwrap(type(model).forward) is not inspect.unwrap(theirs.forward):
+        raise ValueError(f"this {name} has another forward than that of transformers")
+
+
 def described_structure(model: PreTrainedModel) -> Structure:
     """Return the structure of a model that has the modules of a new model of its class with its configuration.
 
     Raises:
         ValueError: If it has others. The message names the first module that differs.
     """
-    name = type(model).__name__
-    theirs = getattr(transformers, name, type(model))
-    if inspect.unwrap(type(model).forward) is not inspect.unwrap(theirs.forward):
-        raise ValueError(f"this {name} has another forward than that of transformers")
     try:
         with torch.device("meta"):
             new = cast(nn.Module, type(model)(copy.deepcopy(model.config)))
     except (RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"no {name} can be made without weights to compare it with: {error}") from error
+        raise ValueError(
+            f"no {type(model).__name__} can be made without weights to compare it with: {error}"
+        ) from error
     found, expected = dict(_described(cast(nn.Module, model))), dict(_described(new))
     for path in {**expected, **found}:
         top = path.partition(".")[0]

@@ -19,7 +19,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertModel, PreTrainedModel, pipeline
+from transformers import AutoModelForSequenceClassification, BertModel, PreTrainedConfig, PreTrainedModel, pipeline
 
 from sequence_encoder import describe, optimize
 from sequence_encoder.modeling.cpu.busy_neighbours import _Watch
@@ -191,6 +191,27 @@ def test_changed_models_compute_themselves(change: Callable[[Any], Any], reason:
     assert reason in describe(model)
     torch.manual_seed(0)
     torch.testing.assert_close(states(model, batch), expected, rtol=0, atol=0)
+
+
+class RemoteBert(PreTrainedModel):
+    """Code from the Hub whose class has the name of another one, and a configuration with other fields."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.Linear(3, 3)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.layers(input_ids.float())
+
+
+RemoteBert.__name__ = "BertModel"
+
+
+def test_remote_code_with_the_name_of_another_class_is_left_alone() -> None:
+    model = optimize(RemoteBert(PreTrainedConfig()))
+    assert describe(model).endswith("as it was: this BertModel has another forward than that of transformers")
 
 
 def test_weights_of_inference_mode_do_not_stay_in_training() -> None:
