@@ -21,9 +21,9 @@ from .version import __version__
 
 # The options of each command, and the function that runs it. Both are imported when they are needed.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "quickstart": ("training.quickstart.arguments:QUICKSTART", "training.quickstart.recipe:quickstart"),
-    "pretrain": ("training.pretraining.arguments:PRETRAIN", "training.pretraining.recipe:run_command"),
-    "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.recipe:run_command"),
+    "quickstart": ("training.quickstart.arguments:QUICKSTART", "training.quickstart.quickstart:quickstart"),
+    "pretrain": ("training.pretraining.arguments:PRETRAIN", "training.pretraining.pretrain:run_command"),
+    "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.adapt:run_command"),
     "convert": ("conversion.arguments:CONVERT", "conversion.command:convert_command"),
     "export": ("runtimes.arguments:EXPORT", "runtimes.command:export"),
     "quantize": ("quantization.arguments:QUANTIZE", "quantization.command:quantize_checkpoint"),

@@ -41,7 +41,7 @@ from sequence_encoder.data.windows import segment_windows
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.saving.whole_folders import write_atomically
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
-from sequence_encoder.training.pretraining.recipe import prepare
+from sequence_encoder.training.pretraining.pretrain import prepare
 from sequence_encoder.training.pretraining.run import parse
 
 LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS = 128, 32, 8192, 200, 20

@@ -13,7 +13,7 @@ import torch
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.training.adaptation.recipe import adapt
+from sequence_encoder.training.adaptation.adapt import adapt
 from sequence_encoder.training.adaptation.report import Results
 from sequence_encoder.training.adaptation.run import parse
 

@@ -10,7 +10,7 @@ import sys
 
 from accelerate import DistributedType, PartialState
 
-from sequence_encoder.training.pretraining.recipe import pretrain
+from sequence_encoder.training.pretraining.pretrain import pretrain
 from sequence_encoder.training.pretraining.run import parse
 
 

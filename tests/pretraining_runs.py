@@ -15,7 +15,7 @@ from transformers import Trainer
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS
 from sequence_encoder.training.checkpoints import checkpoints_in, step_of
-from sequence_encoder.training.pretraining.recipe import pretrain
+from sequence_encoder.training.pretraining.pretrain import pretrain
 from sequence_encoder.training.pretraining.run import parse
 
 TINY = {

@@ -25,7 +25,7 @@ from sequence_encoder.training.checkpoints import (
     remove_incomplete,
     step_of,
 )
-from sequence_encoder.training.pretraining.recipe import pretrain
+from sequence_encoder.training.pretraining.pretrain import pretrain
 from sequence_encoder.training.pretraining.run import parse
 
 STEPS, SAVED_EVERY = 16, 4

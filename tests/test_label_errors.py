@@ -14,7 +14,7 @@ import pytest
 
 from sequence_encoder.evaluation.label_errors import LabelErrors, as_csv, find_label_errors
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, FILLERS, arguments, examples_of, run, save_encoder
-from sequence_encoder.training.adaptation.recipe import push
+from sequence_encoder.training.adaptation.adapt import push
 from sequence_encoder.training.adaptation.run import parse
 
 CLASSES = ("a", "b", "c", "d")

@@ -20,7 +20,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
 from sequence_encoder.training.checkpoints import checkpoints_in, rotate_checkpoints
-from sequence_encoder.training.pretraining import recipe as pretraining
+from sequence_encoder.training.pretraining import pretrain as pretraining
 from sequence_encoder.training.pretraining.run import parse
 
 

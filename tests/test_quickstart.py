@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data import documentation
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.training.quickstart import recipe
-from sequence_encoder.training.quickstart.recipe import QuickstartArguments, quickstart
+from sequence_encoder.training.quickstart import quickstart as module
+from sequence_encoder.training.quickstart.quickstart import QuickstartArguments, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
 
@@ -32,10 +32,10 @@ def run(
     printed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         # A quarter of the length takes a quarter of the time.
-        patch.setattr(recipe, "MAX_LENGTH", 32)
-        patch.setattr(recipe, "HELD_OUT_TEXTS", 64)
-        patch.setattr(recipe, "LABELLED_PER_LIBRARY", 20)
-        patch.setattr(recipe, "TEST_TEXTS", 100)
+        patch.setattr(module, "MAX_LENGTH", 32)
+        patch.setattr(module, "HELD_OUT_TEXTS", 64)
+        patch.setattr(module, "LABELLED_PER_LIBRARY", 20)
+        patch.setattr(module, "TEST_TEXTS", 100)
         patch.setattr(
             documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
         )
@@ -102,7 +102,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.M
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "read_documentation", interrupt)
+    monkeypatch.setattr(module, "read_documentation", interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"nothing was saved.* Run the same command to start over"):
         quickstart(QuickstartArguments(output_dir=str(tmp_path / "model")))
     assert not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Checks and adjustments of `TrainingArguments` that all recipes share."""
+"""Checks and adjustments of `TrainingArguments` that all commands with a trainer share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
 
 
 def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
-    """Check that the arguments of `Trainer` to which a recipe allows only one value have it.
+    """Check that the arguments of `Trainer` to which a command allows only one value have it.
 
     Raises:
         UsageError: If an argument has another value.
@@ -90,7 +90,7 @@ def check_training_arguments(args: TrainingArguments) -> None:
 def check_schedule(args: TrainingArguments, **completed: Any) -> None:
     """Check the learning rate schedule, which `Trainer` creates only after the data is read.
 
-    `completed` are the values that the recipe will add to `--lr_scheduler_kwargs`.
+    `completed` are the values that the command will add to `--lr_scheduler_kwargs`.
 
     Raises:
         UsageError: If the schedule or its arguments are invalid.

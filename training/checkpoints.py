@@ -135,7 +135,7 @@ def train_with_cleanup(trainer: Trainer, checkpoint: str | Path | None) -> None:
     """
     folder = Path(trainer.args.output_dir or "")
     try:
-        # The arguments of this run apply, and each recipe checks those that must not change.
+        # The arguments of this run apply, and each command checks those that must not change.
         with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError, RuntimeError) as error:

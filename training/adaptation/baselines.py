@@ -58,16 +58,16 @@ BASELINES = {
 }
 
 
-def simple_baselines(recipe: Any) -> dict[str, dict[str, dict[str, float]]]:
+def simple_baselines(setup: Any) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the metrics of each split for the baselines that need no encoder, as far as the task has them."""
-    task, rows, inputs = recipe.task, recipe.rows, recipe.inputs
+    task, rows, inputs = setup.task, setup.rows, setup.inputs
     splits = [split for split in ("validation", "test") if split in rows]
     outputs: dict[str, dict[str, EvalPrediction | None]] = {
         "constant_answer": {split: task.constant(inputs["train"], inputs[split]) for split in splits},
-        "linear_tfidf": _linear_tfidf(recipe, splits),
+        "linear_tfidf": _linear_tfidf(setup, splits),
     }
     examples = len(rows["train"])
-    if recipe.run.args.process_index == 0 and outputs["linear_tfidf"] and examples > _MOST_EXAMPLES:
+    if setup.run.args.process_index == 0 and outputs["linear_tfidf"] and examples > _MOST_EXAMPLES:
         print(f"The linear model of TF-IDF, a baseline, learns from {_MOST_EXAMPLES:,} of {examples:,} examples.")
     return {
         name: {split: task.metrics(rows[split], inputs[split])(found) for split, found in by_split.items() if found}
@@ -76,27 +76,27 @@ def simple_baselines(recipe: Any) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def _linear_tfidf(recipe: Any, splits: list[str]) -> dict[str, EvalPrediction | None]:
+def _linear_tfidf(setup: Any, splits: list[str]) -> dict[str, EvalPrediction | None]:
     """Return the outputs of linear models for each split; see `tfidf_outputs`.
 
     Only tasks that classify texts or predict numbers have this baseline, and only if their texts contain words. It
     learns from at most `_MOST_EXAMPLES` random examples.
     """
-    task, balanced = recipe.task, recipe.run.args.class_weights != "none"
+    task, balanced = setup.task, setup.run.args.class_weights != "none"
     if getattr(task, "problem_type", None) is None:
         return {}
     from transformers import EvalPrediction
 
-    texts = {split: np.array(texts_of(task, recipe.rows[split]), dtype=object) for split in ("train", *splits)}
-    labels = {split: np.asarray(list(recipe.inputs[split]["labels"])) for split in ("train", *splits)}
+    texts = {split: np.array(texts_of(task, setup.rows[split]), dtype=object) for split in ("train", *splits)}
+    labels = {split: np.asarray(list(setup.inputs[split]["labels"])) for split in ("train", *splits)}
     every = np.arange(len(texts["train"]))
     kept = np.random.default_rng(0).permutation(every)[:_MOST_EXAMPLES]
     found: dict[str, EvalPrediction | None] = {}
     try:
         for split in splits:
             parts = [(kept, texts[split])]
-            if split in recipe.cross_validated:
-                parts = [(np.setdiff1d(every, fold), texts["train"][fold]) for fold in recipe.folds]
+            if split in setup.cross_validated:
+                parts = [(np.setdiff1d(every, fold), texts["train"][fold]) for fold in setup.folds]
             outputs = [
                 tfidf_outputs(task, texts["train"][train], labels["train"][train], others, balanced)
                 for train, others in parts

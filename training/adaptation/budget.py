@@ -40,7 +40,7 @@ class _StepTimes(TrainerCallback):
         return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
 
 
-def keep_to_budget(run: Adaptation, recipe: Any, results: Results, started: float) -> None:
+def keep_to_budget(run: Adaptation, setup: Any, results: Results, started: float) -> None:
     """Shorten the training to what `--seconds` leaves, measured with a few steps and an evaluation.
 
     A resumed run keeps what it measured first, since its checkpoints belong to that number of epochs. `results.found`
@@ -51,7 +51,7 @@ def keep_to_budget(run: Adaptation, recipe: Any, results: Results, started: floa
     # Every process must train for the same number of steps.
     kept = broadcast_object_list([json.loads(file.read_text(encoding="utf-8")) if file.exists() else None])[0]
     if kept is None:
-        kept = broadcast_object_list([_shortened(run, recipe, started)])[0]
+        kept = broadcast_object_list([_shortened(run, setup, started)])[0]
         if run.args.should_save:
             write_atomically(file, [json.dumps(kept)])
     if kept["said"] and run.args.process_index == 0:
@@ -61,15 +61,15 @@ def keep_to_budget(run: Adaptation, recipe: Any, results: Results, started: floa
         results.tuning, results.choice = "linear", kept["said"]
 
 
-def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
+def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
     """Return the options that change, whether only the linear head is kept, and what the user reads about it."""
-    args, examples = run.args, len(recipe.rows["train"])
-    step, evaluation = _measured(run, recipe)
+    args, examples = run.args, len(setup.rows["train"])
+    step, evaluation = _measured(run, setup)
     batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     steps = math.ceil(examples / batch)
     # Models of folds are trained first.
-    are_trained = recipe.folds and examples >= LEAST_TO_CHOOSE
-    shares = [1 - len(held_out) / examples for held_out in recipe.folds] if are_trained else []
+    are_trained = setup.folds and examples >= LEAST_TO_CHOOSE
+    shares = [1 - len(held_out) / examples for held_out in setup.folds] if are_trained else []
     epoch = (1 + sum(shares)) * steps * step + (evaluation if args.eval_strategy != "no" else 0)
     # The baseline and the result are evaluated, too.
     left = (_USED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - 2 * evaluation
@@ -78,7 +78,7 @@ def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
         return {"found": {}, "linear": False, "said": ""}
     if epochs * steps >= _LEAST_STEPS:
         said = f"There is time for {epochs:g} epochs within {args.seconds:g} seconds."
-    elif run.model.tuning == "auto" and recipe.can_start_linear and recipe.linear is not None:
+    elif run.model.tuning == "auto" and setup.can_start_linear and setup.linear is not None:
         said = f"{args.seconds:g} seconds are too few to train all weights, so only the linear head is kept."
         return {"found": {}, "linear": True, "said": said}
     else:
@@ -89,15 +89,15 @@ def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
     return {"found": {"num_train_epochs": epochs, **shorter}, "linear": False, "said": said}
 
 
-def _measured(run: Adaptation, recipe: Any) -> tuple[float, float]:
+def _measured(run: Adaptation, setup: Any) -> tuple[float, float]:
     """Return the seconds of a training step, and those of an evaluation."""
     args = silent(run.args, run.scratch / "trial")
     args.max_steps, args.warmup_steps, args.disable_tqdm = _TRIAL_STEPS, 0, True
-    trainer, times = recipe.trainer(args), _StepTimes()
+    trainer, times = setup.trainer(args), _StepTimes()
     show_table(trainer, ("loss",))
     trainer.add_callback(times)
     train_with_cleanup(trainer, None)
     before = time.perf_counter()
-    if not recipe.folds:
-        recipe.judge(trainer, "validation")
+    if not setup.folds:
+        setup.judge(trainer, "validation")
     return times.seconds, time.perf_counter() - before

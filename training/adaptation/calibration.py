@@ -28,13 +28,13 @@ _LEAST_EXAMPLES, _LEAST_CROSS_VALIDATED = 200, 100
 _TUNINGS = ("auto", "full", "head", "adapter", "lora", "dora", "ia3")
 
 
-def calibration_split(recipe: Any) -> str | None:
+def calibration_split(setup: Any) -> str | None:
     """Return the split to calibrate on, or None if the run does not calibrate.
 
     Raises:
         UsageError: If the user asks for a calibration that is not possible.
     """
-    run, rows, cross_validated = recipe.run, recipe.rows, bool(recipe.folds)
+    run, rows, cross_validated = setup.run, setup.rows, bool(setup.folds)
     given = "calibration" in rows
     least = _LEAST_CROSS_VALIDATED if cross_validated else _LEAST_EXAMPLES
     split = "calibration" if given else "validation"
@@ -57,7 +57,7 @@ def calibration_split(recipe: Any) -> str | None:
                 f"--calibrate yes needs at least {LEAST_TO_CHOOSE} training examples or a --calibration_file, got "
                 f"{count} examples."
             )
-        check_examples(run.model.task, recipe.task, rows[split], COVERAGES, split)
+        check_examples(run.model.task, setup.task, rows[split], COVERAGES, split)
     except UsageError as error:
         if asked:
             raise UsageError(f"the model cannot be calibrated on the {split} examples: {error}") from error
@@ -66,15 +66,15 @@ def calibration_split(recipe: Any) -> str | None:
     return split
 
 
-def check_calibrated_model(recipe: Any, split: str | None) -> str | None:
+def check_calibrated_model(setup: Any, split: str | None) -> str | None:
     """Return the split to calibrate on, or None if the encoder is of a family that cannot be calibrated.
 
     Raises:
         UsageError: If the user asks for a calibration that is not possible.
     """
-    if split is None or not recipe.is_other_family:
+    if split is None or not setup.is_other_family:
         return split
-    run = recipe.run
+    run = setup.run
     reason = f"{run.model.model} cannot be converted to a model of this package"
     if run.args.calibrate == "yes" or split == "calibration":
         raise UsageError(f"the model cannot be calibrated on the {split} examples: {reason}.")
@@ -82,18 +82,18 @@ def check_calibrated_model(recipe: Any, split: str | None) -> str | None:
     return None
 
 
-def calibrate_model(recipe: Any, split: str, folder: Path, results: Results) -> CalibrationReport:
+def calibrate_model(setup: Any, split: str, folder: Path, results: Results) -> CalibrationReport:
     """Calibrate the model in a folder, and save it there again."""
-    model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
-    rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.encoded[split]), recipe.run.model.task
+    model = getattr(transformers, setup.task.auto_class).from_pretrained(folder).to(setup.run.args.device)
+    rows, task = encoded_rows(setup.task, setup.rows[split], setup.encoded[split]), setup.run.model.task
     logits = None
-    if split in recipe.cross_validated:
-        args = copy.deepcopy(recipe.run.args)
+    if split in setup.cross_validated:
+        args = copy.deepcopy(setup.run.args)
         args.seed = results.best.seed
         # All folds are finished, so that nothing is trained.
-        logits = torch.from_numpy(out_of_fold(recipe.run, recipe, args, results.tuning).of(results.tuning)).float()
+        logits = torch.from_numpy(out_of_fold(setup.run, setup, args, results.tuning).of(results.tuning)).float()
     # The results of the run already report its predictions.
-    options: dict[str, Any] = {"methods": KEEP_PREDICTIONS, "max_length": recipe.max_length, "logits": logits}
-    report = calibrate_encoded(model, recipe.tokenizer, task, rows, **options)
+    options: dict[str, Any] = {"methods": KEEP_PREDICTIONS, "max_length": setup.max_length, "logits": logits}
+    report = calibrate_encoded(model, setup.tokenizer, task, rows, **options)
     model.save_pretrained(folder)
     return report

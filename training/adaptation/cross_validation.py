@@ -95,41 +95,41 @@ def folds_of(strata: Sequence[Any] | Array | None, texts: Array, seed: int, fold
     return [np.flatnonzero(np.isin(texts, texts[part])) for part in parts]
 
 
-def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFold:
+def out_of_fold(run: Adaptation, setup: Any, args: Any, tuning: str) -> OutOfFold:
     """Train a model for each fold on the other examples, and return the outputs for the held-out ones.
 
     No models are trained if there are too few examples, or only the linear models are needed. The scratch folder keeps
     the outputs of finished folds. `tuning` says whose outputs are needed; with `auto`, they are those of both.
     """
     tuned, linear, shift = [], [], []
-    for index, held_out in enumerate(recipe.folds):
-        rest = np.setdiff1d(np.arange(len(recipe.rows["train"])), held_out)
-        head = recipe.linear.head(rest)
-        linear.append(head(recipe.linear.vectors[held_out]))
+    for index, held_out in enumerate(setup.folds):
+        rest = np.setdiff1d(np.arange(len(setup.rows["train"])), held_out)
+        head = setup.linear.head(rest)
+        linear.append(head(setup.linear.vectors[held_out]))
         shift.append(np.broadcast_to(head.shift, linear[-1].shape))
-        if tuning == "linear" or len(recipe.rows["train"]) < LEAST_TO_CHOOSE:
+        if tuning == "linear" or len(setup.rows["train"]) < LEAST_TO_CHOOSE:
             continue
         file = run.scratch / "folds" / f"{args.seed}-{index}.json"
         if file.exists():
             tuned.append(np.array(json.loads(file.read_text("utf-8")), dtype=np.float32))
             continue
         if args.process_index == 0:
-            print(f"Fold {index + 1} of {len(recipe.folds)}: {counted(len(rest), 'example')}")
-        trainer = recipe.trainer(silent(args, file.parent), rows=rest)
+            print(f"Fold {index + 1} of {len(setup.folds)}: {counted(len(rest), 'example')}")
+        trainer = setup.trainer(silent(args, file.parent), rows=rest)
         # The metrics are those of all folds together.
         trainer.compute_metrics = None
         show_table(trainer, ("loss",))
         train_with_cleanup(trainer, None)
-        tuned.append(trainer.predict(recipe.inputs["train"].select(held_out)).predictions)
+        tuned.append(trainer.predict(setup.inputs["train"].select(held_out)).predictions)
         if args.should_save:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, [json.dumps(tuned[-1].tolist())])
     return OutOfFold(np.concatenate(tuned) if tuned else None, np.concatenate(linear), np.concatenate(shift))
 
 
-def fits_only_head(recipe: Any, results: Results) -> bool:
+def fits_only_head(setup: Any, results: Results) -> bool:
     """Return whether no weights of the encoder are trained, not even to compare them with a linear head."""
-    few = bool(recipe.folds) and len(recipe.rows["train"]) < LEAST_TO_CHOOSE
+    few = bool(setup.folds) and len(setup.rows["train"]) < LEAST_TO_CHOOSE
     return results.tuning == "linear" or (few and bool(results.unlabelled.get("used")))
 
 

@@ -34,7 +34,7 @@ _POOLING = ("SequenceClassification", "MultipleChoice")
 
 
 class HeadFiles:
-    """The part of `HeadRecipe` that writes a trained model with its adapter and their cards."""
+    """The part of `HeadSetup` that writes a trained model with its adapter and their cards."""
 
     run: Adaptation
     task: HeadTask

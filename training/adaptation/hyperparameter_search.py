@@ -13,7 +13,7 @@ from .run import Adaptation, training_arguments
 from .scratch import SEARCH
 
 
-def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
+def search(run: Adaptation, setup: Any) -> dict[str, Any]:
     """Search the best learning rate, epochs and batch size with `Trainer.hyperparameter_search` and Optuna.
 
     A resumed search keeps its finished trials. Its later trials differ from those of an uninterrupted search, because
@@ -47,7 +47,7 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
 
     trial_args = training_arguments(run, run.scratch / "search", args.seed, {"save_strategy": SaveStrategy.NO})
     try:
-        trainer = recipe.trainer(trial_args, with_model=False)
+        trainer = setup.trainer(trial_args, with_model=False)
         # Optuna already logs a line for each trial.
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

@@ -28,26 +28,26 @@ FOLDS = 5
 _LEAST_PROBABILITY = 1e-4
 
 
-def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
+def list_label_errors(setup: Any, folder: Path) -> LabelErrors | None:
     """Find the labels that look wrong, and write them into the folder of the model if there are any.
 
     Returns:
         What was found, or None if the task or the encoder has no such models, or nobody gave the labels.
     """
-    fit = recipe.linear.labelled if isinstance(recipe.linear, SelfTrainedFit) else recipe.linear
-    if recipe.classes is None or not isinstance(fit, LinearFit) or recipe.run.data.lacks_labels:
+    fit = setup.linear.labelled if isinstance(setup.linear, SelfTrainedFit) else setup.linear
+    if setup.classes is None or not isinstance(fit, LinearFit) or setup.run.data.lacks_labels:
         return None
-    chosen = np.arange(len(recipe.rows["train"])) if recipe.fitted is None else recipe.fitted
-    rows = recipe.rows["train"].select(chosen)
-    texts = texts_of(recipe.task, rows)
-    folds = folds_of(fit.labels, number_texts(rows, recipe.task.texts), recipe.run.args.seed, FOLDS)
-    judges = logits_of_vectors(fit, folds), logits_of_words(recipe.task, texts, fit.labels, folds)
+    chosen = np.arange(len(setup.rows["train"])) if setup.fitted is None else setup.fitted
+    rows = setup.rows["train"].select(chosen)
+    texts = texts_of(setup.task, rows)
+    folds = folds_of(fit.labels, number_texts(rows, setup.task.texts), setup.run.args.seed, FOLDS)
+    judges = logits_of_vectors(fit, folds), logits_of_words(setup.task, texts, fit.labels, folds)
     logits = [each for each in judges if each.size]
-    found = find_label_errors(logits, fit.labels, recipe.task.labels, texts)
+    found = find_label_errors(logits, fit.labels, setup.task.labels, texts)
     if found.found:
-        positions = recipe.positions[chosen]
+        positions = setup.positions[chosen]
         named = [each.index for each in found.found]
-        places = recipe.run.data.places_of("train", positions[named].tolist())
+        places = setup.run.data.places_of("train", positions[named].tolist())
         table = as_csv(found.at({index: places[int(positions[index])] for index in named}))
         # A spreadsheet only takes it for UTF-8 with a byte order mark.
         (folder / FILE).write_text(table, encoding="utf-8-sig")

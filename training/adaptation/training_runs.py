@@ -24,19 +24,19 @@ from .scratch import record
 from .without_labels import temper
 
 
-def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
+def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = run.scratch / "trainings" / str(seed)
     args = training_arguments(run, folder, seed, results.found)
-    if recipe.folds or results.labelling:
+    if setup.folds or results.labelling:
         args = without_evaluation(args)
-    elif recipe.linear is not None and last_complete_checkpoint(folder) is None:
+    elif setup.linear is not None and last_complete_checkpoint(folder) is None:
         # The model may be best before training.
         args.eval_on_start = args.keep_best and args.eval_strategy != "no"
     if not results.baselines:
         # The baselines need a separate trainer: Accelerate would take the evaluated model as prepared for training,
         # and would not synchronise its gradients.
-        results.baselines = baselines(recipe, copy.deepcopy(args))
+        results.baselines = baselines(setup, copy.deepcopy(args))
     if args.should_save:
         remove_incomplete(folder)
     checkpoint = last_complete_checkpoint(folder)
@@ -44,20 +44,20 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         print(f"Seed {seed}")
     started = time.perf_counter()
     try:
-        held_out = cross_validate(run, recipe, args, results) if recipe.folds else None
+        held_out = cross_validate(run, setup, args, results) if setup.folds else None
         # A new trainer sets the random seed, so that the model does not depend on which folds an earlier run finished.
-        trainer = recipe.trainer(args, checkpoint)
-        show_table(trainer, recipe.logged)
+        trainer = setup.trainer(args, checkpoint)
+        show_table(trainer, setup.logged)
         weights = list(trainer.model.parameters())
         results.parameters = sum(weight.numel() for weight in weights)
         if results.tuning == "linear":
-            recipe.set_linear(trainer.model)
+            setup.set_linear(trainer.model)
             results.trained = sum(weight.numel() for weight in trainer.model.classifier.parameters())
         else:
             results.trained = sum(weight.numel() for weight in weights if weight.requires_grad)
             train_with_cleanup(trainer, checkpoint)
         if results.labelling:
-            temper(trainer, recipe, results.labelling)
+            temper(trainer, setup, results.labelling)
     except DivergedError:
         # It would diverge again.
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,15 +66,15 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         raise
     seconds = time.perf_counter() - started
     judged = {} if held_out is None else {"validation": held_out}
-    judged |= judge_splits(recipe, trainer, [split for split in ("validation", "test") if split not in judged])
-    results.metric = recipe.metric
-    results.trainings.append(result_of(recipe, judged, seed, seconds, asdict(recipe.training(trainer))))
+    judged |= judge_splits(setup, trainer, [split for split in ("validation", "test") if split not in judged])
+    results.metric = setup.metric
+    results.trainings.append(result_of(setup, judged, seed, seconds, asdict(setup.training(trainer))))
     results.average = None  # that of fewer training runs
     results.peak_memory = max(results.peak_memory, peak_memory())
     if args.should_save:
         best, models = str(results.best.seed), run.scratch / "models"
         if best == str(seed) or args.average_seeds:
-            write_model(recipe, trainer, models / str(seed), judged)
+            write_model(setup, trainer, models / str(seed), judged)
         record(run, results)
         for model in () if args.average_seeds else models.iterdir():
             if model.name != best:
@@ -84,57 +84,57 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def cross_validate(run: Adaptation, recipe: Any, args: AdaptationArguments, results: Results) -> Evaluation:
+def cross_validate(run: Adaptation, setup: Any, args: AdaptationArguments, results: Results) -> Evaluation:
     """Judge the training on held-out examples. The first seed decides whether the linear head alone is better."""
-    found = out_of_fold(run, recipe, args, results.tuning)
+    found = out_of_fold(run, setup, args, results.tuning)
     if not results.choice:
-        labels = np.asarray(list(recipe.inputs["validation"]["labels"]))
+        labels = np.asarray(list(setup.inputs["validation"]["labels"]))
         unlabelled = bool(results.unlabelled.get("used"))
-        linear, results.choice = prefers_linear(recipe.task.problem_type, found, labels, unlabelled)
+        linear, results.choice = prefers_linear(setup.task.problem_type, found, labels, unlabelled)
         results.tuning = "linear" if linear else "full"
         if args.process_index == 0:
             print(results.choice)
-    results.baselines["linear_head"]["validation"] = recipe.judge_outputs("validation", found.linear).metrics
-    return recipe.judge_outputs("validation", found.of(results.tuning))
+    results.baselines["linear_head"]["validation"] = setup.judge_outputs("validation", found.linear).metrics
+    return setup.judge_outputs("validation", found.of(results.tuning))
 
 
-def write_model(recipe: Any, trainer: Any, folder: Path, judged: Mapping[str, Evaluation]) -> None:
+def write_model(setup: Any, trainer: Any, folder: Path, judged: Mapping[str, Evaluation]) -> None:
     """Write the model of a trainer, and its answers to the test examples, into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    recipe.write(trainer, folder)
+    setup.write(trainer, folder)
     if "test" in judged:
-        write_predictions(folder / "predictions.jsonl", recipe.rows["test"], judged["test"].answers)
+        write_predictions(folder / "predictions.jsonl", setup.rows["test"], judged["test"].answers)
 
 
-def average(run: Adaptation, recipe: Any, results: Results) -> None:
+def average(run: Adaptation, setup: Any, results: Results) -> None:
     """Average the weights of all training runs, and evaluate and keep the model."""
     models = run.scratch / "models"
     folder = run.scratch / "trainings" / str(run.args.seed)
-    trainer = recipe.trainer(training_arguments(run, folder, run.args.seed, results.found))
-    show_table(trainer, recipe.logged)
+    trainer = setup.trainer(training_arguments(run, folder, run.args.seed, results.found))
+    show_table(trainer, setup.logged)
     model = trainer.accelerator.unwrap_model(trainer.model)
     load_average(model, [models / str(result.seed) for result in results.trainings])
-    judged = judge_splits(recipe, trainer, ("validation", "test"))
+    judged = judge_splits(setup, trainer, ("validation", "test"))
     first, seconds = results.trainings[0], sum(result.seconds for result in results.trainings)
-    results.average = result_of(recipe, judged, first.seed, seconds, first.training)
+    results.average = result_of(setup, judged, first.seed, seconds, first.training)
     if run.args.should_save:
-        write_model(recipe, trainer, models / "average", judged)
+        write_model(setup, trainer, models / "average", judged)
         record(run, results)
     trainer.accelerator.wait_for_everyone()
 
 
-def judge_splits(recipe: Any, trainer: Any, splits: Sequence[str]) -> dict[str, Evaluation]:
+def judge_splits(setup: Any, trainer: Any, splits: Sequence[str]) -> dict[str, Evaluation]:
     """Evaluate the model of a trainer on those of the splits that have examples."""
-    return {split: recipe.judge(trainer, split) for split in splits if split in recipe.rows}
+    return {split: setup.judge(trainer, split) for split in splits if split in setup.rows}
 
 
 def result_of(
-    recipe: Any, judged: Mapping[str, Evaluation], seed: int, seconds: float, training: dict[str, Any]
+    setup: Any, judged: Mapping[str, Evaluation], seed: int, seconds: float, training: dict[str, Any]
 ) -> Result:
     """Return the result of a model, given its evaluations; see `Result`."""
     metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
-    return Result(seed, metrics, seconds, recipe.score(metrics["validation"]), training, last.confusion)
+    return Result(seed, metrics, seconds, setup.score(metrics["validation"]), training, last.confusion)
 
 
 @torch.no_grad()
@@ -147,14 +147,14 @@ def load_average(model: Any, folders: Sequence[Path]) -> None:
     model.load_state_dict({name: (total / len(folders)).float() for name, total in totals.items()})
 
 
-def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
+def baselines(setup: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the metrics of each split before training, and those of the simple baselines that the task has."""
     # The linear head is fitted to the cross-validated examples.
-    splits = [split for split in ("validation", "test") if split not in recipe.cross_validated]
-    trainer = recipe.trainer(args)
-    show_table(trainer, recipe.logged)
-    if recipe.linear is not None:
-        recipe.set_linear(trainer.model)
-    before = {split: found.metrics for split, found in judge_splits(recipe, trainer, splits).items()}
-    name = "before_training" if recipe.linear is None else "linear_head"
-    return {name: before, **recipe.baselines()}
+    splits = [split for split in ("validation", "test") if split not in setup.cross_validated]
+    trainer = setup.trainer(args)
+    show_table(trainer, setup.logged)
+    if setup.linear is not None:
+        setup.set_linear(trainer.model)
+    before = {split: found.metrics for split, found in judge_splits(setup, trainer, splits).items()}
+    name = "before_training" if setup.linear is None else "linear_head"
+    return {name: before, **setup.baselines()}

@@ -33,17 +33,17 @@ Array = npt.NDArray[Any]
 _STRENGTH = 10.0
 
 
-def check_unlabelled(recipe: Any, rows: Any) -> Any:
+def check_unlabelled(setup: Any, rows: Any) -> Any:
     """Check the unlabelled texts, and return those that are neither labelled nor twice there.
 
     Raises:
         UsageError: If the texts or other arguments are not valid.
     """
-    run, task = recipe.run, recipe.task
+    run, task = setup.run, setup.task
     named = f"--unlabelled_file {run.data.unlabelled_file}"
     if run.model.tuning not in PLANNED:
         raise UsageError(f"--unlabelled_file needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
-    if recipe.class_names is not None and set(names := recipe.class_names.names) != set(task.labels):
+    if setup.class_names is not None and set(names := setup.class_names.names) != set(task.labels):
         raise UsageError(
             f"--label_names_file {run.data.label_names_file} must name the labels of the training examples, "
             f"{', '.join(task.labels)}, got {', '.join(names)}."
@@ -53,7 +53,7 @@ def check_unlabelled(recipe: Any, rows: Any) -> Any:
         check_columns(examples, {argument: column})
         check_texts(run.data, examples, argument, column)
     rows = rows.select_columns(list(task.texts))
-    seen, kept = set(texts_of(task, recipe.rows["train"])), []
+    seen, kept = set(texts_of(task, setup.rows["train"])), []
     for index, text in enumerate(texts_of(task, rows)):
         if text not in seen:
             seen.add(text)
@@ -65,35 +65,35 @@ def check_unlabelled(recipe: Any, rows: Any) -> Any:
     return rows.select(kept)
 
 
-def learn_from_unlabelled(recipe: Any) -> dict[str, Any]:
-    """Let the head of a recipe start from a fit to the unlabelled texts, too, if there are any and they help.
+def learn_from_unlabelled(setup: Any) -> dict[str, Any]:
+    """Let the head of a setup start from a fit to the unlabelled texts, too, if there are any and they help.
 
     They help if the loss on held-out labelled examples is lower by more than its standard error.
 
     Returns:
         What is known about them, for the report; empty if there are none.
     """
-    rows, fit, args = recipe.unlabelled, recipe.linear, recipe.run.args
+    rows, fit, args = setup.unlabelled, setup.linear, setup.run.args
     if rows is None:
         return {}
-    labelled = recipe.rows["train"] if recipe.fitted is None else recipe.rows["train"].select(recipe.fitted)
-    folds = recipe.folds or folds_of(fit.labels, number_texts(labelled, recipe.task.texts), args.seed)
+    labelled = setup.rows["train"] if setup.fitted is None else setup.rows["train"].select(setup.fitted)
+    folds = setup.folds or folds_of(fit.labels, number_texts(labelled, setup.task.texts), args.seed)
     names = None
-    if recipe.class_names is not None:
-        described = [recipe.class_names.texts_of(name) for name in recipe.labels]
-        vectors = _vectors_of(recipe, [text for texts in described for text in texts])
+    if setup.class_names is not None:
+        described = [setup.class_names.texts_of(name) for name in setup.labels]
+        vectors = _vectors_of(setup, [text for texts in described for text in texts])
         names = np.stack(
             [part.mean(0) for part in np.split(vectors, np.cumsum([len(each) for each in described])[:-1])]
         )
-    texts = [*texts_of(recipe.task, labelled), *texts_of(recipe.task, rows)]
+    texts = [*texts_of(setup.task, labelled), *texts_of(setup.task, rows)]
     # All of a text, since its vector may leave out the end.
-    ids = recipe.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    with_texts = SelfTrainedFit(fit, _vectors_of(recipe, *(rows[column] for column in recipe.task.texts)), ids, names)
+    ids = setup.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    with_texts = SelfTrainedFit(fit, _vectors_of(setup, *(rows[column] for column in setup.task.texts)), ids, names)
     with Progress("Labelling the texts", show=args.process_index == 0 and not args.disable_tqdm):
         known, each = held_out_losses(folds, with_texts, fit)
     used, losses = clearly_lower(*each), [float(found.mean()) for found in each]
     if used:
-        recipe.linear = with_texts
+        setup.linear = with_texts
     summary = (
         f"Loss of a linear head on {counted(len(known), 'held-out example')}: {losses[0]:.3f} with the "
         f"{counted(len(rows), 'unlabelled text')}, {losses[1]:.3f} without; they are {'' if used else 'not '}used."
@@ -181,15 +181,15 @@ def _log_shares(labels: Array, classes: int) -> Array:
     return np.asarray(np.log((np.bincount(labels, minlength=classes) + 1) / (len(labels) + classes)))
 
 
-def _vectors_of(recipe: Any, *columns: Sequence[str]) -> Array:
+def _vectors_of(setup: Any, *columns: Sequence[str]) -> Array:
     """Return the vectors (M, D) of texts, or of pairs of texts, before the last layer."""
     from datasets import Dataset
 
-    task = recipe.task
+    task = setup.task
     rows = dict(zip(task.texts, map(list, columns), strict=False))
     # Their truncation is not reported, and the label is never read.
     task.cut = TruncationCounts()
-    label = recipe.rows["train"][task.label][0]
-    inputs = task.encode(Dataset.from_dict({**rows, task.label: [label] * len(columns[0])}), recipe.tokenizer)
-    set_seed(recipe.run.args.seed)  # as for the labelled examples
-    return frozen_vectors(recipe.with_head(), inputs, recipe.collator, recipe.run.args)[0]
+    label = setup.rows["train"][task.label][0]
+    inputs = task.encode(Dataset.from_dict({**rows, task.label: [label] * len(columns[0])}), setup.tokenizer)
+    set_seed(setup.run.args.seed)  # as for the labelled examples
+    return frozen_vectors(setup.with_head(), inputs, setup.collator, setup.run.args)[0]

@@ -165,7 +165,7 @@ def with_names_in_turn(run: Adaptation, examples: dict[str, Any], names: list[st
     return {**examples, "train": rows.add_column(column, list(islice(cycle(names), len(rows))))}
 
 
-def label_by_names(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def label_by_names(setup: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Replace the labels of the training texts by those that the encoder finds, or has found before an interruption.
 
     Returns:
@@ -174,25 +174,25 @@ def label_by_names(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerB
     Raises:
         UsageError: If the encoder is not made to compare texts.
     """
-    run = recipe.run
+    run = setup.run
     file = run.scratch / "labels.json"
     if run.args.should_save and not file.exists():
-        write_atomically(file, [json.dumps(_found(recipe, checkpoint, tokenizer))])
+        write_atomically(file, [json.dumps(_found(setup, checkpoint, tokenizer))])
     labels, facts = json.loads(file.read_text(encoding="utf-8"))
-    column = recipe.task.label
+    column = setup.task.label
     for split in _SPLITS:
-        rows = recipe.rows[split]
+        rows = setup.rows[split]
         own, labels = labels[: len(rows)], labels[len(rows) :]
-        named = [recipe.labels[label] for label in own]
-        recipe.rows[split] = rows.remove_columns(column).add_column(column, named)
+        named = [setup.labels[label] for label in own]
+        setup.rows[split] = rows.remove_columns(column).add_column(column, named)
     if run.args.process_index == 0:
         print(facts["summary"])
     return dict(facts)
 
 
-def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+def _found(setup: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Return the labels of the training and validation texts, and what is known about them."""
-    run = recipe.run
+    run = setup.run
     model = SequenceEncoderModel.from_pretrained(checkpoint, dtype=torch.float32)
     judge = run.data.zero_shot_model
     if model.embedding_recipe is None and judge is None:
@@ -202,14 +202,14 @@ def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> 
             "with --task embedding first, or label some texts."
         )
     model.to(run.args.device)
-    texts = [text for split in _SPLITS for text in recipe.rows[split][recipe.task.text]]
-    classes = recipe.class_names
-    scores = None if judge is None else entailments(judge, texts, classes, recipe.labels, run.args)
+    texts = [text for split in _SPLITS for text in setup.rows[split][setup.task.text]]
+    classes = setup.class_names
+    scores = None if judge is None else entailments(judge, texts, classes, setup.labels, run.args)
     with Progress("Labelling the texts", show=run.args.process_index == 0 and not run.args.disable_tqdm):
         try:
             vectors = model.encode(texts, tokenizer, max_length=run.model.max_length)
             if scores is None:
-                names = np.stack([model.encode(classes.texts_of(name), tokenizer).mean(0) for name in recipe.labels])
+                names = np.stack([model.encode(classes.texts_of(name), tokenizer).mean(0) for name in setup.labels])
                 similarities = by_vectors(vectors, names)
             else:
                 similarities = by_wordings(scores)
@@ -218,7 +218,7 @@ def _found(recipe: Any, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> 
         # All of a text, since its vector may leave out the end.
         ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         found = find_classes(vectors, ids, similarities, run.args.seed)
-    return found.labels.tolist(), _facts(classes, recipe.labels, found, judge)
+    return found.labels.tolist(), _facts(classes, setup.labels, found, judge)
 
 
 def _facts(classes: ClassNames, labels: list[str], found: Found, judge: str | None) -> dict[str, Any]:
@@ -244,12 +244,12 @@ def _facts(classes: ClassNames, labels: list[str], found: Found, judge: str | No
 
 
 @torch.no_grad()
-def temper(trainer: Any, recipe: Any, facts: dict[str, Any]) -> None:
+def temper(trainer: Any, setup: Any, facts: dict[str, Any]) -> None:
     """Scale the logits of a model so that its mean score on held-out texts is the estimated accuracy of the labels.
 
     Otherwise, a model that learned from wrong labels is as certain as one that learned from right ones.
     """
-    logits = trainer.predict(recipe.inputs["validation"]).predictions
+    logits = trainer.predict(setup.inputs["validation"]).predictions
     temperature = temperature_for(np.asarray(logits, dtype=np.float64), facts["estimated_accuracy"])
     classifier = trainer.accelerator.unwrap_model(trainer.model).classifier
     classifier.weight.div_(temperature)

@@ -1,4 +1,4 @@
-"""The recipe for tasks with a head of transformers: prepare examples, build the model and `Trainer`, and save."""
+"""The setup of tasks with a head of transformers: prepare examples, build the model and `Trainer`, and save."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _AVERAGED = ("auto", "full", "head")
 ENOUGH_TO_CHOOSE = 200
 
 
-class HeadRecipe(HeadFiles):
+class HeadSetup(HeadFiles):
     """The steps from examples to a trained model, for one task with a head.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The recipe for tasks that write: masks drawn anew in each epoch, and a `Trainer` that evaluates the bound."""
+"""The setup of tasks that write: masks drawn anew in each epoch, and a `Trainer` that evaluates the bound."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..diffusion_trainer import DiffusionTrainer
 from ..encoders import set_special_tokens
 from .draws import Draws
 from .encoder import text_length
-from .head_recipe import HeadRecipe
+from .head_setup import HeadSetup
 from .run import Adaptation, AdaptationArguments
 from .tasks import WRITING_TASKS, WritingTask
 
 
-class WritingRecipe(HeadRecipe):
-    """The steps from examples to a model that writes; see `HeadRecipe`."""
+class WritingSetup(HeadSetup):
+    """The steps from examples to a model that writes; see `HeadSetup`."""
 
     task: WritingTask
     trainer_class = DiffusionTrainer
@@ -52,13 +52,13 @@ class WritingRecipe(HeadRecipe):
         return Draws(self.inputs["train"], self.task.training_rows, args.seed)
 
     def model(self, seed: int, rows: Any = None) -> Any:
-        """See `HeadRecipe`."""
+        """See `HeadSetup`."""
         model = super().model(seed, rows)
         set_generation_defaults(model, self.task)
         return model
 
     def training(self, trainer: Any) -> Training:
-        """See `HeadRecipe`."""
+        """See `HeadSetup`."""
         training, block = super().training(trainer), self.task.block_argument.replace("_", " ")
         masks = {block: self.task.block, "masking rate": "uniform from 0 to 1; losses weighted by its inverse"}
         training.hyperparameters = {**training.hyperparameters, **masks}

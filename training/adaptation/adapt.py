@@ -34,7 +34,7 @@ from .calibration import calibrate_model, calibration_split, check_calibrated_mo
 from .cross_validation import fits_only_head, folds_of, is_cross_validated
 from .encoder import encoder_of
 from .examples import hold_out, load_examples, number_texts, warn_about_contradictions, warn_about_shared_texts
-from .head_recipe import HeadRecipe
+from .head_setup import HeadSetup
 from .hyperparameter_search import search
 from .label_check import facts_of, list_label_errors
 from .plan import PLANNED, in_words, plan_for, rate_for
@@ -50,12 +50,12 @@ from .scratch import (
     scratch_of,
     settings_of,
 )
-from .similarity_recipe import SimilarityRecipe
+from .similarity_setup import SimilaritySetup
 from .tasks import HEAD_TASKS, WRITING_TASKS
 from .training_runs import average, train
 from .unlabelled_texts import check_unlabelled, learn_from_unlabelled
 from .without_labels import label_by_names, read_class_names, with_names_in_turn
-from .writing_recipe import WritingRecipe
+from .writing_setup import WritingSetup
 
 
 def run_command(arguments: list[str]) -> None:
@@ -91,9 +91,9 @@ def _adapt(run: Adaptation) -> Results:
     args, started = run.args, time.perf_counter()
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
-    recipe, labelling = read_examples(run), {}
-    calibrated_on = calibration_split(recipe)
-    settings = settings_of(run, recipe.rows, recipe.unlabelled, recipe.class_names)
+    setup, labelling = read_examples(run), {}
+    calibrated_on = calibration_split(setup)
+    settings = settings_of(run, setup.rows, setup.unlabelled, setup.class_names)
     done = may_be_finished and is_finished(run, settings)
     if not done:
         check_output(run)
@@ -118,35 +118,35 @@ def _adapt(run: Adaptation) -> Results:
             )
             record_settings(run, settings)
             if run.data.lacks_labels:
-                labelling = label_by_names(recipe, checkpoint, tokenizer)
+                labelling = label_by_names(setup, checkpoint, tokenizer)
             with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
-                recipe.prepare(checkpoint, tokenizer)
+                setup.prepare(checkpoint, tokenizer)
             if run.model.tuning in PLANNED and "learning_rate" in args.planned:
                 knows = run.model.task == "embedding" and read_recipe(checkpoint) is not None
-                args.learning_rate = rate_for(cast(float, args.learning_rate), recipe.hidden_size, knows)
-            calibrated_on = check_calibrated_model(recipe, calibrated_on)
+                args.learning_rate = rate_for(cast(float, args.learning_rate), setup.hidden_size, knows)
+            calibrated_on = check_calibrated_model(setup, calibrated_on)
         if args.process_index == 0:
-            for split, cut in recipe.cut.items():
-                print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
+            for split, cut in setup.cut.items():
+                print(f"{split}: {counted(len(setup.rows[split]), 'example')}; {cut.in_words(setup.max_length)}.")
         results = finished(run)
         results.run, results.labelling = digest_of(settings), labelling
-        results.unlabelled = learn_from_unlabelled(recipe)
-        if results.tuning == "auto" and not recipe.folds:
+        results.unlabelled = learn_from_unlabelled(setup)
+        if results.tuning == "auto" and not setup.folds:
             results.tuning = "linear" if labelling else "full"
-        results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}
+        results.labels, results.cut = setup.labels, {split: asdict(cut) for split, cut in setup.cut.items()}
         if args.search_trials and not results.found:
-            results.found = search(run, recipe)
+            results.found = search(run, setup)
             record(run, results)
         if args.seconds and results.tuning != "linear" and not results.trainings:
-            keep_to_budget(run, recipe, results, started)
-        if args.process_index == 0 and run.model.tuning in PLANNED and not fits_only_head(recipe, results):
-            print(in_words(args, args.planned, len(recipe.rows["train"])), end="")
+            keep_to_budget(run, setup, results, started)
+        if args.process_index == 0 and run.model.tuning in PLANNED and not fits_only_head(setup, results):
+            print(in_words(args, args.planned, len(setup.rows["train"])), end="")
         trained = {result.seed for result in results.trainings}
         for seed in range(args.seed, args.seed + args.seeds):
             if seed not in trained:
-                train(run, recipe, seed, results)
+                train(run, setup, seed, results)
         if args.average_seeds and results.average is None:
-            average(run, recipe, results)
+            average(run, setup, results)
         if args.should_save:
             calibration: CalibrationReport | None = None
             doubts: LabelErrors | None = None
@@ -155,16 +155,16 @@ def _adapt(run: Adaptation) -> Results:
                 shutil.copytree(run.scratch / "models" / kept, written, dirs_exist_ok=True)
                 if calibrated_on is not None:
                     with errors_as_warnings("the calibration"):
-                        calibration = calibrate_model(recipe, calibrated_on, written, results)
+                        calibration = calibrate_model(setup, calibrated_on, written, results)
                         results.calibration = calibration.calibration.facts
                 with errors_as_warnings("the list of labels that look wrong"):
-                    doubts = list_label_errors(recipe, written)
+                    doubts = list_label_errors(setup, written)
                     results.label_errors = facts_of(doubts)
                 for runs in run.scratch.glob("trainings/*/runs"):
                     shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
                 (written / "results.json").write_text(results.as_json(), encoding="utf-8")
                 with errors_as_warnings("the model card"):
-                    recipe.write_cards(results, written)
+                    setup.write_cards(results, written)
                     if calibration is not None:
                         add_to_card(written, calibration)
                 with errors_as_warnings("the picture of the confusion matrix"):
@@ -182,7 +182,7 @@ def _adapt(run: Adaptation) -> Results:
     return results
 
 
-def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
+def read_examples(run: Adaptation) -> HeadSetup | SimilaritySetup:
     """Read the examples, and check everything that can be checked without an encoder."""
     with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
         examples = load_examples(run.data)
@@ -190,40 +190,40 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         names = None if run.data.label_names_file is None else read_class_names(run.data)
         if names is not None and run.data.lacks_labels:
             examples = with_names_in_turn(run, examples, names.names)
-        kinds = {**dict.fromkeys(HEAD_TASKS, HeadRecipe), **dict.fromkeys(WRITING_TASKS, WritingRecipe)}
-        recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
-        recipe.class_names = names
-        recipe.unlabelled = None if unlabelled is None else check_unlabelled(recipe, unlabelled)
-        # The recipe has read the labels before, since a rare label may be held out.
-        classes = recipe.classes
-        train = recipe.rows["train"]
+        kinds = {**dict.fromkeys(HEAD_TASKS, HeadSetup), **dict.fromkeys(WRITING_TASKS, WritingSetup)}
+        setup = kinds.get(run.model.task, SimilaritySetup)(run, examples)
+        setup.class_names = names
+        setup.unlabelled = None if unlabelled is None else check_unlabelled(setup, unlabelled)
+        # The setup has read the labels before, since a rare label may be held out.
+        classes = setup.classes
+        train = setup.rows["train"]
         if classes is not None and run.args.should_save and not run.data.lacks_labels:
-            warn_about_contradictions(run.data, number_texts(train, recipe.task.texts), classes)
-        if recipe.can_start_linear and is_cross_validated(run, recipe.rows):
-            recipe.folds = folds_of(classes, number_texts(train, recipe.task.texts), run.args.seed)
-            recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
+            warn_about_contradictions(run.data, number_texts(train, setup.task.texts), classes)
+        if setup.can_start_linear and is_cross_validated(run, setup.rows):
+            setup.folds = folds_of(classes, number_texts(train, setup.task.texts), run.args.seed)
+            setup.rows = {**setup.rows, "validation": train.select(np.concatenate(setup.folds))}
         else:
-            recipe.rows, recipe.positions = hold_out(recipe.rows, run.data, run.args.seed, classes)
+            setup.rows, setup.positions = hold_out(setup.rows, run.data, run.args.seed, classes)
         if run.data.lacks_labels and run.model.tuning == "auto":
             # Only the head is fitted.
             run.args.planned = []
         elif run.model.tuning in PLANNED:
             planned = plan_for(
-                len(recipe.rows["train"]),
+                len(setup.rows["train"]),
                 run.args.world_size,
-                steps_of(run, recipe),
-                starts_linear=recipe.can_start_linear,
+                steps_of(run, setup),
+                starts_linear=setup.can_start_linear,
                 is_embedding=run.model.task == "embedding",
             )
             for name in run.args.planned:
                 setattr(run.args, name, planned[name])
         if run.args.should_save:
-            others = [split for split in recipe.rows if split != "train" and split not in recipe.cross_validated]
-            warn_about_shared_texts(recipe.rows, recipe.task.texts, others)
-        return recipe
+            others = [split for split in setup.rows if split != "train" and split not in setup.cross_validated]
+            warn_about_shared_texts(setup.rows, setup.task.texts, others)
+        return setup
 
 
-def steps_of(run: Adaptation, recipe: Any) -> float | None:
+def steps_of(run: Adaptation, setup: Any) -> float | None:
     """Return the number of steps if the user has set it or the number of epochs, else None."""
     args = run.args
     if args.max_steps > 0:
@@ -231,7 +231,7 @@ def steps_of(run: Adaptation, recipe: Any) -> float | None:
     if "num_train_epochs" in args.planned:
         return None
     batch = cast(int, args.per_device_train_batch_size) * args.world_size
-    return cast(float, args.num_train_epochs) * len(recipe.rows["train"]) / batch
+    return cast(float, args.num_train_epochs) * len(setup.rows["train"]) / batch
 
 
 def check_output(run: Adaptation, may_be_finished: bool = False) -> None:

@@ -30,11 +30,11 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import atomic_folder, check_replaceable
-from ..adaptation.recipe import adapt
+from ..adaptation.adapt import adapt
 from ..adaptation.run import parse as parse_adaptation
 from ..encoders import save_as_sequence_encoder
 from ..hardware import device_name, peak_memory
-from ..pretraining.recipe import pretrain
+from ..pretraining.pretrain import pretrain
 from ..pretraining.run import parse as parse_pretraining
 from .arguments import QuickstartArguments
 

@@ -1,4 +1,4 @@
-"""The recipe for embedding and ranking: sentence-transformers models, losses and trainers around the encoder."""
+"""The setup of embedding and ranking: sentence-transformers models, losses and trainers around the encoder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
 
 
-class SimilarityRecipe:
-    """The steps from examples to a trained model, for one task of sentence-transformers; see `HeadRecipe`.
+class SimilaritySetup:
+    """The steps from examples to a trained model, for one task of sentence-transformers; see `HeadSetup`.
 
     Raises:
         UsageError: If the task cannot use the examples or the arguments.
@@ -45,7 +45,7 @@ class SimilarityRecipe:
         if run.args.search_trials:
             raise UsageError(f"--search_trials does not support --task {run.model.task}.")
 
-    # Judged on a validation split; see `HeadRecipe`.
+    # Judged on a validation split; see `HeadSetup`.
     folds: tuple[Any, ...] = ()
     cross_validated: tuple[str, ...] = ()
     linear = classes = positions = unlabelled = class_names = None
