@@ -66,7 +66,7 @@ class LinkedEncoder:
                 shape = _value(places[0]).shape
             else:
                 self._joined.append((name, places, rule))
-                shape = self._join(places, rule, learns=False).shape
+                shape = self._join(places, rule).shape
             if shape != needed.shape:
                 raise ValueError(f"{name} would have the shape {tuple(shape)} instead of {tuple(needed.shape)}.")
         # Training has its own encoder, so that inference in other threads leaves the history of its weights alone.
@@ -87,17 +87,13 @@ class LinkedEncoder:
             del owner._parameters[leaf]
         return empty
 
-    def _join_all(self, encoder: SequenceEncoderModel, learns: bool) -> None:
+    def _join_all(self, encoder: SequenceEncoderModel) -> None:
         for name, places, rule in self._joined:
             owner, leaf = _place(encoder, name)
-            setattr(owner, leaf, self._join(places, rule, learns))
+            setattr(owner, leaf, self._join(places, rule))
 
-    def _join(self, places: list[_Place], rule: Rule, learns: bool) -> torch.Tensor:
-        if learns:
-            return rule.layout.join([_value(place) for place in places], self.heads)
-        # What is made in inference mode could not be used for the gradients of other tensors later.
-        with torch.inference_mode(False), torch.no_grad():
-            return rule.layout.join([_value(place).detach() for place in places], self.heads)
+    def _join(self, places: list[_Place], rule: Rule) -> torch.Tensor:
+        return rule.layout.join([_value(place) for place in places], self.heads)
 
     def prepare(self, training: bool, checkpointing: Any = None) -> SequenceEncoderModel:
         """Return the encoder to compute with, which has the present weights.
@@ -109,7 +105,7 @@ class LinkedEncoder:
         joined = [_value(place) for _, places, _ in self._joined for place in places]
         if torch.is_grad_enabled() and any(each.requires_grad for each in joined):
             encoder = self._learning
-            self._join_all(encoder, learns=True)
+            self._join_all(encoder)
         else:
             encoder = self._without_gradients(joined, training)
         if encoder.training != training:
@@ -126,8 +122,10 @@ class LinkedEncoder:
         # Fused optimizers change weights without raising their version.
         state = [number_of_steps(), copied, *map(_version, tensors)]
         if state != self._state:
-            self._join_all(self.encoder, learns=False)
-            self._copy = self._copied() if copied else None
+            # What is made in inference mode could neither be prepacked nor be used for gradients of other tensors.
+            with torch.inference_mode(False), torch.no_grad():
+                self._join_all(self.encoder)
+                self._copy = self._copied() if copied else None
             self._state = state
         # Another thread may have removed the copy meanwhile.
         return (self._copy if copied else None) or self.encoder

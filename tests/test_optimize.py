@@ -442,6 +442,13 @@ def test_lower_precision_keeps_the_dtype_and_the_weights(monkeypatch: pytest.Mon
     assert (found[real] - expected[real]).abs().max() > 1e-5
     for one, other in zip(model.state_dict().values(), original.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # The copies in oneDNN's layout need weights that count their changes.
+    again = copy.deepcopy(model)
+    with torch.inference_mode():
+        again(**batch)
+        copied = again.__dict__["_linked_encoder"].encoder.prepare(training=False)
+    assert copied.dtype == torch.bfloat16
+    assert not any(parameter.is_inference() for parameter in copied.parameters())
     # Training is exact.
     torch.testing.assert_close(model(**batch)[0][real], original(**batch)[0][real], rtol=0, atol=1e-5)
 
