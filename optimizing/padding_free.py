@@ -106,12 +106,14 @@ def _encoder_for(model: Any, inputs: dict[str, Any]) -> Any:
         or config.output_attentions
     ):
         return None
-    link = model.__dict__.get(_LINK)
+    former = model.__dict__.get(_LINK) or _present_link(model)
     # Short texts are left alone before the structure is compared, which takes a while.
-    if link is not None and link.encoder is not None and not _is_suitable(link.encoder, inputs):
+    if former.encoder is not None and not _is_suitable(former.encoder, inputs):
         return None
     link = _present_link(model)
-    if link.encoder is None or link.structure.obstacle(model.training) or not _is_suitable(link.encoder, inputs):
+    if link.encoder is None or link.structure.obstacle(model.training):
+        return None
+    if link is not former and not _is_suitable(link.encoder, inputs):
         return None
     return link.encoder.prepare(model.training, _checkpointing(model) if model.training else None)
 
@@ -156,17 +158,19 @@ def _is_suitable(link: LinkedEncoder, inputs: dict[str, Any]) -> bool:
     segments = inputs.get("token_type_ids")
     if segments is not None and segments.shape != (rows, length):
         return False
-    if mask is not None and (mask.shape != (rows, length) or mask.is_floating_point() or not bool(mask[:, 0].all())):
+    if mask is not None and (mask.shape != (rows, length) or mask.is_floating_point()):
         return False
     config = link.encoder.config
+    always = rows * length >= _LEAST_TOKENS or config.position_bias == "disentangled" or link.dtype is not None
+    if not always and (mask is None or bool(mask.all())):
+        return False
+    if mask is not None and not bool(mask[:, 0].all()):
+        return False
     # Where positions depend on the ids, as in RoBERTa, padding that no mask hides has a position of its own.
     if ids is not None and config.position_offset:
         padding = ids == config.pad_token_id
-        if bool((padding if mask is None else padding & mask.bool()).any()):
-            return False
-    if rows * length >= _LEAST_TOKENS or config.position_bias == "disentangled" or link.dtype is not None:
-        return True
-    return mask is not None and not bool(mask.all())
+        return not bool((padding if mask is None else padding & mask.bool()).any())
+    return True
 
 
 def _output_class(forward: Any) -> type[ModelOutput]:
