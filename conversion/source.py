@@ -84,7 +84,7 @@ class Source:
         return find_remote_code(self.place)
 
     def load_original(self, base_model: bool = False) -> PreTrainedModel:
-        """Load the checkpoint as a model of its own family. If the code of that family is only on the Hub, convert it.
+        """Load the checkpoint with the classes of its own family, or convert it if these exist only on the Hub.
 
         Args:
             base_model: Whether to load only the encoder.

@@ -25,14 +25,13 @@ def encoders_in(root: Any) -> Iterator[tuple[str, PreTrainedModel]]:
     """Yield the encoders inside an object with their paths: each `PreTrainedModel` that has no other one inside it.
 
     Args:
-        root: A module, or an object with modules among its attributes, or theirs, in lists or in dictionaries.
+        root: A module, or an object that holds modules in its attributes, lists or dictionaries, up to a few levels
+            deep.
     """
     seen: set[int] = set()
     for path, module in modules_in(root):
         inside: list[tuple[str, PreTrainedModel]] = [
-            (".".join(filter(None, (path, name))), each)
-            for name, each in module.named_modules()
-            if isinstance(each, PreTrainedModel)
+            (joined(path, name), each) for name, each in module.named_modules() if isinstance(each, PreTrainedModel)
         ]
         for name, model in inside:
             nested = (each for each in model.modules() if each is not model)
@@ -54,7 +53,12 @@ def _modules_in(value: Any, path: str, depth: int, seen: set[int]) -> Iterator[t
     if not isinstance(value, nn.Module):
         seen.add(id(value))
     for name, each in _parts_of(value):
-        yield from _modules_in(each, f"{path}.{name}" if path else name, depth - 1, seen)
+        yield from _modules_in(each, joined(path, name), depth - 1, seen)
+
+
+def joined(*parts: str) -> str:
+    """Return the path of a part of a part of an object. The object itself has an empty path."""
+    return ".".join(filter(None, parts))
 
 
 def _parts_of(value: Any) -> list[tuple[str, Any]]:

@@ -115,6 +115,11 @@ class LinkedEncoder:
             layer._gradient_checkpointing_func = checkpointing
         return encoder
 
+    def in_dtype(self, dtype: torch.dtype | None) -> SequenceEncoderModel:
+        """Set the dtype of inference, and return the encoder that computes in it."""
+        self.dtype = dtype
+        return self.prepare(training=False)
+
     def _without_gradients(self, joined: list[torch.Tensor], training: bool) -> SequenceEncoderModel:
         """Return the encoder whose joined weights have no history, or its copy in the dtype of inference."""
         copied = self.dtype is not None and not training and not torch.is_grad_enabled()

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from ..inference.optimizing import optimize_for_inference
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..vectors.unpadded import reads_flat_batches, unpad_inputs
-from .finding import encoders_in, modules_in
+from .finding import encoders_in, joined, modules_in
+from .linked_encoder import LinkedEncoder
 from .padding_free import PaddingFree, inference_dtype, make_padding_free, obstacle_of
 from .precision import chosen_dtype
 from .span_markers import optimize_span_marker, span_markers_in
@@ -19,13 +20,13 @@ Anything = TypeVar("Anything")
 def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> Anything:
     """Let the encoders in an object compute without padding, in place, with the same weights.
 
-    The object keeps its class, its methods and its files: what it saves is what it would have saved. Only the passes
-    of its encoders change. A pass that is not faster, such as that of one short text, is computed as before, and so is
-    one with arguments that a SequenceEncoder does not compute alike, such as `output_attentions=True`. After weights
-    were changed through `.data`, call it again.
+    The object keeps its class and its methods, and saves the files that it would have saved. Only the forward pass of
+    its encoders changes. The original forward still runs where it is as fast, as for a single short text, and for
+    arguments that a SequenceEncoder handles differently, such as `output_attentions=True`. Call `optimize` again after
+    you have changed weights through `.data`.
 
-    A SequenceEncoder leaves out padding anyway. On a CPU, its weights are prepacked for inference; and with it,
-    sentence-transformers concatenates texts instead of padding them, so that its modules after the encoder leave out
+    A SequenceEncoder already leaves out padding. `optimize` prepacks its weights for inference on a CPU, and lets
+    sentence-transformers concatenate texts instead of padding them, so that the modules after the encoder leave out
     padding, too.
 
     Args:
@@ -34,7 +35,7 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
         exact: Whether to keep the outputs, up to the rounding of float32. Otherwise, encoders compute in bfloat16 if
             that is faster on this machine and the cosines of the vectors to the exact ones are at least 0.999. Their
             outputs and weights keep their dtype, and training stays exact; a SequenceEncoder is cast.
-        training: Whether the object will be trained, so that nothing is prepared for inference.
+        training: Whether the object will be trained, so that its weights are not prepacked.
 
     Returns:
         The same object.
@@ -46,18 +47,21 @@ def optimize(model: Anything, *, exact: bool = True, training: bool = False) -> 
         raise ValueError("exact=False is for inference only; pass training=True alone.")
     found = [encoder for _, encoder in encoders_in(model)]
     if not found:
-        raise ValueError(f"model must have an encoder of transformers inside, got a {type(model).__name__} without.")
+        kind = type(model).__name__
+        raise ValueError(f"model must have an encoder of transformers inside, got a {kind}, which has none.")
     for encoder in found:
         if not isinstance(encoder, SequenceEncoderPreTrainedModel):
             # `describe` says why an encoder is left alone.
             with suppress(ValueError):
-                make_padding_free(encoder, not training, None if exact else chosen_dtype(encoder))
-    for module in (each for _, outermost in modules_in(model) for each in outermost.modules()):
-        if isinstance(module, SequenceEncoderPreTrainedModel) and not training:
-            _prepare(module, exact)
-        if reads_flat_batches(module):
-            unpad_inputs(module)
+                link = LinkedEncoder(encoder, prepacked=not training, dtype=None)
+                link.dtype = None if exact else chosen_dtype(link)
+                make_padding_free(encoder, link)
     for _, outermost in modules_in(model):
+        for module in outermost.modules():
+            if isinstance(module, SequenceEncoderPreTrainedModel) and not training:
+                _prepare(module, exact)
+            if reads_flat_batches(module):
+                unpad_inputs(module)
         for _, marker in span_markers_in(outermost):
             optimize_span_marker(marker)
     return model
@@ -81,7 +85,7 @@ def describe(model: Any) -> str:
     for outside, outermost in modules_in(model):
         for path, marker in span_markers_in(outermost):
             words = "words once" if "forward" in vars(marker) else "as it was: optimize() was not called"
-            lines.append(f"{'.'.join(filter(None, (outside, path)))}: {type(marker).__name__} computes {words}")
+            lines.append(f"{joined(outside, path)}: {type(marker).__name__} computes {words}")
     return "\n".join(lines) or f"There is no encoder of transformers in this {type(model).__name__}."
 
 

@@ -23,14 +23,14 @@ from .structure import Structure
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
 # Heads pass on the number of targets, which Trainer gives them for the loss.
 _TAKEN = {*_INPUTS, "return_dict", "use_cache", "num_items_in_batch"}
-# Attributes of the instance. The first is not copied: each copy links an encoder of its own.
+# Attributes that are set on the model. Copies of the model drop the link, and make their own on first use.
 _LINK, _SETTINGS = "_linked_encoder", "_linked_encoder_settings"
 # In float32, fewer tokens without padding take as long with the class itself. See benchmarks/RESULTS.md.
 _LEAST_TOKENS = 256
 
 
 class _Link(NamedTuple):
-    """The linked encoder of a model with a structure, or why there is none."""
+    """A linked encoder and the structure that it was made for, or the reason why there is no encoder."""
 
     structure: Structure
     encoder: LinkedEncoder | None
@@ -38,27 +38,22 @@ class _Link(NamedTuple):
 
 
 class PaddingFree:
-    """Mixin of a class of encoders. Calls that a SequenceEncoder does not compute alike go to the class itself."""
+    """Mixin for encoder classes. Their own `forward` runs for calls that a SequenceEncoder handles differently."""
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         state = {name: value for name, value in self.__dict__.items() if name != _LINK}
         return _restored, (type(self).__mro__[2],), state
 
 
-def make_padding_free(model: PreTrainedModel, prepacked: bool = True, dtype: torch.dtype | None = None) -> None:
+def make_padding_free(model: PreTrainedModel, link: LinkedEncoder) -> None:
     """Make an encoder compute without padding, in place.
 
     Args:
         model: The encoder, without a head.
-        prepacked: See `LinkedEncoder`.
-        dtype: See `LinkedEncoder`.
-
-    Raises:
-        ValueError: If there is no SequenceEncoder with the same outputs.
+        link: The encoder that is linked to it.
     """
-    link = LinkedEncoder(model, prepacked, dtype)
     model.__dict__[_LINK] = _Link(link.structure, link)
-    model.__dict__[_SETTINGS] = (prepacked, dtype)
+    model.__dict__[_SETTINGS] = (link.prepacked, link.dtype)
     if not isinstance(model, PaddingFree):
         model.__class__ = _padding_free(cast(Any, type(model)))
 
@@ -166,7 +161,7 @@ def _is_suitable(link: LinkedEncoder, inputs: dict[str, Any]) -> bool:
         return False
     if mask is not None and not bool(mask[:, 0].all()):
         return False
-    # Where positions depend on the ids, as in RoBERTa, padding that no mask hides has a position of its own.
+    # RoBERTa and others derive positions from the ids, so they place unmasked padding tokens differently.
     if ids is not None and config.position_offset:
         padding = ids == config.pad_token_id
         return not bool((padding if mask is None else padding & mask.bool()).any())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from .linked_encoder import LinkedEncoder
 
 # The batch to measure with: texts of a sentence to a paragraph.
@@ -17,12 +15,13 @@ _LEAST_COSINE = 0.999
 _REPEATS = 3
 
 
-def chosen_dtype(model: Any) -> torch.dtype | None:
-    """Return bfloat16 if a model is faster in it and its vectors stay nearly the same, or else None.
+def chosen_dtype(link: LinkedEncoder) -> torch.dtype | None:
+    """Return bfloat16 if an encoder is faster in it and its vectors stay nearly the same, or else None.
 
     Args:
-        model: The encoder, of which copies are measured on random tokens.
+        link: The linked encoder, which this function measures on random tokens. Set its dtype afterwards.
     """
+    model = link.encoder
     if model.dtype != torch.float32:
         return None
     generator = torch.Generator().manual_seed(0)
@@ -30,13 +29,13 @@ def chosen_dtype(model: Any) -> torch.dtype | None:
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long().to(model.device)
     ids = torch.randint(5, model.config.vocab_size, mask.shape, generator=generator).to(model.device)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    links = [LinkedEncoder(model, True, dtype) for dtype in (None, torch.bfloat16)]
-    seconds, vectors = [float("inf")] * len(links), [torch.empty(0)] * len(links)
-    with torch.no_grad(), evaluation_mode(model):
+    seconds, vectors = [float("inf")] * 2, [torch.empty(0)] * 2
+    with torch.no_grad():
+        encoders = [link.in_dtype(dtype) for dtype in (None, torch.bfloat16)]
         for _ in range(_REPEATS):
-            for index, link in enumerate(links):
+            for index, encoder in enumerate(encoders):
                 start = time.perf_counter()
-                states = link.prepare(training=False)(**inputs).last_hidden_state
+                states = encoder(**inputs).last_hidden_state
                 vectors[index] = states.float().sum(dim=1) / lengths[:, None].to(states.device)
                 seconds[index] = min(seconds[index], time.perf_counter() - start)
     same = bool((F.cosine_similarity(vectors[0], vectors[1]).min() >= _LEAST_COSINE).item())

@@ -1,7 +1,7 @@
 """Whether the modules of a model are those that its configuration describes, and whether they are still the same.
 
 Libraries and users change models in place: they add adapters, remove layers, replace activations or observe modules
-with hooks. What else computes with the weights of a model must notice.
+with hooks. An encoder that is linked to the model would ignore such changes, so they must be found.
 """
 
 from __future__ import annotations

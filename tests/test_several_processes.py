@@ -24,7 +24,7 @@ STEPS = 8
 # Each has a file in `examples`.
 shards_models = pytest.mark.since("accelerate", "1.10", "shards models with FSDP2 and `parallelism_config`")
 trains_sharded = pytest.mark.since("transformers", "5.21", "trains with tensor parallelism")
-# A test of its own trains with FSDP2.
+# A separate test trains with FSDP2.
 PARALLELISMS = ["ddp", pytest.param("tensor_parallel", marks=[shards_models, trains_sharded])]
 
 

@@ -1,4 +1,4 @@
-"""Warns if threads wait for others that a busy process keeps from the processor.
+"""Warns if other processes keep the threads of OpenMP waiting for each other.
 
 GNU's OpenMP lets a thread spin while it waits for another one. If another process has that one's core, everything can
 take ten times as long. The number of turns can only be set before torch is imported.
@@ -21,7 +21,7 @@ _VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 class _Watch:
-    """Sums up the time of computations and of the processor, until there is something to judge."""
+    """Accumulates wall time and CPU time until there is enough of them to judge."""
 
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
