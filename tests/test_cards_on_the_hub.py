@@ -61,10 +61,14 @@ def test_a_pushed_model_has_a_card_even_if_its_tokenizer_was_pushed_first(
 def test_a_card_on_the_hub_is_rendered_again_unless_someone_edited_it(hub: Hub, user: HubClient, saved: str) -> None:
     user.call("push", HEAD, saved, "user/again")
     first = readme(hub, "user/again")
-    mine = first.replace("learned, 64", "learned, 65")
+    mine = first.replace("learned, for up to", "learned for")
+    assert mine != first
     user.call("push_card", "user/again", marked(remove_mark(mine), alone=True))
     user.call("push", HEAD, saved, "user/again")
     assert readme(hub, "user/again") == first
+    user.call("push_card", "user/again", mine)
+    user.call("push", HEAD, saved, "user/again")
+    assert ModelCard(readme(hub, "user/again")).text == ModelCard(mine).text
     start, end = section_marks("calibration")
     user.call("push_card", "user/again", f"{mine}\n{start}\nof an older model\n{end}\n")
     user.call("push", HEAD, saved, "user/again", tags=["books"])
