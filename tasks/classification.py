@@ -276,7 +276,7 @@ def logits_of(prediction: EvalPrediction) -> Any:
 
 def majority_logits(labels: Iterable[int], count: int) -> Any:
     """Return logits (C,) that select the most frequent label."""
-    return np.eye(count)[np.bincount(np.asarray(list(labels)), minlength=count).argmax()]
+    return np.eye(count)[np.bincount(np.asarray(list(labels), dtype=np.int64), minlength=count).argmax()]
 
 
 def repeat_logits(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
