@@ -112,11 +112,31 @@ class EmbeddingArguments(VectorArguments):
 
 @dataclass
 class PredictionArguments:
-    """What to predict."""
+    """What to predict.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
 
     _argument_group_name = "predictions"
 
     text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
+    labels: list[str] | None = option(
+        "Labels to choose from, such as politics sport, with a model for zero-shot classification (default: those that "
+        "the model has learned).",
+        None,
+        metavar="LABEL",
+    )
+    hypothesis_template: str | None = option(
+        "Sentence with {} for the label, which a model for natural language inference compares with the text (default: "
+        "'This example is {}.').",
+        None,
+    )
+    multi_label: bool | None = option(
+        "Whether each of the --labels is scored alone, as several can be right (default: one is right).",
+        None,
+        **TRUE_OR_FALSE,
+    )
     scores: bool = option("Write the scores of all labels as well.", False)
     coverage: float | None = option(
         "Share of the texts whose set of labels should contain the true label; needs a calibrated model (default: "
@@ -128,6 +148,31 @@ class PredictionArguments:
     )
     dtype: str = option(default="auto", **DTYPE)
     trust_remote_code: bool = option(default=False, **_TRUST)
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            for name in ("hypothesis_template", "multi_label"):
+                if (value := getattr(self, name)) is not None:
+                    raise UsageError(f"--{name} needs --labels, got --{name} {value}.")
+            return
+        given = [self.labels] if isinstance(self.labels, str) else list(self.labels)
+        # As in transformers' pipeline, one text can name several labels.
+        self.labels = [label.strip() for label in (given[0].split(",") if len(given) == 1 else given)]
+        if not all(self.labels) or len({*self.labels}) < len(self.labels):
+            raise UsageError(f"--labels must name each label once, and none may be empty, got {self.labels}.")
+        for name in ("text_pair_column", "coverage", "abstain_below"):
+            if (value := getattr(self, name)) is not None:
+                raise UsageError(f"--{name} cannot be used with --labels, got --{name} {value}.")
+        template = self.hypothesis_template
+        if template is not None and not _has_place(template):
+            raise UsageError(f"--hypothesis_template must have {{}} in the place of the label, got {template!r}.")
+
+
+def _has_place(template: str) -> bool:
+    try:
+        return template.format("a") != template.format("b")
+    except (IndexError, KeyError, ValueError, AttributeError):
+        return False
 
 
 @dataclass
@@ -203,7 +248,7 @@ EMBED = Command(
 )
 PREDICT = Command(
     "predict",
-    "Write a label and a score for each row of a corpus, with a classifier or a cross-encoder.\n"
+    "Write a label and a score for each row of a corpus, with a classifier, a cross-encoder or a zero-shot model.\n"
     "If the command is interrupted, run it again to continue.",
     'classifier --corpus "texts/*.parquet" --text_column text --output_dir predictions',
     (ModelArguments, TextArguments, PredictionArguments, RowArguments, EngineArguments),

@@ -31,6 +31,7 @@ from .results import Computation, Counts
 from .rows import CorpusRows
 from .run import Run
 from .vectors import Vectors
+from .zero_shot_predictions import EntailmentPredictions
 
 
 def embed_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
@@ -122,6 +123,8 @@ def predict(
         classifier, tokenizer, sentence = load_classifier(
             source, model.device, options.dtype, options.trust_remote_code
         )
+        if options.labels is not None:
+            return EntailmentPredictions(classifier, tokenizer, model, options), sentence
         if options.text_pair_column is None and stated_activation(classifier.config) is not None:
             sentence += (
                 " It is a cross-encoder, and each text is read alone; for pairs, name the column of the second texts "

@@ -180,5 +180,5 @@ def compute(computation: Computation, chunk: Chunk, tokens: Tokens, progress: An
     """
     columns = computation.compute(chunk, tokens, progress)
     # The computation has counted the good rows.
-    progress.update(len(chunk.good) - len(tokens.ids))
+    progress.update(len(chunk.good) - tokens.rows)
     return Result(replace(chunk, texts=[]), columns, sum(map(len, tokens.ids)), tokens.truncated)

@@ -1,6 +1,6 @@
 """Computes the labels and scores of texts, or of pairs of texts.
 
-Shapes: N rows of a chunk, G of them with a text, S longest text of a batch, C labels.
+Shapes: N rows of a chunk, G of them with a text, P inputs of a text, S longest text of a batch, C labels.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Predictions:
         scores[chunk.good] = found
         # A text without tokens has no prediction.
         missing = ~chunk.good
-        missing[chunk.good] = [not ids for ids in tokens.ids]
+        missing[chunk.good] = [not ids for ids in tokens.ids[:: tokens.per_row]]
         best = scores.argmax(axis=1)
         mask = pa.array(missing)
         unfamiliar = np.ones(len(scores), np.float32)
@@ -126,22 +126,34 @@ class Predictions:
         with Progress("", show=False) as silent:
             return self.activation(self._outputs(self.tokenize(texts), silent)[0]).cpu().numpy()
 
-    @torch.no_grad()
     def _outputs(self, tokens: Tokens, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits (G, C) in float32, zero for a text without tokens, and the p-values (G,), 1 without any."""
+        """Return the logits of the labels (G, C) in float32, zero for a text without tokens, and the p-values (G,).
+
+        The p-values of a model that has none are 1.
+        """
+        return self._computed(tokens, len(self.labels), progress)
+
+    @torch.no_grad()
+    def _computed(self, tokens: Tokens, outputs: int, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (G * P, outputs) and the p-values (G * P,) of all inputs."""
         lengths = [len(ids) for ids in tokens.ids]
-        device = self.classifier.device
-        logits = torch.zeros(len(lengths), len(self.labels), device=device)
+        device, per_row = self.classifier.device, tokens.per_row
+        logits = torch.zeros(len(lengths), outputs, device=device)
         p_values = torch.ones(len(lengths), device=device)
-        # The model drops the padding.
-        for batch in longest_first(lengths, self.max_tokens, progress):
-            rows = [{name: lists[index] for name, lists in tokens.inputs.items()} for index in batch]
-            padded = padded_inputs(rows, self.classifier.config.pad_token_id)
-            inputs = {name: tensor.to(device) for name, tensor in padded.items()}
-            outputs, found = with_p_values(self.classifier, self.calibration, **inputs)
-            logits[batch] = outputs.logits.float()
-            if found is not None:
-                p_values[batch] = found
+        totals = [sum(lengths[first : first + per_row]) for first in range(0, len(lengths), per_row)]
+        # The progress counts texts, and the inputs of one can exceed a batch.
+        for texts in longest_first(totals, self.max_tokens, progress):
+            rows = [text * per_row + number for text in texts for number in range(per_row)]
+            for part in longest_first([lengths[row] for row in rows], self.max_tokens):
+                batch = [rows[index] for index in part]
+                given = [{name: lists[row] for name, lists in tokens.inputs.items()} for row in batch]
+                # The model drops the padding.
+                padded = padded_inputs(given, self.classifier.config.pad_token_id)
+                inputs = {name: tensor.to(device) for name, tensor in padded.items()}
+                found, values = with_p_values(self.classifier, self.calibration, **inputs)
+                logits[batch] = found.logits.float()
+                if values is not None:
+                    p_values[batch] = values
         return logits, p_values
 
 

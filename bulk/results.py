@@ -74,32 +74,45 @@ class Tokens:
     """The tokens of the good rows of a chunk.
 
     Attributes:
-        inputs: Lists of integers for each good row, by the names of model inputs; `input_ids` is one of them.
+        inputs: Lists of integers by the names of model inputs; `input_ids` is one of them. Each good row has
+            `per_row` lists.
         truncated: The number of texts that were truncated.
+        per_row: The number of inputs that a row has, which is that of the labels if each is compared with the text.
     """
 
     inputs: dict[str, list[list[int]]]
     truncated: int
+    per_row: int = 1
 
     @property
     def ids(self) -> list[list[int]]:
-        """The token ids of each good row."""
+        """The token ids of each input."""
         return self.inputs["input_ids"]
 
+    @property
+    def rows(self) -> int:
+        """The number of good rows."""
+        return len(self.ids) // self.per_row
 
-def count_truncated(encoded: Any, tokenizer: Any, max_length: int | None, texts: list[list[str]]) -> int:
-    """Count the texts that a tokenizer has truncated.
+
+def count_truncated(
+    encoded: Any, tokenizer: Any, max_length: int | None, texts: list[list[str]], per_row: int = 1
+) -> int:
+    """Count the rows of which a tokenizer has truncated an input.
 
     Args:
         encoded: What the tokenizer has returned.
         tokenizer: The tokenizer.
         max_length: The number of tokens to which it truncates.
         texts: The columns of texts that it has tokenized.
+        per_row: See `Tokens`.
     """
     if max_length is None:
         return 0
     full = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) >= max_length]
     if encoded.encodings is not None:
-        return sum(bool(encoded.encodings[i].overflowing) for i in full)
-    # A slow tokenizer does not keep what it removes.
-    return sum(len(tokenizer(*(column[i] for column in texts))["input_ids"]) > max_length for i in full)
+        truncated = [i for i in full if encoded.encodings[i].overflowing]
+    else:
+        # A slow tokenizer does not keep what it removes.
+        truncated = [i for i in full if len(tokenizer(*(column[i] for column in texts))["input_ids"]) > max_length]
+    return len({i // per_row for i in truncated})

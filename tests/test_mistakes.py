@@ -20,6 +20,7 @@ ADAPT = f"{NO_DATA} --train_file train.csv"
 PRETRAIN = "pretrain --corpus texts.jsonl --output_dir out --size tiny --vocab_size 300 --num_proc 1 --report_to none"
 PRETRAIN += " --max_length 48 --max_tokens 192"
 DIFFUSION = f"{PRETRAIN} --objective diffusion"
+PREDICT = "predict a --corpus b --output_dir c"
 CALIBRATE = "calibrate a --output_dir b --calibration_file"
 EVALUATE = "evaluate model --output_dir report --test_file a=x.csv"
 
@@ -53,6 +54,13 @@ PARSED: list[tuple[str, str]] = [
     ("embed", "MODEL, --corpus and --output_dir must be given. "),
     ("quantize a", "--output_dir must be given. For example: sequence-encoder quantize "),
     ("predict a --output_dir b", "--corpus must be given. "),
+    (f"{PREDICT} --multi_label", "--multi_label needs --labels, got --multi_label True"),
+    (f"{PREDICT} --labels cat dog cat", "--labels must name each label once, and none may be empty, got ['cat', 'dog'"),
+    (f"{PREDICT} --labels cat --coverage 0.9", "--coverage cannot be used with --labels, got --coverage 0.9"),
+    (
+        f"{PREDICT} --labels cat --hypothesis_template so",
+        "--hypothesis_template must have {} in the place of the",
+    ),
     ("search", "QUERY and --index must be given. "),
     ("search package.json", "search: --index must be given. "),
     ("search -5", "search: --index must be given. "),

@@ -87,6 +87,44 @@ def test_labels_and_scores_are_those_of_the_pipeline(
     assert counts.truncated > 0
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("answers", [["contradiction", "neutral", "entailment"], ["Entailment", "not_entailment"]])
+def test_scores_of_given_labels_are_those_of_the_zero_shot_pipeline(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, answers: list[str], multi_label: bool
+) -> None:
+    named = dict(enumerate(answers))
+    model = save_classifier(id2label=named, label2id={name: index for index, name in named.items()})
+    labels, template = ["cat", "red dog", "owl"], "we saw {}"
+    options = {"labels": labels, "hypothesis_template": template, "multi_label": multi_label}
+    counts = predict_corpus(**options_of(model, corpus, tmp_path / "out", scores=True, max_tokens=16, **options))
+    rows = table_of(tmp_path / "out").to_pylist()
+    classify = pipeline("zero-shot-classification", model=str(model), device="cpu")
+    call = {"candidate_labels": labels, "hypothesis_template": template, "multi_label": multi_label}
+    for number in GOOD:
+        # The pipeline refuses an empty text.
+        expected = classify(ROWS[number]["text"] or " ", **call)
+        assert rows[number]["label"] == expected["labels"][0]
+        np.testing.assert_allclose(rows[number]["score"], expected["scores"][0], rtol=1e-4)
+        scores = dict(zip(expected["labels"], expected["scores"], strict=True))
+        np.testing.assert_allclose(rows[number]["scores"], [scores[label] for label in labels], rtol=1e-4)
+    for number in (NULL, LONG):
+        assert [rows[number][name] for name in ("label", "score", "scores")] == [None] * 3
+    assert counts.rows == len(ROWS)
+    assert 0 < counts.truncated < len(GOOD)
+
+
+def test_labels_that_the_model_cannot_score_are_refused(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    model, output = save_classifier(id2label=LABELS), tmp_path / "out"
+    with pytest.raises(UsageError, match=r"--labels needs a model for natural language inference.* has the labels cat"):
+        predict_corpus(**options_of(model, corpus, output, labels="cat, dog"))
+    model = save_classifier(id2label={0: "entailment", 1: "other"}, label2id={"entailment": 0, "other": 1})
+    with pytest.raises(UsageError, match=r"--labels: '.* fox' takes .. tokens in its hypothesis.* in 12 tokens"):
+        predict_corpus(**options_of(model, corpus, output, labels=["dog", "the cat and the dog and the brown fox"]))
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("stated", ["nowhere", "in config.json", "as now"])
 def test_scores_of_pairs_are_those_of_a_cross_encoder(
     save_classifier: Callable[..., Path],

@@ -24,7 +24,9 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ...bulk.arguments import ModelArguments, PredictionArguments
 from ...bulk.models import load_classifier
+from ...bulk.zero_shot_predictions import EntailmentPredictions, entailment_id
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
@@ -109,32 +111,26 @@ def entailments(name: str, texts: Sequence[str], classes: ClassNames, labels: Se
     Raises:
         UsageError: If the model `name` cannot be loaded, or is not made for natural language inference.
     """
-    from transformers import ZeroShotClassificationPipeline
-
+    place = str(args.device)
     try:
-        model, tokenizer, _ = load_classifier(Source(name), str(args.device), "auto")
+        model, tokenizer, _ = load_classifier(Source(name), place, "auto")
     except (OSError, ValueError) as error:
         raise UsageError(f"--zero_shot_model {name}: {error}") from error
-    answers = [str(label) for label in (model.config.id2label or {}).values()]
-    if not any(answer.lower().startswith("entail") for answer in answers):
+    if entailment_id(model.config) is None:
         raise UsageError(
             f"--zero_shot_model {name} must be a model for natural language inference, with a label entailment, got "
-            f"the labels {', '.join(answers)}."
+            f"the labels {', '.join(map(str, (model.config.id2label or {}).values()))}."
         )
-    classify: Any = ZeroShotClassificationPipeline(
-        model=model, tokenizer=tokenizer, device=model.device, batch_size=args.per_device_eval_batch_size
-    )
     named = [f"{label}: {said}" if (said := classes.descriptions[label]) else label for label in labels]
     scores = np.empty((len(_HYPOTHESES), len(texts), len(labels)))
     show = args.process_index == 0 and not args.disable_tqdm
     with Progress("Scoring", len(_HYPOTHESES) * len(texts), "text", show=show) as progress:
         for wording, template in zip(scores, _HYPOTHESES, strict=True):
+            options = PredictionArguments(labels=named, hypothesis_template=template, multi_label=True)
+            judge = EntailmentPredictions(model, tokenizer, ModelArguments(name, device=place), options)
             for start in range(0, len(texts), _AT_A_TIME):
                 part = [*texts[start : start + _AT_A_TIME]]
-                found = classify(part, named, hypothesis_template=template, multi_label=True)
-                for row, each in enumerate(found, start):
-                    by_name = dict(zip(each["labels"], each["scores"], strict=True))
-                    wording[row] = [by_name[one] for one in named]
+                wording[start : start + len(part)] = judge.scores([part])
                 progress.update(len(part))
     scores = scores.clip(_TINY, 1 - _TINY)
     return np.asarray(np.log(scores) - np.log1p(-scores))
