@@ -5,7 +5,6 @@ Importing this package registers it with the Auto classes of transformers.
 
 from typing import TYPE_CHECKING
 
-from transformers.models.auto import modeling_auto
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from . import modeling
@@ -14,7 +13,7 @@ from .cards.sections import trim_card
 from .command_line.lazy_exports import lazy_exports
 from .configuration import SequenceEncoderConfig as SequenceEncoderConfig
 from .configuration import TaskAdapterConfig as TaskAdapterConfig
-from .inference.registration import install_pipelines
+from .inference.registration import install_pipelines, register_models
 from .modeling import *  # noqa: F403
 from .modeling.quantized.eight_bit_config import EightBitConfig as EightBitConfig
 from .modeling.quantized.eight_bit_quantizer import EightBitQuantizer
@@ -84,9 +83,7 @@ if not TYPE_CHECKING:
         *_MODULES,
     ]
 
-for _class in vars(modeling).values():
-    for _auto_class in getattr(_class, "_auto_classes", ()):
-        getattr(modeling_auto, _auto_class).register(_class.config_class, _class)
+register_models(vars(modeling).values())
 ModelSavingMixin.card_to_push = card_to_push
 ModelSavingMixin.trim_card = trim_card
 install_pipelines()

@@ -23,7 +23,7 @@ from .arguments import (
 )
 from .engine import local_engine
 from .listed_vectors import ListedVectors, check_options
-from .models import kind_of, load_classifier, load_encoder, load_text_vectors
+from .models import kind_of, load_classifier, load_encoder, load_model, load_text_vectors
 from .predictions import Predictions, stated_activation
 from .ray_engine import ray_engine
 from .ray_workers import with_absolute_paths
@@ -31,7 +31,7 @@ from .results import Computation, Counts
 from .rows import CorpusRows
 from .run import Run
 from .vectors import Vectors
-from .zero_shot_predictions import EntailmentPredictions
+from .zero_shot_predictions import zero_shot_predictions
 
 
 def embed_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
@@ -120,11 +120,11 @@ def predict(
     source = Source(model.model)
 
     def load() -> tuple[Predictions, str]:
-        classifier, tokenizer, sentence = load_classifier(
-            source, model.device, options.dtype, options.trust_remote_code
-        )
+        given = (source, model.device, options.dtype, options.trust_remote_code)
         if options.labels is not None:
-            return EntailmentPredictions(classifier, tokenizer, model, options), sentence
+            found, tokenizer, sentence = load_model(*given)
+            return zero_shot_predictions(found, tokenizer, model, options), sentence
+        classifier, tokenizer, sentence = load_classifier(*given)
         if options.text_pair_column is None and stated_activation(classifier.config) is not None:
             sentence += (
                 " It is a cross-encoder, and each text is read alone; for pairs, name the column of the second texts "

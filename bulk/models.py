@@ -13,7 +13,7 @@ from ..conversion.source import Source
 from ..data.vector_kinds import DENSE
 from ..inference.device import choose_device, prepare
 from ..inference.uses import use_of
-from ..modeling import SequenceEncoderForSequenceClassification
+from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
 from ..runtimes.exported_encoder import ExportedEncoder
 from ..runtimes.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
@@ -57,15 +57,30 @@ def load_classifier(
         UsageError: If it has no such head or no tokenizer, or cannot compute on that device or in that dtype.
         ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
+    model, tokenizer, sentence = load_model(source, device, dtype, trust_remote_code)
+    if not is_classifier(model):
+        raise UsageError(
+            f"{source.name} is a {type(model).__name__} without a head for sequence classification, which predictions "
+            f"and reranking need. {use_of(model)}"
+        )
+    return cast(Any, model), tokenizer, sentence
+
+
+def load_model(
+    source: Source, device: str | None, dtype: str, trust_remote_code: bool = False
+) -> tuple[SequenceEncoderPreTrainedModel | ExportedHead, PreTrainedTokenizerBase, str]:
+    """Load a model with its head, as `load_encoder`.
+
+    Raises:
+        UsageError: If it has no tokenizer, or cannot compute on that device or in that dtype.
+        ValueError: If it cannot be converted, or is a torch program and not trusted.
+    """
     if source.is_exported:
         options, sentence = _for_exported(source.name, device, dtype, trust_remote_code)
-        head, tokenizer = load_exported_head(source.name, **options)
-        _check_head(source.name, head)
-        return head, tokenizer, sentence
+        return *load_exported_head(source.name, **options), sentence
     place = choose_device(device)
     model = source.load()
-    _check_head(source.name, model)
-    return cast(Any, model), source.tokenizer_for(model), prepare(model, place, dtype)
+    return model, source.tokenizer_for(model), prepare(model, place, dtype)
 
 
 def _for_exported(name: str, device: str | None, dtype: str, trust_remote_code: bool) -> tuple[dict[str, Any], str]:
@@ -78,14 +93,6 @@ def _for_exported(name: str, device: str | None, dtype: str, trust_remote_code: 
         "trust_remote_code": trust_remote_code,
         **options,
     }, f"{name} is an exported model, which computes in float32."
-
-
-def _check_head(name: str, model: Any) -> None:
-    if not is_classifier(model):
-        raise UsageError(
-            f"{name} is a {type(model).__name__} without a head for sequence classification, which predictions and "
-            f"reranking need. {use_of(model)}"
-        )
 
 
 def kind_of(source: Source, vectors: Sequence[str] = ()) -> type[TextVectors] | None:

@@ -11,7 +11,9 @@ from transformers.utils import logging
 from ..saving.loading import check_fields
 from ..saving.registered_pipelines import without_our_pipelines
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
+from .head_fields import check_head_fields
 from .logit_calibration_field import check_logit_calibration
+from .zero_shot_classification_field import ZeroShotClassificationFields
 
 logger = logging.get_logger(__name__)
 
@@ -50,6 +52,11 @@ class CheckedFieldsMixin:
     def validate_logit_calibration(self) -> None:
         """Check the calibration of the logits."""
         check_logit_calibration(self)
+
+    def validate_zero_shot_classification(self: Any) -> None:
+        """Check what the head for zero-shot classification needs."""
+        given, kind = self.zero_shot_classification, ZeroShotClassificationFields
+        check_head_fields("zero_shot_classification", given, kind, self.vocab_size)
 
     def validate_layer_type(self) -> None:
         """Check the layer types, in place of transformers' own check."""

@@ -137,6 +137,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
             `temperature_bias` and `log_entropy_range` divides the logits by `softplus(temperature_weight *
             log(entropy) + temperature_bias)`, where the logarithm is clamped to the range. A step with `scale` and
             `offset` scales and shifts the logit of each label.
+        zero_shot_classification (`dict`, *optional*): What `SequenceEncoderForZeroShotClassification` needs: the ids of
+            the tokens before labels and before the text, how the vectors of tokens become those of labels and texts,
+            and how these are compared. `convert` sets it for a GLiClass.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
         bos_token_id (`int`, *optional*): Id of the token at the beginning of a text.
         eos_token_id (`int` or `list[int]`, *optional*): Id of the token at the end of a text.
@@ -233,6 +236,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
     # Declared again: in transformers the type of this field is a string, which `@strict` skips.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
     logit_calibration: list[dict[str, Any]] | None = None
+    zero_shot_classification: dict[str, Any] | None = None
 
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
@@ -277,6 +281,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
     def __post_init__(self, **kwargs: Any) -> None:
         if INSTALLED:
             self.check_keywords(kwargs)
+            # If an Auto class has several classes of ours, transformers iterates over this list.
+            self.architectures = self.architectures or []
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:

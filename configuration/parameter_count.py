@@ -4,6 +4,7 @@
 from typing import Any
 
 from ..saving.auto_classes import model_classes
+from .zero_shot_classification_field import zero_shot_classification_fields
 
 
 def count_parameters(config: Any, name: str) -> int:
@@ -23,6 +24,8 @@ def count_parameters(config: Any, name: str) -> int:
         total -= config.prediction_dim * config.vocab_size if config.tie_word_embeddings else 0
     if "TaskModel" in kind.bases:
         total += _dense_head(config, config.classifier_head, size)
+    if kind.name == "SequenceEncoderForZeroShotClassification":
+        total += _zero_shot_classification_head(size, zero_shot_classification_fields(config))
     outputs = (getattr(config, each) if isinstance(each, str) else each for each in kind.outputs)
     return total + sum(_linear(size, each) for each in outputs)
 
@@ -78,6 +81,16 @@ def _dense_head(config: Any, kind: str, outputs: int) -> int:
         return _linear(size, outputs, bias) + _norm(config, outputs)
     inner = config.prediction_head_size or size
     return _linear(size, inner, bias) + _linear(inner, outputs, bias)
+
+
+def _zero_shot_classification_head(size: int, head: Any) -> int:
+    """Return the number of parameters of the head of `SequenceEncoderForZeroShotClassification`."""
+    total = 2 * (_linear(size, head.hidden_size) + _linear(head.hidden_size, size)) + head.normalize
+    if head.scorer == "weighted_dot":
+        total += 2 * _linear(size, 2 * size) + _linear(3 * size, 4 * size) + _linear(4 * size, 1)
+    if head.scorer == "mlp":
+        total += _linear(2 * size, 256) + _linear(256, 128) + _linear(128, 1)
+    return total
 
 
 def _linear(inputs: int, outputs: int, bias: bool = True) -> int:

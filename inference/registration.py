@@ -1,20 +1,49 @@
-"""Makes `transformers.pipeline` use the pipelines of this package for its models."""
+"""Makes transformers use the models and pipelines of this package: its Auto classes, and `transformers.pipeline`."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
 from transformers import AutoModelForMaskedLM
+from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .calibrated_text_classification import CalibratedTextClassificationPipeline
 from .calibrated_token_classification import CalibratedTokenClassificationPipeline
 from .continuation_pipeline import ContinuationPipeline
 from .infilling_pipeline import InfillingPipeline
+from .prompted_zero_shot_classification import PromptedZeroShotClassificationPipeline
 
 _PIPELINES = {
     "text-classification": CalibratedTextClassificationPipeline,
     "text-generation": ContinuationPipeline,
     "token-classification": CalibratedTokenClassificationPipeline,
+    "zero-shot-classification": PromptedZeroShotClassificationPipeline,
 }
+
+
+class _ModelClasses(tuple[Any, ...]):
+    """The classes that an Auto class loads for one configuration, by its `architectures`; the first by default."""
+
+    # Older versions of transformers, such as 5.7, ask the value of a mapping for the name of its class.
+    __name__ = property(lambda self: self[0].__name__)
+
+
+def register_models(values: Iterable[Any]) -> None:
+    """Register models with the Auto classes that they name.
+
+    Args:
+        values: The classes of the models, which may be among other values.
+    """
+    classes = defaultdict[tuple[str, Any], list[Any]](list)
+    for value in sorted(values, key=lambda value: getattr(value, "_by_architecture", False)):
+        for auto_class in getattr(value, "_auto_classes", ()):
+            classes[auto_class, value.config_class].append(value)
+    for (auto_class, config_class), found in classes.items():
+        value = found[0] if len(found) == 1 else _ModelClasses(found)
+        getattr(modeling_auto, auto_class).register(config_class, value)
 
 
 def install_pipelines() -> None:

@@ -10,6 +10,9 @@ from .heads.task_heads import SequenceEncoderForMultipleChoice as SequenceEncode
 from .heads.task_heads import SequenceEncoderForQuestionAnswering as SequenceEncoderForQuestionAnswering
 from .heads.task_heads import SequenceEncoderForSequenceClassification as SequenceEncoderForSequenceClassification
 from .heads.task_heads import SequenceEncoderForTokenClassification as SequenceEncoderForTokenClassification
+from .heads.zero_shot_classification import (
+    SequenceEncoderForZeroShotClassification as SequenceEncoderForZeroShotClassification,
+)
 from .modeling_sequence_encoder import SequenceEncoderModel as SequenceEncoderModel
 from .pretrained_model import SequenceEncoderPreTrainedModel as SequenceEncoderPreTrainedModel
 

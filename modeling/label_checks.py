@@ -117,6 +117,25 @@ def check_answer_positions(
         )
 
 
+def check_zero_shot_labels(labels: torch.Tensor, shape: tuple[int, int]) -> None:
+    """Check labels of texts that are compared with C labels: (B, C) from 0 to 1, or -100; or (B,) indices."""
+    check_tensor("labels", labels)
+    if labels.dim() == 1:
+        check_class_labels("labels", labels, shape[1], "number of labels", shape[:1])
+        return
+    if tuple(labels.shape) != shape:
+        raise ValueError(
+            f"labels must have shape {shape} with a number from 0 to 1 for each label of each text, or {shape[:1]} "
+            f"with the index of its right label, got {tuple(labels.shape)}."
+        )
+    if not is_tracing(labels):
+        outside = (labels != IGNORED) & ((labels < 0) | (labels > 1))
+        if bool(outside.any()):
+            raise ValueError(
+                f"labels must be from 0 to 1, or {IGNORED} to be ignored, got {labels[outside].flatten()[0].item()}."
+            )
+
+
 def check_num_labels(name: str, config: PreTrainedConfig) -> int:
     """Check that a configuration has at least one label, as classification heads need, and return their number."""
     if config.num_labels is None or config.num_labels < 1:

@@ -38,6 +38,8 @@ class ModelClass:
         pools: Whether its encoder computes a vector for each text.
         saves_recipe: Whether a model is still an encoder for any task. Others have been fine-tuned for theirs.
         offers: The names of other classes whose code a folder has, because the weights fit them.
+        by_architecture: Whether its Auto classes load another class by default, and this one only if `architectures` in
+            the configuration names it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ModelClass:
     pools: bool = True
     saves_recipe: bool = False
     offers: tuple[str, ...] = ()
+    by_architecture: bool = False
 
     @property
     def model_type(self) -> str:
@@ -62,7 +65,7 @@ class ModelClass:
         """Return the names of the classes whose code is saved with a model."""
         names = {self.name, "SequenceEncoderModel", *self.offers}
         if self.saves_recipe:
-            names |= {each.name for each in model_classes().values() if not each.saves_recipe}
+            names |= {each.name for each in model_classes().values() if not (each.saves_recipe or each.by_architecture)}
         return names & of_type(self.model_type).keys()
 
 
@@ -134,13 +137,21 @@ def saved_class(config: Any) -> ModelClass | None:
 def classes_in_folder(config: Any) -> set[str]:
     """Return the names of the model classes whose code is saved with a configuration."""
     saved = saved_class(config)
-    return {*of_type(config.model_type)} if saved is None else saved.in_folder()
+    if saved is not None:
+        return saved.in_folder()
+    return {name for name, each in of_type(config.model_type).items() if not each.by_architecture}
 
 
-def auto_classes(model_type: str) -> dict[str, str]:
-    """Return the name of the class that each Auto class resolves to; none if the type is not of this package."""
-    classes = of_type(model_type).values()
-    models = {auto: each.name for each in classes for auto in each.auto_classes}
+def auto_classes(model_type: str, named: str | None = None) -> dict[str, str]:
+    """Return the name of the class that each Auto class resolves to; none if the type is not of this package.
+
+    Args:
+        model_type: The model type.
+        named: The name of the class that a configuration names, if it does.
+    """
+    classes = of_type(model_type)
+    models = {auto: each.name for each in classes.values() if not each.by_architecture for auto in each.auto_classes}
+    models |= dict.fromkeys(classes[named].auto_classes, named) if named in classes else {}
     return {"AutoConfig": _CONFIGURATIONS[model_type], **models} if models else {}
 
 
@@ -154,9 +165,10 @@ def auto_map(config: Any) -> dict[str, str]:
         config: The configuration. Entries of its current `auto_map` for other classes, such as a user's subclass, are
             kept. Entries for classes of this package are replaced, because their code is saved with the configuration.
     """
-    classes, offered = auto_classes(config.model_type), classes_in_folder(config)
+    saved, offered = saved_class(config), classes_in_folder(config)
+    classes = auto_classes(config.model_type, None if saved is None else saved.name)
     names = {kind: name if kind == "AutoConfig" or name in offered else LEFT_OUT for kind, name in classes.items()}
     given: dict[str, str] = getattr(config, "auto_map", None) or {}
-    replaced = {LEFT_OUT, *classes.values()}
+    replaced = {LEFT_OUT, *classes.values(), *of_type(config.model_type)}
     others = {kind: path for kind, path in given.items() if str(path).rpartition(".")[2] not in replaced}
     return {kind: f"{MODELING}.{name}" for kind, name in names.items()} | others

@@ -21,6 +21,9 @@ _PIPELINES = {
     "SequenceEncoderForTokenClassification": {
         "token-classification": ("{}TokenClassificationPipeline", "AutoModelForTokenClassification")
     },
+    "SequenceEncoderForZeroShotClassification": {
+        "zero-shot-classification": ("PromptedZeroShotClassificationPipeline", "AutoModelForSequenceClassification")
+    },
     "SequenceEncoderForQuestionAnswering": {
         "question-answering": ("QuestionAnsweringPipeline", "AutoModelForQuestionAnswering")
     },

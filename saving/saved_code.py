@@ -31,6 +31,7 @@ _MODULES = {
     "QuestionAnsweringPipeline": "inference/question_answering.py",
     "InfillingPipeline": "inference/infilling_pipeline.py",
     "ContinuationPipeline": "inference/continuation_pipeline.py",
+    "PromptedZeroShotClassificationPipeline": "inference/prompted_zero_shot_classification.py",
     "CalibratedTextClassificationPipeline": "inference/calibrated_text_classification.py",
     "CalibratedTokenClassificationPipeline": "inference/calibrated_token_classification.py",
     "UncalibratedTextClassificationPipeline": "inference/uncalibrated_pipelines.py",

@@ -27,7 +27,8 @@ from sequence_encoder.saving.saved_code import saved_code
 
 Build = Callable[..., Any]
 
-HEADS = dict(sorted((each.auto_classes[0], name) for name, each in of_type("sequence_encoder").items()))
+CLASSES = of_type("sequence_encoder")
+HEADS = dict(sorted((each.auto_classes[0], name) for name, each in CLASSES.items() if not each.by_architecture))
 # Every head and every preset: one preset for each head, and the rest with a masked language modelling head.
 SAVED = {auto: (auto, preset) for auto, preset in zip(HEADS, cycle(PRESETS), strict=False)}
 SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in list(PRESETS)[len(HEADS) :]}

@@ -20,6 +20,7 @@ from sequence_encoder import (
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
+    SequenceEncoderForZeroShotClassification,
 )
 
 Batch = dict[str, torch.Tensor]
@@ -43,6 +44,12 @@ def rows(ids: torch.Tensor) -> torch.Tensor:
 
 def first_real(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return mask.argmax(dim=1)
+
+
+def label_ids(mask: torch.Tensor) -> torch.Tensor:
+    """Let the second and third token of each row be its labels."""
+    place = mask.cumsum(dim=1)
+    return ((place - 1) * (place < 4)).clamp(min=0)
 
 
 # name: model class, fields of the configuration, labels of (input_ids, attention_mask)
@@ -78,9 +85,14 @@ HEADS: dict[str, tuple[type[Any], dict[str, Any], Callable[[torch.Tensor, torch.
         {},
         lambda ids, mask: {"start_positions": first_real(ids, mask), "end_positions": first_real(ids, mask) + 2},
     ),
+    "zero_shot": (
+        SequenceEncoderForZeroShotClassification,
+        {"zero_shot_classification": {"scorer": "weighted_dot", "dropout": 0.0}},
+        lambda ids, mask: {"label_ids": label_ids(mask), "labels": (rows(ids)[:, None] >> torch.arange(2) & 1).float()},
+    ),
     "multiple_choice": (SequenceEncoderForMultipleChoice, {}, lambda ids, mask: {"labels": rows(ids) % 2}),
 }
-POOLED = ["pretraining", "single_label", "multi_label", "regression", "multiple_choice"]
+POOLED = ["zero_shot", "pretraining", "single_label", "multi_label", "regression", "multiple_choice"]
 VOCABULARY = ["masked_lm", "pretraining"]
 every_head = pytest.mark.parametrize("head", HEADS)
 
@@ -178,7 +190,8 @@ def test_without_labelled_items_the_loss_is_zero(make: Build, head: str, trainin
     model, inputs, labels = make(head)
     length = inputs["input_ids"].shape[-1]
     nothing = length + 2 if head == "question_answering" else -100
-    outputs = model.train(training)(**inputs, **{name: torch.full_like(x, nothing) for name, x in labels.items()})
+    given = {name: x if name == "label_ids" else torch.full_like(x, nothing) for name, x in labels.items()}
+    outputs = model.train(training)(**inputs, **given)
     assert outputs.loss.item() == 0
     assert not any(gradient.any() for gradient in gradients(model, outputs.loss).values())
 

@@ -35,6 +35,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "two dense layers": ("vanilla", {"prediction_head": "mlp", "prediction_head_size": 26}),
     "tied to narrow embeddings": ("bert", {"embedding_size": 14, "tie_word_embeddings": True}),
     "narrow token vectors": ("bert", {"multi_vector_size": 10, "num_labels": 5}),
+    "scores of normalised labels": ("bert", {"zero_shot_classification": {"scorer": "mlp", "normalize": True}}),
+    "weighted scores": ("bert", {"zero_shot_classification": {"scorer": "weighted_dot", "hidden_size": 30}}),
 }
 
 

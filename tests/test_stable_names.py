@@ -23,6 +23,7 @@ from sequence_encoder import (
     SequenceEncoderForRetrieval,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
+    SequenceEncoderForZeroShotClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
@@ -69,6 +70,12 @@ DENSE_HEADS = {
 CLASSIFIER = ["classifier.bias", "classifier.weight"]
 DECODER = ["decoder.bias", "decoder.weight"]
 ANSWERS = ["qa_outputs.bias", "qa_outputs.weight"]
+PROJECTIONS = [
+    f"{part}_projection.{layer}_proj.{kind}"
+    for part in ("text", "label")
+    for layer in ("up", "down")
+    for kind in ("weight", "bias")
+]
 SOP = ["sop_classifier.bias", "sop_classifier.weight"]
 
 # Per head: its own keys, whether it uses the pooler, and the field that can make it dense.
@@ -79,6 +86,7 @@ HEADS: dict[type[SequenceEncoderPreTrainedModel], tuple[list[str], bool, str]] =
     SequenceEncoderForMultipleChoice: (CLASSIFIER, True, "classifier_head"),
     SequenceEncoderForTokenClassification: (CLASSIFIER, False, "classifier_head"),
     SequenceEncoderForQuestionAnswering: (ANSWERS, False, "classifier_head"),
+    SequenceEncoderForZeroShotClassification: (PROJECTIONS, True, ""),
 }
 every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
 every_head = pytest.mark.parametrize("head", HEADS)
@@ -127,7 +135,7 @@ def test_keys_of_the_heads_are_pinned(
 ) -> None:
     own, pooler, dense_head = HEADS[head]
     config = two_layers(tiny_config, preset)
-    dense = DENSE_HEADS[preset] if getattr(config, dense_head) == "dense" else []
+    dense = DENSE_HEADS[preset] if getattr(config, dense_head, None) == "dense" else []
     own = own if config.decoder_bias else [key for key in own if key != "decoder.bias"]
     expected = [*(f"model.{key}" for key in trunk_keys(preset, pooler)), *dense, *own]
     assert sorted(head(config).state_dict()) == sorted(expected)

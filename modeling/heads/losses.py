@@ -160,3 +160,23 @@ def sentence_order_loss(
     masked = (token_labels.long() != IGNORED).reshape(len(losses), -1).sum(dim=1).to(logits.device)
     total = (losses * masked).sum()
     return divided_by_count(total, masked.sum(), num_items_in_batch)
+
+
+def zero_shot_classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, **kwargs: Any
+) -> torch.Tensor:
+    """Return the binary cross entropy of all labels of all texts, or the cross entropy of the right labels.
+
+    Args:
+        logits: (B, C).
+        labels: (B, C) numbers from 0 to 1, or -100 where they are ignored; or (B,) the index of the right label.
+        num_items_in_batch: The divisor of the sum; by default the number of values in `labels` that are not -100.
+        **kwargs: Not used.
+    """
+    if labels.dim() == 1:
+        return cross_entropy(logits, labels, num_items_in_batch)
+    logits = _at_least_float32(logits)
+    targets = labels.to(logits.device, logits.dtype)
+    known = targets != IGNORED
+    losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
+    return divided_by_count(losses.masked_fill(~known, 0).sum(), known.sum(), num_items_in_batch)
