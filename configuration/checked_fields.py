@@ -13,6 +13,7 @@ from ..saving.registered_pipelines import without_our_pipelines
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
 from .head_fields import check_head_fields
 from .logit_calibration_field import check_logit_calibration
+from .span_extraction_field import check_span_extraction
 from .zero_shot_classification_field import ZeroShotClassificationFields
 
 logger = logging.get_logger(__name__)
@@ -57,6 +58,10 @@ class CheckedFieldsMixin:
         """Check what the head for zero-shot classification needs."""
         given, kind = self.zero_shot_classification, ZeroShotClassificationFields
         check_head_fields("zero_shot_classification", given, kind, self.vocab_size)
+
+    def validate_span_extraction(self) -> None:
+        """Check the fields of the head for span extraction."""
+        check_span_extraction(self)
 
     def validate_layer_type(self) -> None:
         """Check the layer types, in place of transformers' own check."""

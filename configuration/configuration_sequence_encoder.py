@@ -140,6 +140,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         zero_shot_classification (`dict`, *optional*): What `SequenceEncoderForZeroShotClassification` needs: the ids of
             the tokens before labels and before the text, how the vectors of tokens become those of labels and texts,
             and how these are compared. `convert` sets it for a GLiClass.
+        span_extraction (`dict`, *optional*): How `SequenceEncoderForSpanExtraction` scores spans, see
+            `SpanExtractionFields`; it fills in what is missing.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
         bos_token_id (`int`, *optional*): Id of the token at the beginning of a text.
         eos_token_id (`int` or `list[int]`, *optional*): Id of the token at the end of a text.
@@ -237,6 +239,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
     logit_calibration: list[dict[str, Any]] | None = None
     zero_shot_classification: dict[str, Any] | None = None
+    span_extraction: dict[str, Any] | None = None
 
     pad_token_id: int | None = 0
     bos_token_id: int | None = None

@@ -4,6 +4,7 @@
 from typing import Any
 
 from ..saving.auto_classes import model_classes
+from .span_extraction_field import span_extraction_fields
 from .zero_shot_classification_field import zero_shot_classification_fields
 
 
@@ -26,6 +27,8 @@ def count_parameters(config: Any, name: str) -> int:
         total += _dense_head(config, config.classifier_head, size)
     if kind.name == "SequenceEncoderForZeroShotClassification":
         total += _zero_shot_classification_head(size, zero_shot_classification_fields(config))
+    if "ExtractionMixin" in kind.bases:
+        total += _span_extraction_head(size, span_extraction_fields(config))
     outputs = (getattr(config, each) if isinstance(each, str) else each for each in kind.outputs)
     return total + sum(_linear(size, each) for each in outputs)
 
@@ -91,6 +94,18 @@ def _zero_shot_classification_head(size: int, head: Any) -> int:
     if head.scorer == "mlp":
         total += _linear(2 * size, 256) + _linear(256, 128) + _linear(128, 1)
     return total
+
+
+def _span_extraction_head(size: int, head: Any) -> int:
+    """Return the number of parameters of the head of `SequenceEncoderForSpanExtraction`."""
+    inner = head.hidden_size
+    total = 0 if size == inner else _linear(size, inner)
+    # Each direction has half of the channels, four gates, and two biases.
+    total += head.num_recurrent_layers * 2 * 4 * (inner // 2) * (inner + inner // 2 + 2)
+    if head.scoring == "tokens":
+        return total + 2 * _linear(inner, 2 * inner) + _linear(3 * inner, 4 * inner) + _linear(4 * inner, 3)
+    projections = 3 * (_linear(inner, 4 * inner) + _linear(4 * inner, inner))
+    return total + projections + _linear(2 * inner, 4 * inner) + _linear(4 * inner, inner)
 
 
 def _linear(inputs: int, outputs: int, bias: bool = True) -> int:

@@ -22,6 +22,7 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import ConvertArguments
 from .converting import convert_and_release, our_config
 from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
+from .gliner import GlinerCheckpoint
 from .sidecar_files import load_tokenizer, save_tokenizer
 from .source import Source
 from .source_models import is_adapted
@@ -92,7 +93,9 @@ def _convert(
     checkpoint = Source(source)
     found, place = checkpoint.remote_code, checkpoint.place
     model = checkpoint.load_original(base_model)
-    tokenizer = load_tokenizer(checkpoint.encoder, model)
+    tokenizer = (
+        load_tokenizer(checkpoint.encoder, model) if not isinstance(found, GlinerCheckpoint) else found.tokenizer()
+    )
     if tokenizer is None:
         say(f"{checkpoint.encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
     config = our_config(model)
@@ -114,7 +117,7 @@ def _convert(
         check_finite_outputs(before)
         say(
             f"Converted {found.architecture} to {original}. Their outputs could not be compared, because the code of "
-            f"{found.architecture} is on the Hub and is not run. The new model uses all weights, and they have the "
+            f"{found.architecture} is {found.where} and is not run. The new model uses all weights, and they have the "
             "shapes that config.json states."
         )
     merged = to is None and isinstance(model, SequenceEncoderPreTrainedModel) and found is None and is_adapted(place)

@@ -45,6 +45,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "decoder_bias": ("VocabularyModel",),
     "classifier_head": ("TaskModel",),
     "logit_calibration": ("SequenceEncoderForSequenceClassification",),
+    "span_extraction": (),
     "head_act": ("VocabularyModel", "TaskModel"),
     "head_bias": ("VocabularyModel", "TaskModel"),
     "multi_vector_size": (),

@@ -26,6 +26,7 @@ from .checkpoints import load_checkpoint
 from .configurations import obstacles_to, read_config, write_config
 from .family import Family, their_class
 from .flag_embedding import HEAD_FILES, with_heads
+from .gliner import GlinerCheckpoint
 from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
 from .peft_adapters import check_merged
 from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
@@ -44,7 +45,8 @@ def convert(
     A `TaskAdapter` becomes a classifier, and a peft adapter in a folder or a repository is merged into its base model.
 
     If a folder or a repository has the heads of BGE-M3, `sparse_linear.pt` and `colbert_linear.pt`, the result is a
-    `SequenceEncoderForRetrieval`. Other files with pickled weights are never read.
+    `SequenceEncoderForRetrieval`, and a folder of GLiNER becomes a `SequenceEncoderForSpanExtraction`, also from a
+    `pytorch_model.bin`. Other files with pickled weights are never read.
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
@@ -223,8 +225,8 @@ def _from_tensors(
     return _filled(ours, tensors, device)
 
 
-def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -> PreTrainedModel:
-    """Convert a checkpoint whose code is on the Hub, without running that code.
+def convert_remote_code(found: RemoteCodeCheckpoint | GlinerCheckpoint, base_model: bool = False) -> PreTrainedModel:
+    """Convert a checkpoint whose code is on the Hub or in another package, without running that code.
 
     Its outputs cannot be compared with the outputs of the original. The conversion fails unless the model uses every
     weight, and every weight has the shape that the configuration states.
@@ -239,6 +241,8 @@ def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -
     Raises:
         ValueError: If the configuration has no equivalent, or if weights are missing, unused or of another shape.
     """
+    if isinstance(found, GlinerCheckpoint):
+        return found.convert(base_model)
     # Before the weights are read.
     read_config(found.table, "Model" if base_model else found.named_head(), found.config)
     if unknown := found.unknown_fields:

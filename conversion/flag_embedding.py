@@ -7,7 +7,6 @@ state of each of the two linear layers in a file of `torch.save`, and reads both
 from __future__ import annotations
 
 import os
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from transformers.utils import cached_file
 
 from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel
 from .key_mapping import Tensors
+from .pickled_weights import check_stored, read_pickled
 from .sidecar_files import folder_of, load_tokenizer
 from .source_models import transformer_folder
 
@@ -132,24 +132,14 @@ def _read_linear(path: Path, hidden_size: int) -> Tensors:
     size = path.stat().st_size
     if size > _MAX_BYTES:
         raise ValueError(f"{path} must have at most {_MAX_BYTES:,} bytes, got {size:,}.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-        # torch never compresses. What others compress can be larger than the memory.
-        if compressed:
-            raise ValueError("it is compressed")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The parsers of damaged or hostile files raise all kinds of errors.
-        reason = f"{error}".partition("\n")[0]
-        raise ValueError(f"{path} cannot be read as the weights of a linear layer ({reason}).") from error
+    state = read_pickled(path, "the weights of a linear layer")
     if not isinstance(state, dict) or set(state) != {"weight", "bias"}:
         raise ValueError(f"{path} must contain a weight and a bias, got {_summary(state)}.")
     weight, bias = state["weight"], state["bias"]
     for name, tensor, dimensions in (("weight", weight, 2), ("bias", bias, 1)):
-        dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.is_floating_point()
-        # A tensor that repeats a part of a small file can be larger than the memory.
-        if not dense or tensor.dim() != dimensions or tensor.nbytes > size:
-            raise ValueError(f"{name} in {path} must be a floating tensor with {dimensions} dimensions.")
+        check_stored(name, tensor, path)
+        if tensor.dim() != dimensions:
+            raise ValueError(f"{name} in {path} must have {dimensions} dimensions, got {tensor.dim()}.")
     if weight.shape[1] != hidden_size or weight.shape[0] != len(bias):
         raise ValueError(
             f"{path} does not fit an encoder with hidden_size={hidden_size}: its weight has the shape "

@@ -20,6 +20,7 @@ from ..saving.module_list import MODULE_LIST
 from ..saving.saved_code import describe_code
 from .configurations import obstacles_to, read_config
 from .family import Family
+from .gliner import GLINER_CONFIG, GlinerCheckpoint
 from .peft_adapters import find_adapter
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import download
@@ -186,9 +187,11 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
         obstacle = None if adapter.obstacle is None else f"it {adapter.obstacle}"
         return _inspect_adapted(name, f"{adapter.config.get('peft_type')} adapter of {adapter.base}", base, obstacle)
     place = _place_of(name)
-    fields = config_fields(place)
     if (found := find_remote_code(place, weights=False)) is not None:
-        return _inspect_remote_code(name, found)
+        return (
+            _inspect_gliner(name, found) if isinstance(found, GlinerCheckpoint) else _inspect_remote_code(name, found)
+        )
+    fields = config_fields(place)
     if (model_type := fields.get("model_type")) is not None and model_type not in {*CONFIG_MAPPING, _OURS}:
         architecture = next(iter(_architectures(fields, place)), model_type)
         where = "its code is on the Hub" if fields.get("auto_map") else "the installed transformers does not have it"
@@ -218,7 +221,7 @@ def _place_of(name: str) -> str | os.PathLike[str]:
     if os.path.isdir(name):
         return place
     # Older repositories of sentence-transformers have their encoder in a subfolder.
-    folder = download(name, ["config.json", "*/config.json", MODULE_LIST])
+    folder = download(name, ["config.json", "*/config.json", GLINER_CONFIG, MODULE_LIST])
     inside = transformer_folder(folder)
     return place if inside == folder else inside
 
@@ -271,6 +274,15 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     obstacle = "its weights are quantized; convert the original model" if quantized else None
     parameters = count_parameters(config, architecture)
     return Inspection(name, architecture, _OURS, obstacle, parameters=parameters, back=back)
+
+
+def _inspect_gliner(name: str, found: GlinerCheckpoint) -> Inspection:
+    obstacle = None
+    try:
+        found.check()
+    except ValueError as error:
+        obstacle = str(error)
+    return Inspection(name, found.architecture, found.encoder_config.model_type, obstacle, remote_code=True)
 
 
 def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:

@@ -17,6 +17,7 @@ from transformers.utils import cached_file, logging
 from ..configuration import SequenceEncoderConfig
 from ..saving.loading import check_dtype, check_weight_maps
 from .family import Family
+from .gliner import GlinerCheckpoint, find_gliner
 from .gte_remote_code import GTE_REMOTE_CODE
 from .jina_bert import JINA_BERT
 from .key_mapping import Tensors
@@ -47,8 +48,10 @@ class RemoteCodeCheckpoint:
         architecture: The name of its class.
         head: The head of that class, as in `family.table.heads`; None if it has no counterpart.
         fields: The content of its `config.json`.
+        where: Where its code is.
     """
 
+    where = "on the Hub"
     place: str | os.PathLike[str]
     family: RemoteCodeFamily
     architecture: str
@@ -170,8 +173,10 @@ class RemoteCodeCheckpoint:
         return tensors
 
 
-def find_remote_code(checkpoint: str | os.PathLike[str], weights: bool = True) -> RemoteCodeCheckpoint | None:
-    """Recognise a checkpoint of a family whose code is on the Hub.
+def find_remote_code(
+    checkpoint: str | os.PathLike[str], weights: bool = True
+) -> RemoteCodeCheckpoint | GlinerCheckpoint | None:
+    """Recognise a checkpoint of a family whose code is on the Hub, or a folder of GLiNER.
 
     Args:
         checkpoint: A folder or a Hub id.
@@ -187,7 +192,12 @@ def find_remote_code(checkpoint: str | os.PathLike[str], weights: bool = True) -
     place = transformer_folder(checkpoint)
     if find_adapter(place) is not None:
         return None
-    fields = config_fields(place)
+    try:
+        fields = config_fields(place)
+    except OSError:
+        if (found := find_gliner(place)) is None:
+            raise
+        return found
     architectures, auto_map = fields.get("architectures") or [None], fields.get("auto_map") or {}
     named = architectures[0] if isinstance(architectures, list) else None
     if fields.get("model_type") == SequenceEncoderConfig.model_type or not isinstance(named, str | None):

@@ -33,7 +33,9 @@ def folder_of(source: str) -> Path:
     """
     if os.path.exists(transformer_folder(source)):
         return Path(source)
-    folder = download(source, [*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", ADAPTER_CONFIG, EXPORT_MANIFEST])
+    folder = download(
+        source, [*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", "gliner_config.json", ADAPTER_CONFIG, EXPORT_MANIFEST]
+    )
     if modules := module_folders(folder):
         download(source, [f"{module}/*" for module in modules])
     return folder

@@ -15,6 +15,7 @@ from ..modeling.text_encoding.recipe_files import SETTINGS, read_json
 from ..saving.exported_models import is_exported
 from .checkpoints import load_checkpoint
 from .converting import convert, convert_loaded, convert_remote_code
+from .gliner import GlinerCheckpoint
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer
 from .source_models import transformer_folder
@@ -79,8 +80,8 @@ class Source:
         return digest.hexdigest()
 
     @cached_property
-    def remote_code(self) -> RemoteCodeCheckpoint | None:
-        """The result of `find_remote_code`: how to convert a checkpoint whose code is only on the Hub, or None."""
+    def remote_code(self) -> RemoteCodeCheckpoint | GlinerCheckpoint | None:
+        """The result of `find_remote_code`: how to convert a checkpoint whose code is not run, or None."""
         return find_remote_code(self.place)
 
     def load_original(self, base_model: bool = False) -> PreTrainedModel:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from .heads.pretraining_heads import SequenceEncoderForMaskedLM as SequenceEncoderForMaskedLM
 from .heads.pretraining_heads import SequenceEncoderForPreTraining as SequenceEncoderForPreTraining
 from .heads.retrieval import SequenceEncoderForRetrieval as SequenceEncoderForRetrieval
+from .heads.span_extraction import SequenceEncoderForSpanExtraction as SequenceEncoderForSpanExtraction
 from .heads.task_adapter import TaskAdapter as TaskAdapter
 from .heads.task_heads import SequenceEncoderForMultipleChoice as SequenceEncoderForMultipleChoice
 from .heads.task_heads import SequenceEncoderForQuestionAnswering as SequenceEncoderForQuestionAnswering

@@ -136,6 +136,33 @@ def check_zero_shot_labels(labels: torch.Tensor, shape: tuple[int, int]) -> None
             )
 
 
+def check_numbers(name: str, numbers: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Check the numbers (B, S) of the words or labels of tokens."""
+    check_integers(name, numbers)
+    if tuple(numbers.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(numbers.shape)}.")
+    if not is_tracing(numbers) and numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) <= shape[1]:
+        raise ValueError(f"{name} must be from 0 to {shape[1]} (the number of tokens), got {numbers.tolist()}.")
+
+
+def check_entity_labels(labels: torch.Tensor, num_words: list[int], num_labels: list[int]) -> None:
+    """Check the first word, the last word and the label of entities, (B, E, 3), or -100 for rows of no entity."""
+    check_integers("labels", labels)
+    if labels.dim() != 3 or labels.shape[0] != len(num_words) or labels.shape[2] != 3:
+        raise ValueError(
+            f"labels must have shape ({len(num_words)}, entities, 3) with the first word, the last word and the label "
+            f"of each entity, got {tuple(labels.shape)}."
+        )
+    for row, (entities, words, kinds) in enumerate(zip(labels.tolist(), num_words, num_labels, strict=True)):
+        for entity in entities:
+            first, last, label = entity
+            if entity != [IGNORED] * 3 and not (0 <= first <= last < words and 0 <= label < kinds):
+                raise ValueError(
+                    f"labels must be a first word, a last word and a label of a text, or {IGNORED} three times; got "
+                    f"{entity} for the text {row}, which has {words} words and {kinds} labels."
+                )
+
+
 def check_num_labels(name: str, config: PreTrainedConfig) -> int:
     """Check that a configuration has at least one label, as classification heads need, and return their number."""
     if config.num_labels is None or config.num_labels < 1:

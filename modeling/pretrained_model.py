@@ -154,7 +154,11 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
                 init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             init.ones_(module.weight)
-        if (bias := getattr(module, "bias", None)) is not None:
+        elif isinstance(module, nn.LSTM):
+            for name, parameter in module.named_parameters():
+                init.zeros_(parameter) if "bias" in name else init.xavier_uniform_(parameter)
+        # That of an LSTM is a bool.
+        if isinstance(bias := getattr(module, "bias", None), torch.Tensor):
             init.zeros_(bias)
 
 

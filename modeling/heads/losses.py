@@ -180,3 +180,26 @@ def zero_shot_classification_loss(
     known = targets != IGNORED
     losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
     return divided_by_count(losses.masked_fill(~known, 0).sum(), known.sum(), num_items_in_batch)
+
+
+def span_extraction_loss(
+    scores: list[torch.Tensor],
+    targets: list[torch.Tensor],
+    labels: torch.Tensor,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Return the sum of the binary cross entropies of all spans and labels, divided by the numbers in `labels`.
+
+    The number of entities divides the sum, as in object detection (Lin et al., 2017), because most spans are none.
+
+    Args:
+        scores: Logits of each text, (W, K, C) or (W, C, 3).
+        targets: Zeros and ones of the same shapes.
+        labels: (B, E, 3) first word, last word and label of each entity; -100 for rows of no entity.
+        num_items_in_batch: The divisor of the sum; by default the number of values in `labels` that are not -100.
+        **kwargs: Not used.
+    """
+    pairs = zip(scores, targets, strict=True)
+    losses = [F.binary_cross_entropy_with_logits(_at_least_float32(a), b, reduction="sum") for a, b in pairs]
+    return divided_by_count(torch.stack(losses).sum(), (labels != IGNORED).sum(), num_items_in_batch)

@@ -1,0 +1,1 @@
+"""Extraction of labelled spans from texts: windows, scores, and the spans that remain."""

@@ -1,0 +1,163 @@
+"""`extract`: finds the spans of texts that fit labels, in batches without padding."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ...configuration.span_extraction_field import span_extraction_fields
+from ...tokenizer.private_copy import private_copy
+from ..packing import run_packed
+from ..text_encoding.tokenizer_checks import check_tokenizer, longest_positions
+from .prepared_extraction import PreparedExtraction
+from .text_windows import Prompt, TextWindow, checked_labels
+
+Labels = Sequence[str] | Mapping[str, str]
+# Number of texts to tokenize and sort together.
+_CHUNK = 2048
+
+
+class ExtractionMixin:
+    """Mixin that gives a model with a head for span extraction the methods `extract` and `iter_extract`."""
+
+    def extract(
+        self, texts: str | Iterable[str], labels: Labels, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Find the spans of texts that fit labels, such as entities, without training for these labels.
+
+        Texts may have any length: long ones are read in windows that overlap by a quarter, and a span in two windows
+        gets its score from the one in which it is farther from the end. Windows are sorted by length and computed
+        without padding, in the dtype and on the device of the model, in evaluation mode and without gradients.
+
+        Args:
+            texts: A text or several texts.
+            labels: The names of the labels; or a dict from names to descriptions, which the model reads instead.
+            tokenizer: The tokenizer of the model.
+            **options: Arguments of `iter_extract`.
+
+        Returns:
+            For each text a list of spans in the order of the text; for a single text, its list. A span has `start` and
+            `end` in characters, `text`, `label` and `score`, a probability.
+
+        Raises:
+            ValueError: If an argument is invalid, or the labels leave no room for words.
+        """
+        several = [texts] if isinstance(texts, str) else texts
+        found = list(self.iter_extract(several, labels, tokenizer, **options))
+        return found[0] if isinstance(texts, str) else found
+
+    def iter_extract(
+        self,
+        texts: Iterable[str],
+        labels: Labels,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        threshold: float = 0.5,
+        nested: bool = False,
+        multi_label: bool = False,
+        max_length: int | None = None,
+        max_tokens: int = 2048,
+        show_progress_bar: bool | None = None,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Like `extract`, but for more texts than fit in memory: read thousands of texts at a time.
+
+        Args:
+            texts: Texts, also from an infinite iterator.
+            labels: See `extract`.
+            tokenizer: The tokenizer of the model.
+            threshold: The probability above which a span is returned.
+            nested: Whether a span may be inside another one. Otherwise, the most probable of those that overlap stays.
+            multi_label: Whether a span may have several labels.
+            max_length: Number of tokens of a window, with its labels. Defaults to the limit of the tokenizer and the
+                model.
+            max_tokens: Maximum number of tokens in a batch, unless a single window has more.
+            show_progress_bar: Whether to show a progress bar; by default if the log level of transformers is INFO or
+                lower.
+
+        Yields:
+            The spans of the next text, see `extract`.
+
+        Raises:
+            ValueError: If an argument is invalid, or the labels leave no room for words.
+        """
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise ValueError(f"texts must be an iterable of strings, got {texts!r}.")
+        prepared = self.prepare_extraction(
+            labels,
+            tokenizer,
+            threshold=threshold,
+            nested=nested,
+            multi_label=multi_label,
+            max_length=max_length,
+            max_tokens=max_tokens,
+        )
+        show = logging.get_verbosity() <= logging.INFO if show_progress_bar is None else show_progress_bar
+        return _iter_extract(texts, prepared, show)
+
+    def prepare_extraction(
+        self,
+        labels: Labels,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        threshold: float = 0.5,
+        nested: bool = False,
+        multi_label: bool = False,
+        max_length: int | None = None,
+        max_tokens: int = 2048,
+    ) -> PreparedExtraction:
+        """Check the options of `iter_extract`, and return its two steps: tokenizing texts, and finding spans.
+
+        The steps can run in two threads. For the arguments and errors, see `iter_extract`.
+        """
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be a number from 0 to 1, got {threshold!r}.")
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
+        names, read = checked_labels(labels)
+        config = cast(PreTrainedModel, self).config
+        check_tokenizer(config, tokenizer)
+        limits = (max_length, longest_positions(config), tokenizer.model_max_length)
+        longest = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
+        fields, own = span_extraction_fields(config), private_copy(tokenizer)
+        prompt = Prompt(own, read, fields, longest)
+        return PreparedExtraction(self, own, prompt, names, fields, threshold, nested, multi_label, max_tokens)
+
+    @torch.no_grad()
+    def window_scores(self, windows: list[TextWindow]) -> list[torch.Tensor]:
+        """Return the logits of the spans of each window. Call it in evaluation mode.
+
+        Args:
+            windows: The windows, in ascending order of their numbers of tokens.
+
+        Returns:
+            (W, K, C) or (W, C, 3) each, see `SpanExtractionOutput`.
+        """
+        words: list[int] = []
+        labels: list[int] = []
+        num_words: list[int] = []
+        num_labels: list[int] = []
+        for window in windows:
+            words += [number and number + sum(num_words) for number in window.word_ids]
+            labels += [number and number + sum(num_labels) for number in window.label_ids]
+            num_words.append(window.num_words)
+            num_labels.append(max(window.label_ids))
+        of_words, of_labels = torch.tensor(words), torch.tensor(labels)
+        needed = ((of_words > 0) | (of_labels > 0))[None]
+        outputs = run_packed(cast(Any, self).model, [window.ids for window in windows], needed)
+        scores = cast(Any, self).scores(outputs.last_hidden_state[0], (of_words, num_words), (of_labels, num_labels))
+        return cast("list[torch.Tensor]", scores)
+
+
+def _iter_extract(texts: Iterable[str], prepared: PreparedExtraction, show: bool) -> Iterator[list[dict[str, Any]]]:
+    iterator, done = iter(texts), 0
+    with logging.tqdm(desc="Extracting", unit="text", disable=not show) as progress:
+        while chunk := list(islice(iterator, _CHUNK)):
+            for number, text in enumerate(chunk, start=done):
+                if not isinstance(text, str):
+                    raise ValueError(f"texts[{number}] must be a string, got a {type(text).__name__}: {text!r}.")
+            yield from prepared.spans(prepared.tokenize(chunk))
+            progress.update(len(chunk))
+            done += len(chunk)

@@ -1,0 +1,78 @@
+"""The two steps of extraction with checked options: tokenizing texts, and finding the spans in them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ...data.batching import longest_first
+from ..cpu.prepacked import prepacked_for
+from ..packing import device_of
+from ..text_encoding.evaluation_mode import evaluation_mode
+from .span_choice import Span, chosen
+from .text_windows import Prompt, TextWindow, windows_of
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts, the places of the words of each, and the windows of all."""
+
+    texts: Sequence[str]
+    places: list[list[tuple[int, int]]]
+    windows: list[TextWindow]
+
+
+@dataclass(frozen=True)
+class PreparedExtraction:
+    """The two steps of `iter_extract` with checked options and a private tokenizer. See `prepare_extraction`."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    prompt: Prompt
+    names: list[str]
+    fields: Any
+    threshold: float
+    nested: bool
+    multi_label: bool
+    max_tokens: int
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Split texts into windows."""
+        windows, places = windows_of(texts, self.tokenizer, self.prompt, self.fields)
+        return TokenizedTexts(texts, places, windows)
+
+    def spans(self, tokenized: TokenizedTexts, progress: Any = None) -> list[list[dict[str, Any]]]:
+        """Return the spans of each text, see `extract`.
+
+        Args:
+            tokenized: The texts.
+            progress: A progress bar to advance by the number of windows.
+        """
+        found: dict[int, list[Span]] = defaultdict(list)
+        for window, spans in self._in_windows(tokenized.windows, progress):
+            shifted = [(a + window.first, b + window.first, label, score) for a, b, label, score in spans]
+            found[window.text] += [span for span in shifted if window.owns(span)]
+        return [
+            self._chosen(text, tokenized.places[number], found[number]) for number, text in enumerate(tokenized.texts)
+        ]
+
+    def _in_windows(self, windows: list[TextWindow], progress: Any) -> Iterator[tuple[TextWindow, list[Span]]]:
+        """Yield each window and its spans above the threshold, in the order of the windows."""
+        encoder, scorer = self.model.model, self.model.scorer
+        tokens = sum(len(window.ids) for window in windows) if device_of(encoder).type == "cpu" else 0
+        spans: dict[int, list[Span]] = {}
+        with evaluation_mode(self.model), prepacked_for(encoder.layers, tokens):
+            for batch in longest_first([len(window.ids) for window in windows], self.max_tokens, progress):
+                for place, scores in zip(batch, self.model.window_scores([windows[i] for i in batch]), strict=True):
+                    spans[place] = scorer.spans(scores.float().sigmoid(), self.threshold)
+        yield from ((window, spans[place]) for place, window in enumerate(windows))
+
+    def _chosen(self, text: str, places: list[tuple[int, int]], spans: list[Span]) -> list[dict[str, Any]]:
+        found = []
+        for first, last, label, score in chosen(spans, self.nested, self.multi_label):
+            start, end = places[first][0], places[last][1]
+            part = {"start": start, "end": end, "text": text[start:end]}
+            found.append({**part, "label": self.names[label], "score": score})
+        return found
