@@ -22,8 +22,7 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import ConvertArguments
 from .converting import convert_and_release, our_config
 from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
-from .gliner import GlinerCheckpoint
-from .sidecar_files import load_tokenizer, save_tokenizer
+from .sidecar_files import save_tokenizer
 from .source import Source
 from .source_models import is_adapted
 
@@ -93,9 +92,7 @@ def _convert(
     checkpoint = Source(source)
     found, place = checkpoint.remote_code, checkpoint.place
     model = checkpoint.load_original(base_model)
-    tokenizer = (
-        load_tokenizer(checkpoint.encoder, model) if not isinstance(found, GlinerCheckpoint) else found.tokenizer()
-    )
+    tokenizer = checkpoint.own_tokenizer(model)
     if tokenizer is None:
         say(f"{checkpoint.encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
     config = our_config(model)
@@ -163,8 +160,20 @@ def _set_special_tokens(config: SequenceEncoderConfig, tokenizer: PreTrainedToke
 
 
 def sample_ids(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase | None) -> list[torch.Tensor]:
-    """Return token ids of sample texts, (1, S) each, or random ids if there is no tokenizer."""
-    longest = config.max_position_embeddings
+    """Return token ids of sample texts, (1, S) each, or random ids if there is no tokenizer.
+
+    If the model compares texts with labels, each text starts with a label.
+    """
+    label = (config.zero_shot_classification or {}).get("label_token_id")
+    if label is not None:
+        texts = _texts_of(config, tokenizer, config.max_position_embeddings - 1)
+        return [torch.cat([torch.tensor([[label]]), ids], dim=1) for ids in texts]
+    return _texts_of(config, tokenizer, config.max_position_embeddings)
+
+
+def _texts_of(
+    config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase | None, longest: int
+) -> list[torch.Tensor]:
     if tokenizer is not None:
         return [tokenizer(text, return_tensors="pt")["input_ids"][:, :longest] for text in SAMPLES]
     # Leave out the padding id, because RoBERTa's positions skip it.

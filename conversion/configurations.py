@@ -46,6 +46,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "classifier_head": ("TaskModel",),
     "logit_calibration": ("SequenceEncoderForSequenceClassification",),
     "span_extraction": (),
+    "zero_shot_classification": ("SequenceEncoderForZeroShotClassification",),
     "head_act": ("VocabularyModel", "TaskModel"),
     "head_bias": ("VocabularyModel", "TaskModel"),
     "multi_vector_size": (),

@@ -26,8 +26,8 @@ from .checkpoints import load_checkpoint
 from .configurations import obstacles_to, read_config, write_config
 from .family import Family, their_class
 from .flag_embedding import HEAD_FILES, with_heads
-from .gliner import GlinerCheckpoint
 from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
+from .package_checkpoints import PackageCheckpoint
 from .peft_adapters import check_merged
 from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
 from .source_models import FAMILIES, find_family, is_adapted
@@ -225,7 +225,7 @@ def _from_tensors(
     return _filled(ours, tensors, device)
 
 
-def convert_remote_code(found: RemoteCodeCheckpoint | GlinerCheckpoint, base_model: bool = False) -> PreTrainedModel:
+def convert_remote_code(found: RemoteCodeCheckpoint | PackageCheckpoint, base_model: bool = False) -> PreTrainedModel:
     """Convert a checkpoint whose code is on the Hub or in another package, without running that code.
 
     Its outputs cannot be compared with the outputs of the original. The conversion fails unless the model uses every
@@ -241,7 +241,7 @@ def convert_remote_code(found: RemoteCodeCheckpoint | GlinerCheckpoint, base_mod
     Raises:
         ValueError: If the configuration has no equivalent, or if weights are missing, unused or of another shape.
     """
-    if isinstance(found, GlinerCheckpoint):
+    if isinstance(found, PackageCheckpoint):
         return found.convert(base_model)
     # Before the weights are read.
     read_config(found.table, "Model" if base_model else found.named_head(), found.config)

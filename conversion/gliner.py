@@ -9,25 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.initialization import no_init_weights
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import cached_file
 
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForSpanExtraction, SequenceEncoderModel
-from .configurations import read_config
-from .key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
+from .key_mapping import SAME, Layout, Rule, Tensors, module
+from .package_checkpoints import PackageCheckpoint
 from .pickled_weights import check_stored, read_pickled
-from .source_models import find_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,59 +76,26 @@ _TOKENS = [
 ]
 
 
-def _rules(names: list[str]) -> list[Rule]:
-    """Return the rules of the head for our names of weights."""
-    lstm = [Rule(name, (name.replace("recurrent", "rnn.lstm"),)) for name in names if name.startswith("recurrent.")]
-    scores = _SPANS if "scorer.first_proj.weight" in names else _TOKENS
-    return [*module("projection", "token_rep_layer.projection"), *lstm, *scores]
-
-
-@dataclass(frozen=True)
-class GlinerCheckpoint:
-    """A folder or a repository of GLiNER.
-
-    Attributes:
-        place: The folder or Hub id.
-        fields: The content of its `gliner_config.json`.
-    """
+class GlinerCheckpoint(PackageCheckpoint):
+    """A folder or a repository of GLiNER."""
 
     architecture = "GLiNER"
     where = "in the package gliner"
-    place: str | os.PathLike[str]
-    fields: Mapping[str, Any]
-
-    def check(self) -> None:
-        """Check the fields that a `SequenceEncoderForSpanExtraction` cannot represent.
-
-        Raises:
-            ValueError: If one has another value. The message names all of them.
-        """
-        faults = []
-        for name, allowed in _REQUIRED.items():
-            value = self.fields.get(name, allowed[0])
-            if not any(type(value) is type(each) and value == each for each in allowed):
-                faults.append(f"{name}={value!r} is not supported: it must be {' or '.join(map(repr, allowed))}.")
-        if faults:
-            raise ValueError(f"{self.place} cannot be converted. {' '.join(faults)}")
+    model_class = "SequenceEncoderForSpanExtraction"
+    encoder_prefix = _TRUNK
+    allowed: ClassVar[Mapping[str, tuple[Any, ...]]] = _REQUIRED
 
     @cached_property
     def encoder_config(self) -> PreTrainedConfig:
-        """The configuration of its encoder, which is that of `model_name` on the Hub if the folder has none.
-
-        Raises:
-            ValueError: If transformers does not know its type.
-        """
+        """See `PackageCheckpoint.encoder_config`. Without one in the folder, it is that of `model_name` on the Hub."""
         given = self.fields.get("encoder_config")
         if isinstance(given, dict):
-            given = dict(given)
-            config = AutoConfig.for_model(given.pop("model_type", "deberta-v2"), **given)
-        else:
-            # `None` would ask on a terminal whether to run code from the Hub.
-            config = AutoConfig.from_pretrained(str(self.fields.get("model_name")), trust_remote_code=False)
-        return config
+            return self.read_encoder_config(given)
+        # `None` would ask on a terminal whether to run code from the Hub.
+        return AutoConfig.from_pretrained(str(self.fields.get("model_name")), trust_remote_code=False)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load its tokenizer, with the tokens around labels.
+        """See `PackageCheckpoint.tokenizer`.
 
         Raises:
             ValueError: If the tokens have other ids than the configuration states.
@@ -157,58 +118,14 @@ class GlinerCheckpoint:
             raise ValueError(f"class_token_index is {stated} in {self.place}, but {tokens[0]} has the id {found}.")
         return tokenizer
 
-    def convert(self, base_model: bool = False) -> SequenceEncoderForSpanExtraction | SequenceEncoderModel:
-        """Convert it. See `convert`.
-
-        Args:
-            base_model: Whether to convert only the encoder.
-
-        Raises:
-            ValueError: If the configuration has no equivalent, or if weights are missing, unused or of another shape.
-        """
-        self.check()
-        tensors = {name: tensor for name, tensor in self._weights().items() if not _UNUSED.match(name)}
-        config, trunk = self._config(tensors)
-        with torch.device("meta"):
-            needed = SequenceEncoderForSpanExtraction(config).state_dict()
-        ours = to_ours([*trunk, *_rules(list(needed))], tensors, needed, _heads(config))
-        for name, tensor in ours.items():
-            if tensor.shape != needed[name].shape:
-                raise ValueError(
-                    f"The weights of {self.place} do not fit its configuration: {name} of the new model would have the "
-                    f"shape {tuple(tensor.shape)}, and needs {tuple(needed[name].shape)}."
-                )
-        dtype = next(iter(ours.values())).dtype
-        with no_init_weights():
-            model = SequenceEncoderForSpanExtraction(config)
-        model.load_state_dict({name: tensor.to(dtype) for name, tensor in ours.items()}, assign=True)
-        model.config.dtype = dtype
-        return cast(Any, model.model if base_model else model).eval()
-
-    def _config(self, tensors: Tensors) -> tuple[SequenceEncoderConfig, list[Rule]]:
-        """Return our configuration, and the rules of the encoder's weights."""
-        theirs = self.encoder_config
-        class_name = MODEL_MAPPING_NAMES.get(theirs.model_type)
-        if not isinstance(class_name, str):
-            raise ValueError(f"{self.place} has an encoder of the type {theirs.model_type!r}, which is not supported.")
-        family, head = find_family(class_name)
-        config = read_config(family, head, theirs)
-        config.pooler_act = None
-        rules = with_prefixes(family.rules("Model", config, ""), "model.", _TRUNK)
-        (embeddings,) = (rule.theirs[0] for rule in rules if rule.ours == "model.embed_tokens.weight")
-        if embeddings in tensors:
-            # GLiNER adds rows for its tokens, and old folders state the number of the encoder without them.
-            config.vocab_size = len(tensors[embeddings])
-        config.span_extraction = self._span_extraction()
-        config.validate()
-        return config, rules
-
-    def _span_extraction(self) -> dict[str, Any]:
-        """Return our field for the fields of the head. What they leave out has GLiNER's defaults."""
+    def complete(self, config: SequenceEncoderConfig) -> None:
+        """See `PackageCheckpoint.complete`. What the fields leave out has GLiNER's defaults."""
         tokenizer, fields = self.tokenizer(), self.fields
         tokens = (fields.get("ent_token", "<<ENT>>"), fields.get("sep_token", "<<SEP>>"))
         label_token, separator = map(tokenizer.convert_tokens_to_ids, tokens)
-        return {
+        # Old folders state the number of tokens without these, which matters until the weights are read.
+        config.vocab_size = max(config.vocab_size, len(tokenizer))
+        config.span_extraction = {
             "label_token_id": label_token,
             "separator_token_id": separator,
             "scoring": "tokens" if fields.get("span_mode") == "token_level" else "spans",
@@ -219,6 +136,18 @@ class GlinerCheckpoint:
             "max_words": fields.get("max_len", 384),
             "dropout": fields.get("dropout", 0.4),
         }
+
+    def head_rules(self, needed: Sequence[str]) -> list[Rule]:
+        """See `PackageCheckpoint.head_rules`."""
+        lstm = [
+            Rule(name, (name.replace("recurrent", "rnn.lstm"),)) for name in needed if name.startswith("recurrent.")
+        ]
+        scores = _SPANS if "scorer.first_proj.weight" in needed else _TOKENS
+        return [*module("projection", "token_rep_layer.projection"), *lstm, *scores]
+
+    def weights(self) -> Tensors:
+        """See `PackageCheckpoint.weights`."""
+        return {name: tensor for name, tensor in self._weights().items() if not _UNUSED.match(name)}
 
     def _weights(self) -> Tensors:
         file = _find(self.place, "model.safetensors")
@@ -265,10 +194,6 @@ def find_gliner(place: str | os.PathLike[str]) -> GlinerCheckpoint | None:
     if not isinstance(fields, dict):
         raise ValueError(f"{file} must contain a JSON object, got a {type(fields).__name__}.")
     return GlinerCheckpoint(place, fields)
-
-
-def _heads(config: SequenceEncoderConfig) -> Heads:
-    return Heads(config.num_attention_heads, config.key_value_heads)
 
 
 def _find(place: str | os.PathLike[str], name: str) -> Path | None:

@@ -20,7 +20,8 @@ from ..saving.module_list import MODULE_LIST
 from ..saving.saved_code import describe_code
 from .configurations import obstacles_to, read_config
 from .family import Family
-from .gliner import GLINER_CONFIG, GlinerCheckpoint
+from .gliner import GLINER_CONFIG
+from .package_checkpoints import PackageCheckpoint
 from .peft_adapters import find_adapter
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import download
@@ -47,7 +48,8 @@ class Inspection:
         parameters: The number of parameters after the conversion, without the head of an adapter; None if not even the
             encoder can be converted.
         back: The families that a SequenceEncoder can be converted to.
-        remote_code: Whether the code of the model is on the Hub, so that the outputs cannot be compared.
+        remote_code: Whether the code of the model is not in transformers, so that the outputs cannot be compared.
+        where: Where that code is.
         unknown_fields: Fields of such a model that no table contains, and that could change its outputs.
         code: Whether the code in the folder is what the package wrote, in words; None if the folder has none.
     """
@@ -60,6 +62,7 @@ class Inspection:
     parameters: int | None = None
     back: tuple[str, ...] = ()
     remote_code: bool = False
+    where: str = "on the Hub"
     unknown_fields: tuple[str, ...] = ()
     code: str | None = None
 
@@ -135,7 +138,7 @@ class Inspection:
             "convertible": self.verdict,
         }
         if self.remote_code and self.family:
-            rows["code"] = "on the Hub; it is not run, so `convert` cannot compare the outputs"
+            rows["code"] = f"{self.where}; it is not run, so `convert` cannot compare the outputs"
         if self.code is not None:
             rows["code"] = self.code
         if self.unknown_fields:
@@ -189,7 +192,7 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
     place = _place_of(name)
     if (found := find_remote_code(place, weights=False)) is not None:
         return (
-            _inspect_gliner(name, found) if isinstance(found, GlinerCheckpoint) else _inspect_remote_code(name, found)
+            _inspect_package(name, found) if isinstance(found, PackageCheckpoint) else _inspect_remote_code(name, found)
         )
     fields = config_fields(place)
     if (model_type := fields.get("model_type")) is not None and model_type not in {*CONFIG_MAPPING, _OURS}:
@@ -276,13 +279,19 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     return Inspection(name, architecture, _OURS, obstacle, parameters=parameters, back=back)
 
 
-def _inspect_gliner(name: str, found: GlinerCheckpoint) -> Inspection:
-    obstacle = None
+def _inspect_package(name: str, found: PackageCheckpoint) -> Inspection:
+    family, obstacle, parameters = None, None, None
     try:
+        family = found.encoder_config.model_type
         found.check()
+        parameters = count_parameters(found.config({})[0], found.model_class)
     except ValueError as error:
         obstacle = str(error)
-    return Inspection(name, found.architecture, found.encoder_config.model_type, obstacle, remote_code=True)
+    except OSError:
+        # The tokenizer is not there, which is only known to be needed for the number of parameters.
+        pass
+    more: dict[str, Any] = {"remote_code": True, "where": found.where}
+    return Inspection(name, found.architecture, family, obstacle, parameters=parameters, **more)
 
 
 def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:

@@ -6,8 +6,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def read_pickled(path: Path, what: str) -> Any:
     """Return the content of a file of `torch.save`, which may only have tensors and plain values.
@@ -19,6 +17,9 @@ def read_pickled(path: Path, what: str) -> Any:
     Raises:
         ValueError: If it is damaged, or has anything else.
     """
+    # `inspect` needs no torch.
+    import torch
+
     try:
         with zipfile.ZipFile(path) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
@@ -37,6 +38,8 @@ def check_stored(name: str, tensor: Any, path: Path) -> None:
     Raises:
         ValueError: If it is not.
     """
+    import torch
+
     # A tensor that repeats a part of a small file can be larger than the memory.
     dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.is_floating_point()
     if not dense or tensor.nbytes > path.stat().st_size:

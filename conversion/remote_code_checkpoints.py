@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from ..configuration import SequenceEncoderConfig
-from ..saving.loading import check_dtype, check_weight_maps
+from ..saving.loading import check_dtype
 from .family import Family
-from .gliner import GlinerCheckpoint, find_gliner
+from .gliclass import GliclassCheckpoint
+from .gliner import find_gliner
 from .gte_remote_code import GTE_REMOTE_CODE
 from .jina_bert import JINA_BERT
 from .key_mapping import Tensors
 from .neobert import NEOBERT
 from .nomic_remote_code import NOMIC_REMOTE_CODE
+from .package_checkpoints import PackageCheckpoint
 from .peft_adapters import find_adapter
 from .remote_code_family import RemoteCodeFamily
 from .source_models import config_fields, transformer_folder
+from .weight_files import read_weights, weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -34,8 +34,6 @@ REMOTE_CODE_FAMILIES: dict[str, RemoteCodeFamily] = {
 }
 _COMMON = ("tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "problem_type")
 _LABELS = ("id2label", "label2id", "num_labels", "problem_type")
-# Buffers that old checkpoints contain. Their values follow from the configuration.
-_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|alibi)$")
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class RemoteCodeCheckpoint:
         prefix = f"{self.family.base_model_prefix}."
         table = self.table
         parts = {rule.theirs[0].partition(".")[0] for rule in (*table.trunk, *table.layer)}
-        tensors = self._read_weights()
+        tensors = read_weights(self.place)
         prefixed = any(name.startswith(prefix) for name in tensors)
         trunk: Tensors = {}
         rest: Tensors = {}
@@ -156,27 +154,11 @@ class RemoteCodeCheckpoint:
         self.family.complete(tensors, self.config)
         return head, tensors
 
-    def _read_weights(self) -> Tensors:
-        tensors: Tensors = {}
-        for file in _weight_files(self.place):
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            except (SafetensorError, RuntimeError) as error:
-                raise ValueError(
-                    f"The weights of {self.place} are damaged or incomplete ({error}); copy or download them again."
-                ) from error
-        tensors = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point():
-                raise ValueError(f"{name} has the dtype {tensor.dtype}, which is not supported: it must be floating.")
-        return tensors
-
 
 def find_remote_code(
     checkpoint: str | os.PathLike[str], weights: bool = True
-) -> RemoteCodeCheckpoint | GlinerCheckpoint | None:
-    """Recognise a checkpoint of a family whose code is on the Hub, or a folder of GLiNER.
+) -> RemoteCodeCheckpoint | PackageCheckpoint | None:
+    """Recognise a checkpoint whose code is on the Hub or in another package, and never runs.
 
     Args:
         checkpoint: A folder or a Hub id.
@@ -198,6 +180,8 @@ def find_remote_code(
         if (found := find_gliner(place)) is None:
             raise
         return found
+    if fields.get("model_type") == GliclassCheckpoint.model_type:
+        return GliclassCheckpoint(place, fields)
     architectures, auto_map = fields.get("architectures") or [None], fields.get("auto_map") or {}
     named = architectures[0] if isinstance(architectures, list) else None
     if fields.get("model_type") == SequenceEncoderConfig.model_type or not isinstance(named, str | None):
@@ -221,7 +205,7 @@ def find_remote_code(
 def _has_weights_of(family: RemoteCodeFamily, place: str | os.PathLike[str]) -> bool:
     """Return whether the weights have the names of the code on the Hub, rather than those of transformers."""
     prefix = f"{family.base_model_prefix}."
-    for file in _weight_files(place):
+    for file in weight_files(place):
         try:
             with safe_open(file, framework="pt") as opened:
                 if any(name.startswith(prefix) for name in opened.keys()):  # noqa: SIM118
@@ -229,35 +213,6 @@ def _has_weights_of(family: RemoteCodeFamily, place: str | os.PathLike[str]) -> 
         except SafetensorError:
             continue  # Loading reports it.
     return False
-
-
-def _weight_files(place: str | os.PathLike[str]) -> list[Path]:
-    """Return the safetensors files of a folder or a Hub id.
-
-    Raises:
-        OSError: If there are none, or an index refers to other files.
-    """
-    check_weight_maps(Path(place))
-    whole = _find(place, "model.safetensors")
-    if whole is not None:
-        return [whole]
-    index = _find(place, "model.safetensors.index.json")
-    if index is None:
-        raise OSError(
-            f"{place} has no model.safetensors. Weights in other formats are not read, because unpickling can execute "
-            "code; convert them to safetensors first."
-        )
-    check_weight_maps(index.parent)
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    files = [(name, _find(place, name)) for name in names]
-    if missing := [name for name, file in files if file is None]:
-        raise OSError(f"{place} has no {', '.join(missing)}, which its index names; copy or download the files again.")
-    return [file for _, file in files if file is not None]
-
-
-def _find(place: str | os.PathLike[str], name: str) -> Path | None:
-    found = cached_file(place, name, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from ..command_line.quiet import without_warning
 from ..saving.exported_models import EXPORT_MANIFEST
 from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
@@ -119,8 +120,10 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     # Loading from the local folder saves transformers the requests to the Hub.
     folder = folder_of(os.fspath(source))
     try:
-        # `None` would ask on a terminal whether to run code from the Hub.
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Transformers warns of model types that it does not know, although their tokenizers do not depend on them.
+        with without_warning("transformers.configuration_utils", "You are using a model of type"):
+            # `None` would ask on a terminal whether to run code from the Hub.
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # The new folder does not have the code that this refers to. Saving adds the reference to our own code again.
         tokenizer.init_kwargs.pop("auto_map", None)
         return tokenizer

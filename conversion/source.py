@@ -15,7 +15,7 @@ from ..modeling.text_encoding.recipe_files import SETTINGS, read_json
 from ..saving.exported_models import is_exported
 from .checkpoints import load_checkpoint
 from .converting import convert, convert_loaded, convert_remote_code
-from .gliner import GlinerCheckpoint
+from .package_checkpoints import PackageCheckpoint
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer
 from .source_models import transformer_folder
@@ -80,8 +80,8 @@ class Source:
         return digest.hexdigest()
 
     @cached_property
-    def remote_code(self) -> RemoteCodeCheckpoint | GlinerCheckpoint | None:
-        """The result of `find_remote_code`: how to convert a checkpoint whose code is not run, or None."""
+    def remote_code(self) -> RemoteCodeCheckpoint | PackageCheckpoint | None:
+        """The result of `find_remote_code`: how to convert a checkpoint whose code never runs, or None."""
         return find_remote_code(self.place)
 
     def load_original(self, base_model: bool = False) -> PreTrainedModel:
@@ -131,10 +131,16 @@ class Source:
             UsageError: If the checkpoint has no tokenizer.
             ValueError: If the tokenizer does not fit the model.
         """
-        tokenizer = load_tokenizer(self.encoder, cast(Any, model))
+        tokenizer = self.own_tokenizer(model)
         if tokenizer is None:
             raise UsageError(f"{self.name} has no tokenizer.")
         return tokenizer
+
+    def own_tokenizer(self, model: PreTrainedModel | SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase | None:
+        """Load the tokenizer; None if there is none. See `tokenizer_for`."""
+        found = self.remote_code
+        added = found.tokenizer() if isinstance(found, PackageCheckpoint) else None
+        return load_tokenizer(self.encoder, cast(Any, model)) if added is None else added
 
     def encoder_in(self, target: Path) -> Path:
         """Return the folder of the encoder in a copy of the folder."""

@@ -10,6 +10,7 @@ from typing import Any
 from sequence_encoder.conversion.command import convert_checkpoint
 from sequence_encoder.tests import remote_code_models
 from sequence_encoder.tests.family_folders import FAMILIES, NLI, SINCE, add_modules, add_retrieval_heads, save
+from sequence_encoder.tests.gliclass_folders import save_gliclass
 
 # Weights of a head with code on the Hub, by their shapes.
 _PREDICTIONS = {
@@ -65,6 +66,12 @@ def _remote_code(family: str, heads: dict[str, tuple[int, ...]] | None = None, p
     return StandIn(f"{family} with code on the Hub", build)
 
 
+def _gliclass(folder: Path) -> None:
+    tokenizer = FAMILIES["bert"].tokenizer()
+    tokenizer.model_max_length = 64
+    save_gliclass(folder, "deberta-v2", tokenizer, prompt_first=True)
+
+
 def _reranker(folder: Path) -> None:
     """Save the converted folder that the block before it in the guide writes."""
     source = save(folder.with_name("reranker-source"), "electra", "ForSequenceClassification", num_labels=1)
@@ -93,6 +100,7 @@ STAND_INS = {
     "Alibaba-NLP/gte-base-en-v1.5": _remote_code("new", pooling="cls"),
     "jinaai/jina-embeddings-v2-base-en": _remote_code("jina_bert", pooling="mean"),
     "MoritzLaurer/DeBERTa-v3-base-mnli-fever-anli": _classifier("deberta", *NLI.values()),
+    "knowledgator/gliclass-small-v1.0": StandIn("deberta", _gliclass),
     "cross-encoder/ms-marco-electra-base": _model("electra", "ForSequenceClassification", num_labels=1),
     "reranker": StandIn("electra", _reranker),
     "cardiffnlp/twitter-roberta-base-sentiment-latest": _classifier("roberta", "negative", "neutral", "positive"),

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSpanExtraction, convert
 from sequence_encoder.conversion.command import convert_checkpoint
+from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.modeling.extraction.span_choice import chosen
 from sequence_encoder.modeling.extraction.span_scores import SpanScorer
 from sequence_encoder.modeling.extraction.text_windows import words_of
@@ -222,6 +223,9 @@ def test_convert_writes_a_folder_that_works_without_the_package(
 ) -> None:
     _, tokenizer = save_gliner(tmp_path / "gliner", pickled=pickled)
     expected = convert(tmp_path / "gliner").extract(TEXTS, LABELS, tokenizer)  # type: ignore[attr-defined]
+    seen = inspect(tmp_path / "gliner")
+    assert (seen.architecture, seen.obstacle, seen.where) == ("GLiNER", None, "in the package gliner")
+    assert seen.parameters == convert(tmp_path / "gliner").num_parameters()
     convert_checkpoint(str(tmp_path / "gliner"), str(tmp_path / "ours"))
     own = AutoTokenizer.from_pretrained(tmp_path / "ours")
     found = AutoModel.from_pretrained(tmp_path / "ours").extract(TEXTS, LABELS, own)
