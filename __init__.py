@@ -36,7 +36,7 @@ _MODULES = {
     **dict.fromkeys(("TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"), "data.token_batches"),
     **dict.fromkeys(("Training", "model_card"), "cards.card"),
     **dict.fromkeys(("correct_label_shift", "match_label_shares"), "evaluation.label_correction"),
-    **dict.fromkeys(("embed_corpus", "predict_corpus"), "bulk.commands"),
+    **dict.fromkeys(("embed_corpus", "extract_corpus", "predict_corpus"), "bulk.commands"),
     **dict.fromkeys(("describe", "optimize"), "optimizing.optimize"),
     "ExportCheck": "runtimes.comparison",
     "ExportedEncoder": "runtimes.exported_encoder",

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("conversion.arguments:INSPECT", "conversion.inspect_command:inspect"),
     "embed": ("bulk.arguments:EMBED", "bulk.commands:embed"),
     "predict": ("bulk.arguments:PREDICT", "bulk.commands:predict"),
+    "extract": ("bulk.arguments:EXTRACT", "bulk.commands:extract"),
     "explain": ("explanation.arguments:EXPLAIN", "search.explain_command:explain"),
     "index": ("search.arguments:INDEX", "search.indexing:index"),
     "search": ("search.arguments:SEARCH", "search.printing:search"),

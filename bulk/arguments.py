@@ -1,4 +1,4 @@
-"""The options of `sequence-encoder embed` and `sequence-encoder predict`.
+"""The options of `sequence-encoder embed`, `sequence-encoder predict` and `sequence-encoder extract`.
 
 Nothing here imports torch, so that the command line reports mistakes at once.
 """
@@ -52,6 +52,17 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_least(self, max_length=1, max_tokens=1)
+
+
+@dataclass
+class WindowedModelArguments(ModelArguments):
+    """The model, and how it reads texts in windows."""
+
+    max_length: int | None = option(
+        "Maximum number of tokens of a text with the labels; longer texts are read in windows that overlap (default: "
+        "the limit of the model).",
+        None,
+    )
 
 
 @dataclass
@@ -133,7 +144,7 @@ class PredictionArguments:
         None,
     )
     multi_label: bool | None = option(
-        "Whether each of the --labels is scored alone, as several can be right (default: one is right).",
+        "Whether several labels can be right, so that each of the --labels is scored alone (default: one is right).",
         None,
         **TRUE_OR_FALSE,
     )
@@ -155,11 +166,7 @@ class PredictionArguments:
                 if (value := getattr(self, name)) is not None:
                     raise UsageError(f"--{name} needs --labels, got --{name} {value}.")
             return
-        given = [self.labels] if isinstance(self.labels, str) else list(self.labels)
-        # As in transformers' pipeline, one text can name several labels.
-        self.labels = [label.strip() for label in (given[0].split(",") if len(given) == 1 else given)]
-        if not all(self.labels) or len({*self.labels}) < len(self.labels):
-            raise UsageError(f"--labels must name each label once, and none may be empty, got {self.labels}.")
+        self.labels = _named_once(self.labels)
         for name in ("text_pair_column", "coverage", "abstain_below"):
             if (value := getattr(self, name)) is not None:
                 raise UsageError(f"--{name} cannot be used with --labels, got --{name} {value}.")
@@ -168,11 +175,65 @@ class PredictionArguments:
             raise UsageError(f"--hypothesis_template must have {{}} in the place of the label, got {template!r}.")
 
 
+def _named_once(labels: list[str] | str) -> list[str]:
+    """Return the names in `--labels`."""
+    given = [labels] if isinstance(labels, str) else list(labels)
+    # As in transformers' pipeline, one text can name several labels.
+    names = [label.strip() for label in (given[0].split(",") if len(given) == 1 else given)]
+    if not all(names) or len({*names}) < len(names):
+        raise UsageError(f"--labels must name each label once, and none may be empty, got {names}.")
+    return names
+
+
 def _has_place(template: str) -> bool:
     try:
         return template.format("a") != template.format("b")
     except (IndexError, KeyError, ValueError, AttributeError):
         return False
+
+
+@dataclass
+class ExtractionArguments:
+    """What to extract.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "extraction"
+
+    labels: list[str] | None = option(
+        "Labels to look for, such as person organisation 'price in euro'. The model need not have seen them in "
+        "training.",
+        None,
+        metavar="LABEL",
+    )
+    label_descriptions: dict[str, str] | None = option(
+        "JSON object, or a file with one, from the name of each label to the description that the model reads instead "
+        "of it, such as '{\"price\": \"price in euro\"}'.",
+        None,
+    )
+    threshold: float = option("Probability above which a span is an entity.", 0.5)
+    nested: bool = option("Keep entities inside others. Otherwise, the most probable of those that overlap stays.", False)
+    multi_label: bool = option("Whether several labels can be right for a span. Otherwise, it has one.", False)
+    dtype: str = option(default="auto", **DTYPE)
+
+    def __post_init__(self) -> None:
+        if (self.labels is None) == (self.label_descriptions is None):
+            given = "neither" if self.labels is None else "both"
+            raise UsageError(f"either --labels or --label_descriptions must be given, got {given}.")
+        if self.labels is not None:
+            self.labels = _named_once(self.labels)
+        for name, description in (self.label_descriptions or {}).items():
+            if not (isinstance(description, str) and name.strip() and description.strip()):
+                raise UsageError(
+                    "--label_descriptions must have a text that is not empty for each label, got "
+                    f"{description!r} for {name!r}."
+                )
+        if self.label_descriptions == {}:
+            raise UsageError("--label_descriptions must have at least one label, got {}.")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold must be a number from 0 to 1, got {self.threshold}.")
 
 
 @dataclass
@@ -198,7 +259,7 @@ class RowArguments:
     max_characters: int = option(
         "Maximum number of characters in a text. A row with a longer text is a bad row.", 1_000_000
     )
-    strict: bool = option("Stop at a bad row (no text, not a string, too long) instead of writing null for it.", False)
+    strict: bool = option("Stop at a bad row (no text, not a string, too long) instead of leaving it without a result.", False)
     shard_rows: int = option(
         "Number of rows in each output file. An interruption loses at most one file; small files are slower.", 16_384
     )
@@ -253,6 +314,14 @@ PREDICT = Command(
     'classifier --corpus "texts/*.parquet" --text_column text --output_dir predictions',
     (ModelArguments, TextArguments, PredictionArguments, RowArguments, EngineArguments),
     check=lambda model, corpus, options, rows, engine: check_libraries("predict", engine=engine.engine),
+)
+EXTRACT = Command(
+    "extract",
+    "Write the entities in a corpus with any labels, one row an entity, with a model such as GLiNER.\n"
+    "If the command is interrupted, run it again to continue.",
+    'urchade/gliner_small-v2.1 --corpus "texts/*.parquet" --labels person organisation --output_dir entities',
+    (WindowedModelArguments, TextArguments, ExtractionArguments, RowArguments, EngineArguments),
+    check=lambda model, corpus, options, rows, engine: check_libraries("extract", engine=engine.engine),
 )
 
 

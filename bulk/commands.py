@@ -1,4 +1,4 @@
-"""`sequence-encoder embed` and `sequence-encoder predict`, and the same in Python."""
+"""`sequence-encoder embed`, `predict` and `extract`, and the same in Python."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from ..data.corpus import TextArguments
 from ..inference.device import choose_device
 from .arguments import (
     EMBED,
+    EXTRACT,
     PREDICT,
     EmbeddingArguments,
     EngineArguments,
+    ExtractionArguments,
     ModelArguments,
     PathOrName,
     PredictionArguments,
     RowArguments,
+    WindowedModelArguments,
     arguments_of,
     check_libraries,
 )
 from .engine import local_engine
+from .extraction import Extraction
 from .listed_vectors import ListedVectors, check_options
-from .models import kind_of, load_classifier, load_encoder, load_model, load_text_vectors
+from .models import kind_of, load_classifier, load_encoder, load_extractor, load_model, load_text_vectors
 from .predictions import Predictions, stated_activation
 from .ray_engine import ray_engine
 from .ray_workers import with_absolute_paths
@@ -72,6 +76,26 @@ def predict_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName
         FileExistsError: If the folder contains anything else, or another run is writing to it.
     """
     return predict(*arguments_of(PREDICT, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
+
+
+def extract_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
+    """Write the entities in all texts of a corpus, one row an entity, as `sequence-encoder extract`.
+
+    Args:
+        model: A folder or a Hub id.
+        corpus: A file, folder, pattern or Hub dataset.
+        output_dir: The folder to write. If the function is interrupted, call it again to continue.
+        **options: The options of the command, by their names. `labels` or `label_descriptions` is required.
+
+    Returns:
+        The counts of rows, tokens, entities and bad rows.
+
+    Raises:
+        ValueError: If an option is not allowed or does not fit the model, or the folder holds results of other
+            settings.
+        FileExistsError: If the folder contains anything else, or another run is writing to it.
+    """
+    return extract(*arguments_of(EXTRACT, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
 
 
 def embed(
@@ -135,6 +159,30 @@ def predict(
     parts = (model, corpus, options, rows)
     read = CorpusRows(corpus, rows, options.text_pair_column)
     return Run("predict", parts, source, Path(rows.output_dir), read, "parquet", load, _engine(model, engine))()
+
+
+def extract(
+    model: WindowedModelArguments,
+    corpus: TextArguments,
+    options: ExtractionArguments,
+    rows: RowArguments,
+    engine: EngineArguments | None = None,
+) -> Counts:
+    """Run `sequence-encoder extract`. See `extract_corpus`."""
+    engine = engine or EngineArguments()
+    check_libraries("extract", engine=engine.engine)
+    if engine.engine == "ray":
+        model, corpus = with_absolute_paths(model), with_absolute_paths(corpus)
+    source = Source(model.model)
+
+    def load() -> tuple[Extraction, str]:
+        extractor, tokenizer, sentence = load_extractor(source, model.device, options.dtype)
+        return Extraction(extractor, tokenizer, model, options), sentence
+
+    parts, output = (model, corpus, options, rows), Path(rows.output_dir)
+    engine_of = _engine(model, engine)
+    read = CorpusRows(corpus, rows)
+    return Run("extract", parts, source, output, read, "parquet", load, engine_of, one_row_an_entity=True)()
 
 
 def _engine(model: ModelArguments, engine: EngineArguments) -> Any:

@@ -13,7 +13,11 @@ from ..conversion.source import Source
 from ..data.vector_kinds import DENSE
 from ..inference.device import choose_device, prepare
 from ..inference.uses import use_of
-from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
+from ..modeling import (
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForSpanExtraction,
+    SequenceEncoderPreTrainedModel,
+)
 from ..runtimes.exported_encoder import ExportedEncoder
 from ..runtimes.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
@@ -81,6 +85,26 @@ def load_model(
     place = choose_device(device)
     model = source.load()
     return model, source.tokenizer_for(model), prepare(model, place, dtype)
+
+
+def load_extractor(
+    source: Source, device: str | None, dtype: str
+) -> tuple[SequenceEncoderForSpanExtraction, PreTrainedTokenizerBase, str]:
+    """Load a model with a head for span extraction, such as a GLiNER, as `load_encoder`.
+
+    Raises:
+        UsageError: If it is exported, has no such head or no tokenizer, or cannot compute on that device.
+        ValueError: If it cannot be converted.
+    """
+    if source.is_exported:
+        raise UsageError(f"{source.name} is exported, and extraction needs the model that it was exported from.")
+    model, tokenizer, sentence = load_model(source, device, dtype)
+    if not isinstance(model, SequenceEncoderForSpanExtraction):
+        raise UsageError(
+            f"{source.name} is a {type(model).__name__} without a head for span extraction, which a GLiNER has. "
+            f"{use_of(model)}"
+        )
+    return model, tokenizer, sentence
 
 
 def _for_exported(name: str, device: str | None, dtype: str, trust_remote_code: bool) -> tuple[dict[str, Any], str]:

@@ -22,12 +22,14 @@ class Counts:
         tokens: The number of tokens that were computed, without those that truncation removed.
         truncated: The number of texts that were truncated.
         bad: The number of bad rows of each kind.
+        entities: The number of entities, if the command finds any number of them in a row.
     """
 
     rows: int = 0
     tokens: int = 0
     truncated: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    entities: int | None = None
 
     def add(self, other: Counts) -> None:
         """Add other counts to these."""
@@ -35,6 +37,8 @@ class Counts:
         self.tokens += other.tokens
         self.truncated += other.truncated
         self.bad += other.bad
+        if other.entities is not None:
+            self.entities = (self.entities or 0) + other.entities
 
     def to_json(self) -> str:
         """Return the counts as JSON."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
@@ -47,6 +48,7 @@ class Run:
         load: Loads the model, and returns the computation and a sentence about it.
         engine: Where to compute. It takes `load`, and the engine is used within its context.
         option: The option that names the output.
+        one_row_an_entity: Whether each row of the corpus has a list of results, each of which is a row of the output.
     """
 
     command: str
@@ -58,6 +60,7 @@ class Run:
     load: Load
     engine: Callable[[Load], AbstractContextManager[Engine]] = local_engine
     option: str = "output_dir"
+    one_row_an_entity: bool = False
 
     def __call__(self) -> Counts:
         """Write all shards that do not exist, and return the counts of the whole corpus.
@@ -114,8 +117,10 @@ class Run:
         self.rows.open(folder.state)
         with self.engine(self.load) as engine:
             description = engine.describe()
-            written_names = [each.name for each in description.fields]
-            self._check_names([*written_names, *FORMATS[self.file_format].own_columns])
+            fields = description.fields
+            if self.one_row_an_entity:
+                fields = list(fields[0].type.value_type)
+            self._check_names([*(each.name for each in fields), *FORMATS[self.file_format].own_columns])
             settings |= {f"resolved {name}": value for name, value in description.facts.items()}
             folder.check_settings(settings)
             if is_first:
@@ -128,7 +133,7 @@ class Run:
             ranges = self._ranges(folder, engine) if description.needs_ranges else None
             if ranges is not None:
                 facts["ranges"] = ranges.tolist()
-            schema = schema_with([*self.rows.schema, *description.fields], facts)
+            schema = schema_with([*self.rows.schema, *fields], facts)
             shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state)
             written = self._write(shards, schema, engine, ranges, folder.state)
         return self._finish(folder, shards, written, time.monotonic() - started)
@@ -168,7 +173,7 @@ class Run:
         written, tokens, done = Counts(), 0, self._existing()
         with ExitStack() as stack:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
-            output = _Output(shards, schema, scratch, written)
+            output = _Output(shards, schema, scratch, written, self.one_row_an_entity)
             background = stack.enter_context(Background())
             progress = stack.enter_context(_progress(self.rows, done))
             started = time.monotonic()
@@ -194,8 +199,11 @@ class Run:
 class _Output:
     """Writes the results of chunks, and completes shards."""
 
-    def __init__(self, shards: Shards, schema: pa.Schema, scratch: Path, written: Counts) -> None:
+    def __init__(
+        self, shards: Shards, schema: pa.Schema, scratch: Path, written: Counts, one_row_an_entity: bool
+    ) -> None:
         self.shards, self.schema, self.scratch, self.written = shards, schema, scratch, written
+        self.one_row_an_entity = one_row_an_entity
         self.writer: ShardWriter | None = None
         self.counts = Counts()
 
@@ -204,8 +212,12 @@ class _Output:
         chunk = result.chunk
         if self.writer is None:
             self.writer = self.shards.writer(chunk.shard, self.scratch)
-        self.writer.write(pa.Table.from_arrays([*chunk.columns.columns, *result.columns], schema=self.schema))
-        self.counts.add(Counts(len(chunk.good), result.tokens, result.truncated, chunk.bad))
+        of_rows, results = chunk.columns, result.columns
+        if self.one_row_an_entity:
+            of_rows, results = _one_row_an_entity(of_rows, *results)
+        self.writer.write(pa.Table.from_arrays([*of_rows.columns, *results], schema=self.schema))
+        entities = of_rows.num_rows if self.one_row_an_entity else None
+        self.counts.add(Counts(len(chunk.good), result.tokens, result.truncated, chunk.bad, entities))
         if chunk.ends_shard:
             self.finish()
 
@@ -215,6 +227,16 @@ class _Output:
             self.writer.finish(self.counts)
             self.written.add(self.counts)
             self.writer, self.counts = None, Counts()
+
+
+def _one_row_an_entity(of_rows: pa.Table, entities: pa.ListArray) -> tuple[pa.Table, list[pa.Array]]:
+    """Return the columns of rows and of their entities, with a row for each entity.
+
+    Args:
+        of_rows: The columns of N rows.
+        entities: The list of entities of each row, or null.
+    """
+    return of_rows.take(pc.list_parent_indices(entities)), pc.list_flatten(entities).flatten()
 
 
 def _progress(rows: CorpusRows, done: set[int]) -> Progress:
@@ -240,7 +262,10 @@ def _speed(written: Counts, counts: Counts, seconds: float) -> str:
 def summary(counts: Counts, output: Path) -> str:
     """Return what a run has written, in sentences."""
     verb = "is" if counts.rows == 1 else "are"
-    parts = [f"{counted(counts.rows, 'row')} of {counted(counts.tokens, 'token')} {verb} in {output}"]
+    read = f"{counted(counts.rows, 'row')} of {counted(counts.tokens, 'token')}"
+    parts = [f"{read} {verb} in {output}"]
+    if counts.entities is not None:
+        parts = [f"The entities of {read} are in {output}, {counts.entities:,} in all"]
     if counts.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.bad.items()))
         bad = counted(counts.bad.total(), "bad row has no result", "bad rows have no result")

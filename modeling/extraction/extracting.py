@@ -158,6 +158,5 @@ def _iter_extract(texts: Iterable[str], prepared: PreparedExtraction, show: bool
             for number, text in enumerate(chunk, start=done):
                 if not isinstance(text, str):
                     raise ValueError(f"texts[{number}] must be a string, got a {type(text).__name__}: {text!r}.")
-            yield from prepared.spans(prepared.tokenize(chunk))
-            progress.update(len(chunk))
+            yield from prepared.spans(prepared.tokenize(chunk), progress)
             done += len(chunk)

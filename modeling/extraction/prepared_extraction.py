@@ -1,6 +1,6 @@
 """The two steps of extraction with checked options: tokenizing texts, and finding the spans in them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +48,11 @@ class PreparedExtraction:
 
         Args:
             tokenized: The texts.
-            progress: A progress bar to advance by the number of windows.
+            progress: A progress bar, which advances by the texts whose windows are all done.
         """
         found: dict[int, list[Span]] = defaultdict(list)
+        if progress is not None:
+            progress.update(sum(not places for places in tokenized.places))
         for window, spans in self._in_windows(tokenized.windows, progress):
             shifted = [(a + window.first, b + window.first, label, score) for a, b, label, score in spans]
             found[window.text] += [span for span in shifted if window.owns(span)]
@@ -62,11 +64,15 @@ class PreparedExtraction:
         """Yield each window and its spans above the threshold, in the order of the windows."""
         encoder, scorer = self.model.model, self.model.scorer
         tokens = sum(len(window.ids) for window in windows) if device_of(encoder).type == "cpu" else 0
+        missing = Counter(window.text for window in windows)
         spans: dict[int, list[Span]] = {}
         with evaluation_mode(self.model), prepacked_for(encoder.layers, tokens):
-            for batch in longest_first([len(window.ids) for window in windows], self.max_tokens, progress):
+            for batch in longest_first([len(window.ids) for window in windows], self.max_tokens):
                 for place, scores in zip(batch, self.model.window_scores([windows[i] for i in batch]), strict=True):
                     spans[place] = scorer.spans(scores.float().sigmoid(), self.threshold)
+                missing.subtract(windows[place].text for place in batch)
+                if progress is not None:
+                    progress.update(sum(not missing[text] for text in {windows[place].text for place in batch}))
         yield from ((window, spans[place]) for place, window in enumerate(windows))
 
     def _chosen(self, text: str, places: list[tuple[int, int]], spans: list[Span]) -> list[dict[str, Any]]:

@@ -81,6 +81,7 @@ class Prompt:
             self.label_ids[place] = number
         if len(places) != len(labels):
             raise ValueError(f"labels must not contain {marker!r}, got {list(labels)}.")
+        self.max_length = max_length
         self.room = None if max_length is None else max_length - len(ids)
         if self.room is not None and self.room < 1:
             raise ValueError(
