@@ -22,7 +22,7 @@ from ..command_line.options import (
     check_least,
     option,
 )
-from ..command_line.parser import Command, Values
+from ..command_line.parser import Command, Values, read_object
 from ..data.corpus import TextArguments
 
 FORMATS = ("parquet", "npy", "lance")
@@ -208,13 +208,15 @@ class ExtractionArguments:
         None,
         metavar="LABEL",
     )
-    label_descriptions: dict[str, str] | None = option(
+    label_descriptions: dict[str, str] | str | None = option(
         "JSON object, or a file with one, from the name of each label to the description that the model reads instead "
-        "of it, such as '{\"price\": \"price in euro\"}'.",
+        'of it, such as \'{"price": "price in euro"}\'.',
         None,
     )
     threshold: float = option("Probability above which a span is an entity.", 0.5)
-    nested: bool = option("Keep entities inside others. Otherwise, the most probable of those that overlap stays.", False)
+    nested: bool = option(
+        "Keep entities inside others. Otherwise, the most probable of those that overlap stays.", False
+    )
     multi_label: bool = option("Whether several labels can be right for a span. Otherwise, it has one.", False)
     dtype: str = option(default="auto", **DTYPE)
 
@@ -224,6 +226,8 @@ class ExtractionArguments:
             raise UsageError(f"either --labels or --label_descriptions must be given, got {given}.")
         if self.labels is not None:
             self.labels = _named_once(self.labels)
+        if isinstance(self.label_descriptions, str):
+            self.label_descriptions = read_object("label_descriptions", self.label_descriptions)
         for name, description in (self.label_descriptions or {}).items():
             if not (isinstance(description, str) and name.strip() and description.strip()):
                 raise UsageError(
@@ -259,7 +263,9 @@ class RowArguments:
     max_characters: int = option(
         "Maximum number of characters in a text. A row with a longer text is a bad row.", 1_000_000
     )
-    strict: bool = option("Stop at a bad row (no text, not a string, too long) instead of leaving it without a result.", False)
+    strict: bool = option(
+        "Stop at a bad row (no text, not a string, too long) instead of leaving it without a result.", False
+    )
     shard_rows: int = option(
         "Number of rows in each output file. An interruption loses at most one file; small files are slower.", 16_384
     )

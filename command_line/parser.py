@@ -154,7 +154,7 @@ class Command:
         given = {name: _at_home(value) for name, value in vars(found).items() if value is not unset}
         for name in _takes_objects(kinds):
             if isinstance(given.get(name), str):
-                given[name] = _read_object(name, given[name])
+                given[name] = read_object(name, given[name])
         try:
             return tuple(parser.parse_dict({**self.defaults(given), **given}, allow_extra_keys=True))
         except (ValueError, TypeError) as error:
@@ -256,8 +256,16 @@ def _takes_objects(kinds: Iterable[Any]) -> list[str]:
     return [name for name, hint in hints.items() if {dict} & {get_origin(each) or each for each in get_args(hint)}]
 
 
-def _read_object(name: str, text: str) -> dict[str, Any]:
-    """Read a JSON object from the command line, or from the file that it names."""
+def read_object(name: str, text: str) -> dict[str, Any]:
+    """Read a JSON object from the command line, or from the file that it names.
+
+    Args:
+        name: The name of the option.
+        text: The object, or the name of the file.
+
+    Raises:
+        UsageError: If there is none.
+    """
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

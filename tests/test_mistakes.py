@@ -21,6 +21,7 @@ PRETRAIN = "pretrain --corpus texts.jsonl --output_dir out --size tiny --vocab_s
 PRETRAIN += " --max_length 48 --max_tokens 192"
 DIFFUSION = f"{PRETRAIN} --objective diffusion"
 PREDICT = "predict a --corpus b --output_dir c"
+EXTRACT = "extract a --corpus b --output_dir c"
 CALIBRATE = "calibrate a --output_dir b --calibration_file"
 EVALUATE = "evaluate model --output_dir report --test_file a=x.csv"
 
@@ -61,6 +62,19 @@ PARSED: list[tuple[str, str]] = [
         f"{PREDICT} --labels cat --hypothesis_template so",
         "--hypothesis_template must have {} in the place of the",
     ),
+    (EXTRACT, "either --labels or --label_descriptions must be given, got neither"),
+    (
+        f"{EXTRACT} --labels cat --label_descriptions {{}}",
+        "either --labels or --label_descriptions must be given, got both",
+    ),
+    (f"{EXTRACT} --labels cat cat", "--labels must name each label once, and none may be empty, got ['cat', 'cat']"),
+    (f"{EXTRACT} --label_descriptions {{}}", "--label_descriptions must have at least one label"),
+    (f"{EXTRACT} --label_descriptions nowhere.json", "--label_descriptions must be a JSON object or a file with one"),
+    (
+        f"{EXTRACT} --label_descriptions '{{\"a\":1}}'",
+        "must have a text that is not empty for each label, got 1 for 'a'",
+    ),
+    (f"{EXTRACT} --labels cat --threshold 2", "--threshold must be a number from 0 to 1, got 2.0"),
     ("search", "QUERY and --index must be given. "),
     ("search package.json", "search: --index must be given. "),
     ("search -5", "search: --index must be given. "),

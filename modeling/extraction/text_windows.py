@@ -108,7 +108,8 @@ def windows_of(
     encoded: Any = {"input_ids": []}
     if split:
         # Tokenizers of pieces tokenize each word by itself, so that those of the labels need no repetition.
-        encoded = tokenizer(split, is_split_into_words=True, add_special_tokens=False, return_attention_mask=False)
+        options: Any = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        encoded = tokenizer(split, is_split_into_words=True, **options)
     windows: list[TextWindow] = []
     for text, ids in enumerate(encoded["input_ids"]):
         numbers = list(encoded.word_ids(text))
