@@ -42,6 +42,7 @@ _MODULES = {
     "ExportedEncoder": "runtimes.exported_encoder",
     "Faithfulness": "explanation.faithfulness",
     "InfillingPipeline": "inference.infilling_pipeline",
+    "ZeroShotEntitiesPipeline": "inference.zero_shot_entities",
     "Objectives": "training.pretraining.objective_arguments",
     "PRESETS": "configuration.presets",
     "PackedWindows": "data.packs",

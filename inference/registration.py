@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -15,12 +15,18 @@ from .calibrated_token_classification import CalibratedTokenClassificationPipeli
 from .continuation_pipeline import ContinuationPipeline
 from .infilling_pipeline import InfillingPipeline
 from .prompted_zero_shot_classification import PromptedZeroShotClassificationPipeline
+from .zero_shot_entities import ZeroShotEntitiesPipeline
 
 _PIPELINES = {
     "text-classification": CalibratedTextClassificationPipeline,
     "text-generation": ContinuationPipeline,
     "token-classification": CalibratedTokenClassificationPipeline,
     "zero-shot-classification": PromptedZeroShotClassificationPipeline,
+}
+# Of tasks that transformers does not have: the pipeline, and the Auto class of the model.
+_NEW_PIPELINES = {
+    "infilling": (InfillingPipeline, AutoModelForMaskedLM),
+    "zero-shot-entities": (ZeroShotEntitiesPipeline, AutoModel),
 }
 
 
@@ -57,5 +63,6 @@ def install_pipelines() -> None:
         name = entry["impl"] if isinstance(entry["impl"], str) else entry["impl"].__qualname__
         if name.rpartition(".")[2] == pipeline.__bases__[-1].__name__:
             PIPELINE_REGISTRY.supported_tasks[task] = {**entry, "impl": pipeline}
-    if "infilling" not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline("infilling", InfillingPipeline, pt_model=AutoModelForMaskedLM, type="text")
+    for task, (added, auto_class) in _NEW_PIPELINES.items():
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(task, added, pt_model=auto_class, type="text")

@@ -24,6 +24,7 @@ _PIPELINES = {
     "SequenceEncoderForZeroShotClassification": {
         "zero-shot-classification": ("PromptedZeroShotClassificationPipeline", "AutoModelForSequenceClassification")
     },
+    "SequenceEncoderForSpanExtraction": {"zero-shot-entities": ("ZeroShotEntitiesPipeline", "AutoModel")},
     "SequenceEncoderForQuestionAnswering": {
         "question-answering": ("QuestionAnsweringPipeline", "AutoModelForQuestionAnswering")
     },

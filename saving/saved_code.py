@@ -30,6 +30,7 @@ _MODULES = {
     LEFT_OUT: "modeling/heads/left_out.py",
     "QuestionAnsweringPipeline": "inference/question_answering.py",
     "InfillingPipeline": "inference/infilling_pipeline.py",
+    "ZeroShotEntitiesPipeline": "inference/zero_shot_entities.py",
     "ContinuationPipeline": "inference/continuation_pipeline.py",
     "PromptedZeroShotClassificationPipeline": "inference/prompted_zero_shot_classification.py",
     "CalibratedTextClassificationPipeline": "inference/calibrated_text_classification.py",

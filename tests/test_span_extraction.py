@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSpanExtraction, convert
@@ -234,13 +235,41 @@ def test_convert_writes_a_folder_that_works_without_the_package(
     ]
     code = """
 import json, sys
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-print(json.dumps(model.extract(json.loads(sys.argv[2]), json.loads(sys.argv[3]), tokenizer)))
+texts, labels = json.loads(sys.argv[2]), json.loads(sys.argv[3])
+pipe = pipeline("zero-shot-entities", model=sys.argv[1], trust_remote_code=True)
+print(json.dumps([model.extract(texts, labels, tokenizer), pipe(texts, labels=labels)]))
 """
     if not pickled:
-        assert without_package(code, tmp_path / "ours", json.dumps(TEXTS), json.dumps(LABELS)) == found
+        assert without_package(code, tmp_path / "ours", json.dumps(TEXTS), json.dumps(LABELS)) == [found, found]
+
+
+def test_the_pipeline_takes_what_other_pipelines_take(tmp_path: Path) -> None:
+    save_gliner(tmp_path / "gliner")
+    convert_checkpoint(str(tmp_path / "gliner"), str(tmp_path / "ours"))
+    pipe = pipeline("zero-shot-entities", model=str(tmp_path / "ours"), labels=LABELS, threshold=0)
+    assert type(pipe) is sequence_encoder.ZeroShotEntitiesPipeline
+    model: Any = AutoModel.from_pretrained(tmp_path / "ours")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    expected = model.extract(TEXTS, LABELS, tokenizer, threshold=0)
+    assert any(expected)
+    assert pipe(TEXTS) == pipe(TEXTS, batch_size=2) == expected
+    assert pipe(TEXTS[0]) == model.extract(TEXTS[0], LABELS, tokenizer, threshold=0)
+    assert pipe([]) == []
+    dataset = KeyDataset([{"text": text} for text in TEXTS], "text")  # type: ignore[arg-type]
+    for several in (iter(TEXTS), dataset):
+        found = pipe(several)
+        assert next(found) == expected[0]
+        assert list(found) == expected[1:]
+    assert pipe(TEXTS[0], labels={"a": "cat"}, nested=True) == model.extract(
+        TEXTS[0], {"a": "cat"}, tokenizer, threshold=0, nested=True
+    )
+    with pytest.raises(ValueError, match="labels must be given"):
+        sequence_encoder.ZeroShotEntitiesPipeline(model, tokenizer)("a cat")
+    with pytest.raises(ValueError, match=r"method extract, which a SequenceEncoderModel lacks; use a Seq.*SpanExtract"):
+        sequence_encoder.ZeroShotEntitiesPipeline(model.model, tokenizer)
 
 
 @pytest.mark.parametrize(
