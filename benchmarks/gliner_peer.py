@@ -1,9 +1,11 @@
 """A GLiNER (Zaratiana et al., 2024) over all-MiniLM-L6-v2, trained by the package gliner, and the F1 of its entities.
 
-The package asks for older versions of transformers than it works with: `pip install --no-deps gliner==0.2.29`. To train
-for 15 minutes of one core on the rows in a folder that `extraction_rows.py` wrote:
+The package asks for older versions of transformers than it works with: `pip install --no-deps gliner==0.2.29`. The
+first command trains for 15 minutes of one core on the rows in a folder that `extraction_rows.py` wrote. The second one
+makes a GLiNER with new weights of the size of DeBERTa-v3-small, to measure speed:
 
-    OMP_NUM_THREADS=1 python benchmarks/gliner_peer.py ROWS OUTPUT --minutes 15
+    OMP_NUM_THREADS=1 python benchmarks/gliner_peer.py OUTPUT --rows ROWS --minutes 15
+    python benchmarks/gliner_peer.py OUTPUT
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from gliner.training import Trainer, TrainingArguments
 from minilm import MINILM
 from peers import peak_since_last
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, set_seed
+from torch.utils.data import SequentialSampler
+from transformers import AutoTokenizer, DebertaV2Config, TrainerCallback, set_seed
 
 Rows = list[dict[str, Any]]
 Extract = Callable[[list[str], list[str], float], list[list[dict[str, Any]]]]
@@ -43,6 +46,16 @@ SETTINGS: dict[str, Any] = {
     "masking": "none",
     "max_grad_norm": 10.0,
     "per_device_train_batch_size": 8,
+    "max_steps": 1_000_000,
+}
+# What the trainers have in common.
+PLAIN: dict[str, Any] = {
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "remove_unused_columns": False,
+    "disable_tqdm": True,
+    "logging_steps": 50,
 }
 DROPOUT = 0.1
 WARM_UP = 0.05
@@ -53,6 +66,35 @@ def build_gliner() -> UniEncoderSpanGLiNER:
     set_seed(0)
     config = UniEncoderSpanConfig(model_name=str(MINILM), hidden_size=384, dropout=DROPOUT, span_mode="markerV0")
     return UniEncoderSpanGLiNER.load_from_config(config)
+
+
+def build_deberta_gliner() -> UniEncoderSpanGLiNER:
+    """Return a GLiNER with new weights, of the size of DeBERTa-v3-small but for its embeddings."""
+    set_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
+    UniEncoderSpanGLiNER._set_tokenizer_spec_tokens(tokenizer)
+    tokenizer.add_tokens(["<<ENT>>", "<<SEP>>"])
+    encoder = DebertaV2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        type_vocab_size=0,
+        relative_attention=True,
+        position_buckets=256,
+        position_biased_input=False,
+        pos_att_type="p2c|c2p",
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+    )
+    config = UniEncoderSpanConfig(
+        encoder_config=encoder.to_dict(),
+        hidden_size=512,
+        vocab_size=len(tokenizer),
+        class_token_index=tokenizer.convert_tokens_to_ids("<<ENT>>"),
+    )
+    return UniEncoderSpanGLiNER(config, tokenizer=tokenizer, backbone_from_pretrained=False)
 
 
 class Budget:
@@ -88,29 +130,32 @@ class WithinBudget(TrainerCallback):
         control.should_training_stop = share >= 1
 
 
-class BudgetedTrainer(Trainer):
-    """The trainer of gliner, with a learning rate that follows the time if it has a budget."""
+class Budgeted:
+    """Mixin that lets a `Trainer` read the rows in their order, with a learning rate that follows a budget, if any."""
 
     budget: Budget | None = None
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """Return a scheduler that ignores the number of steps."""
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the scheduler."""
         if self.budget is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.budget.rate)
         return self.lr_scheduler
 
+    def _get_train_sampler(self, *args: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
 
-def make_trainer(model: UniEncoderSpanGLiNER, rows: Rows, folder: str, **changes: Any) -> BudgetedTrainer:
+
+class GlinerTrainer(Budgeted, Trainer):
+    """The trainer of gliner."""
+
+
+def make_trainer(model: UniEncoderSpanGLiNER, rows: Rows, folder: str, **changes: Any) -> GlinerTrainer:
     """Return gliner's trainer for rows in its format."""
-    given = {**SETTINGS, "max_steps": 1_000_000, "report_to": "none", "save_strategy": "no", "use_cpu": True, **changes}
-    given.setdefault("logging_steps", 50)
-    args = TrainingArguments(output_dir=folder, remove_unused_columns=False, disable_tqdm=True, **given)
+    args = TrainingArguments(output_dir=folder, **PLAIN, **{**SETTINGS, **changes})
     tokenizer = model.data_processor.transformer_tokenizer
     collator = model._create_data_collator()
-    return BudgetedTrainer(
-        model=model, args=args, train_dataset=rows, data_collator=collator, processing_class=tokenizer
-    )
+    return GlinerTrainer(model=model, args=args, train_dataset=rows, data_collator=collator, processing_class=tokenizer)
 
 
 def entities_of(model: UniEncoderSpanGLiNER) -> Extract:
@@ -156,48 +201,55 @@ def read_rows_folder(folder: Path) -> tuple[Rows, dict[str, Rows]]:
     return read.pop("train"), read
 
 
-def train_gliner(rows: Rows, tests: dict[str, Rows], minutes: float, part: int = 100) -> UniEncoderSpanGLiNER:
-    """Train a GLiNER for some minutes of CPU time, and print its progress on a part of each test."""
-    model = build_gliner()
-    few = {name: random.Random(0).sample(each, min(part, len(each))) for name, each in tests.items()}
+def train_within(
+    name: str, trainer: Any, extract: Extract, tests: dict[str, Rows], minutes: float, part: int = 100
+) -> None:
+    """Train for some minutes of CPU time, and print the progress on a part of each test, and the cost of a step."""
+    few = {test: random.Random(0).sample(rows, min(part, len(rows))) for test, rows in tests.items()}
 
     def report(step: int) -> None:
-        model.eval()
-        print(f"  {step} steps, {budget.share():.0%} of the time: {f1_line(entities_of(model), few)}", flush=True)
-        model.train()
+        trainer.model.eval()
+        print(f"  {step} steps, {budget.share():.0%} of the time: {f1_line(extract, few)}", flush=True)
+        trainer.model.train()
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(model, rows, folder)
-        budget = trainer.budget = Budget(60 * minutes)
-        trainer.add_callback(WithinBudget(budget, report))
-        peak_since_last()
-        before, wall = peak_since_last(), time.perf_counter()
-        trainer.train()
-        wall = time.perf_counter() - wall
+    budget = trainer.budget = Budget(60 * minutes)
+    trainer.add_callback(WithinBudget(budget, report))
+    peak_since_last()
+    before = peak_since_last()
+    trainer.train()
+    trainer.model.eval()
     steps, size = trainer.state.global_step, trainer.args.per_device_train_batch_size
     seconds = 60 * minutes / steps
     print(
-        f"gliner: {steps} steps of {size} rows, {seconds:.3f} CPU s a step, {size / seconds:.1f} rows/s of CPU time, ",
+        f"{name}: {steps} steps of {size} rows, {seconds:.3f} CPU s a step, {size / seconds:.1f} rows a CPU second, ",
         end="",
     )
-    print(f"peak memory {peak_since_last()} MiB, {before} before, {wall:.0f} s with the tests")
-    return model.eval()
+    print(f"peak memory {peak_since_last()} MiB, {before} before")
+    print(f"{name}, all rows: {f1_line(extract, tests)}", flush=True)
+
+
+def train_gliner(rows: Rows, tests: dict[str, Rows], minutes: float) -> UniEncoderSpanGLiNER:
+    """Train a GLiNER for some minutes of CPU time, and print its progress."""
+    model = build_gliner()
+    with tempfile.TemporaryDirectory() as folder:
+        train_within("gliner", make_trainer(model, rows, folder), entities_of(model), tests, minutes)
+    return model
 
 
 def main() -> None:
-    """Train a GLiNER and save it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", type=Path)
+    """Make or train a GLiNER, and save it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--settings", type=json.loads, default={}, help="Other settings of gliner's trainer, as JSON.")
     args = parser.parse_args()
     SETTINGS.update(args.settings)
     torch.set_num_threads(1)
+    if args.rows is None:
+        return build_deberta_gliner().save_pretrained(args.output)
     rows, tests = read_rows_folder(args.rows)
-    model = train_gliner(rows, tests, args.minutes)
-    model.save_pretrained(args.output)
-    print(f1_line(entities_of(model), tests))
+    train_gliner(rows, tests, args.minutes).save_pretrained(args.output)
 
 
 if __name__ == "__main__":
