@@ -151,7 +151,8 @@ class Predictions:
                 padded = padded_inputs(given, self.classifier.config.pad_token_id)
                 inputs = {name: tensor.to(device) for name, tensor in padded.items()}
                 found, values = with_p_values(self.classifier, self.calibration, **inputs)
-                logits[batch] = found.logits.float()
+                # A graph that compares texts with labels has more columns than there are labels.
+                logits[batch] = found.logits[:, :outputs].float()
                 if values is not None:
                     p_values[batch] = values
         return logits, p_values

@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..inference.uses import use_of
-from ..modeling import SequenceEncoderForZeroShotClassification
-from ..modeling.heads.label_prompts import prompts_for
+from ..modeling.heads.label_prompts import LabelPromptMixin, prompts_for
 from ..runtimes.exported_graph import is_classifier
 from .arguments import ModelArguments, PredictionArguments
 from .predictions import Predictions
@@ -117,7 +116,7 @@ class PromptedPredictions(ZeroShotPredictions):
 
     def __init__(
         self,
-        classifier: SequenceEncoderForZeroShotClassification,
+        classifier: Any,
         tokenizer: PreTrainedTokenizerBase,
         model: ModelArguments,
         options: PredictionArguments,
@@ -142,7 +141,7 @@ def zero_shot_predictions(
     model: Any, tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments, options: PredictionArguments
 ) -> ZeroShotPredictions:
     """Return the predictions of a model among given labels. See `ZeroShotPredictions`."""
-    if isinstance(model, SequenceEncoderForZeroShotClassification):
+    if isinstance(model, LabelPromptMixin):
         return PromptedPredictions(model, tokenizer, arguments, options)
     if is_classifier(model):
         return EntailmentPredictions(model, tokenizer, arguments, options)

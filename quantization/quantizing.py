@@ -15,7 +15,12 @@ from transformers.utils import logging
 from ..command_line.counts import counted
 from ..command_line.progress import Progress, counted_by
 from ..conversion.peft_adapters import check_merged
-from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling import (
+    SequenceEncoderForZeroShotClassification,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+)
+from ..modeling.heads.label_prompts import SAMPLE_LABELS
 from ..modeling.quantized.eight_bit_config import EightBitConfig
 from ..modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from ..modeling.quantized.eight_bit_quantizer import EightBitQuantizer
@@ -135,7 +140,7 @@ def quantize_with(
         )
     # Names are those in the encoder, so that it can be loaded with a head and without.
     encoder = cast(SequenceEncoderModel, model.base_model)
-    texts, encoded = _texts_with_ids(encoder, tokenizer, config.texts)
+    texts, encoded = _texts_with_ids(model, tokenizer, config.texts)
     size = model.get_memory_footprint()
     with evaluation_mode(model):
         measure: Callable[[], float]
@@ -195,14 +200,17 @@ def _check(model: Any) -> None:
 
 
 def _texts_with_ids(
-    encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None
+    model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None
 ) -> tuple[list[str], list[list[int]]]:
     """Return the texts for calibration that have tokens, and their ids."""
     given: Any = default_texts() if texts is None else texts if isinstance(texts, str) else list(texts)
     if isinstance(given, str) or len(given) < _FEWEST_TEXTS or not all(isinstance(text, str) for text in given):
         raise ValueError(f"texts must be at least {_FEWEST_TEXTS} strings, got {len(given)}: {given[:3]!r}.")
-    longest = encoder.longest_text(tokenizer)
-    ids = tokenizer(given, truncation=longest is not None, max_length=longest)["input_ids"]
+    longest = cast(SequenceEncoderModel, model.base_model).longest_text(tokenizer)
+    if isinstance(model, SequenceEncoderForZeroShotClassification):
+        ids: Any = model.label_prompts(given, SAMPLE_LABELS, tokenizer, longest)["input_ids"]
+    else:
+        ids = tokenizer(given, truncation=longest is not None, max_length=longest)["input_ids"]
     pairs = [(text, row) for text, row in zip(given, ids, strict=True) if row]
     if len(pairs) < _FEWEST_TEXTS:
         raise ValueError(f"texts must have at least {_FEWEST_TEXTS} with tokens, got {len(pairs)}.")

@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForSequenceClassification
+from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderForZeroShotClassification
 from ..modeling.calibration.calibration import Calibration, read_calibration
 from ..modeling.calibration.layer_vectors import LAYER_VECTORS
+from ..modeling.heads.label_prompts import LabelPromptMixin
 from ..modeling.text_encoding.text_length import TextLengthMixin
 from .loading import hub_options, load_exported
 from .similar_lengths import similar_lengths
@@ -136,7 +137,9 @@ def load_exported_head(name: str | os.PathLike[str], **options: Any) -> tuple[Ex
     """
     exported, tokenizer = load_exported(name, **options)
     # Pipelines compare the name of the class with those that the task supports.
-    kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (ExportedHead,), {})
+    name_of_class = next(iter(exported.config.architectures or ["ExportedModel"]))
+    prompted = name_of_class == SequenceEncoderForZeroShotClassification.__name__
+    kind = type(name_of_class, (LabelPromptMixin, ExportedHead) if prompted else (ExportedHead,), {})
     head = kind(exported, read_calibration(name, **hub_options(options)))
     if head.calibration is not None and head.calibration.needs_vectors and LAYER_VECTORS not in head.outputs:
         # An earlier version has exported it.

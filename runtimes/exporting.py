@@ -16,8 +16,14 @@ from ..cards.inherited_fields import inherited_card_fields
 from ..command_line.progress import Steps
 from ..conversion.command import SAMPLES, in_float32
 from ..conversion.peft_adapters import check_merged
-from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling import (
+    SequenceEncoderForMultipleChoice,
+    SequenceEncoderForZeroShotClassification,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+)
 from ..modeling.calibration.calibration import calibration_of
+from ..modeling.heads.label_prompts import SAMPLE_LABELS
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..modeling.text_encoding.recipe_files import write_recipe
@@ -112,7 +118,10 @@ def checked_export(
     with quiet_exporters():
         exporter = exporter_of(to)
     names = input_names(model, tokenizer)
-    ids = [tokenizer(text)["input_ids"][:longest] for text in SAMPLES]
+    if isinstance(model, SequenceEncoderForZeroShotClassification):
+        ids = model.label_prompts(SAMPLES, SAMPLE_LABELS, tokenizer, longest)["input_ids"]
+    else:
+        ids = [tokenizer(text)["input_ids"][:longest] for text in SAMPLES]
     batches = [sample_inputs(model, texts, names) for texts in (ids[:1], ids, ids * _REPEATED)]
     # As `save_pretrained` does. Pipelines read it.
     model.config.architectures = [type(encoder if pooled else model).__name__]

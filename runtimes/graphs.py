@@ -12,11 +12,17 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line.extras import MissingLibraryError
 from ..data.padded_inputs import padded_inputs
-from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling import (
+    SequenceEncoderForMultipleChoice,
+    SequenceEncoderForZeroShotClassification,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+)
 from ..modeling.calibration.calibration import calibration_of
 from ..modeling.calibration.layer_vectors import LAYER_VECTORS, LayerVectors
 from ..modeling.feed_forward import MLP
@@ -91,6 +97,35 @@ class ModelWithVectors(nn.Module):
         return {**outputs, LAYER_VECTORS: vectors[self.layer]}
 
 
+class ModelWithLabelColumns(nn.Module):
+    """A model that compares texts with labels, with a logit for each token, of which the first are those of the labels.
+
+    A graph does not know the number of labels.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: SequenceEncoderForZeroShotClassification) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
+        """Run the model.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S).
+            **inputs: Other inputs of the model.
+
+        Returns:
+            `logits` (B, S), which end with the lowest number of the dtype.
+        """
+        logits = cast(Any, self.model)(input_ids, attention_mask, return_dict=True, **inputs).logits
+        missing = input_ids.shape[1] - logits.shape[1]
+        return {"logits": F.pad(logits, (0, missing), value=torch.finfo(logits.dtype).min)}
+
+
 def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Module:
     """Return the module to trace: the model, or with `pooled` its encoder with pooling.
 
@@ -99,6 +134,8 @@ def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Modu
     Raises:
         ValueError: If the model is not an encoder, or its recipe cannot be a part of the graph.
     """
+    if not pooled and isinstance(model, SequenceEncoderForZeroShotClassification):
+        return ModelWithLabelColumns(model)
     if not pooled:
         calibration = calibration_of(model)
         score = None if calibration is None else calibration.unfamiliarity

@@ -17,7 +17,9 @@ from transformers import AutoTokenizer
 from sequence_encoder import (
     SequenceEncoderConfig,
     SequenceEncoderForSequenceClassification,
+    convert,
     export,
+    exported_pipeline,
     predict_corpus,
 )
 from sequence_encoder.bulk.models import load_classifier
@@ -32,6 +34,8 @@ from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.corpus_runs import assert_same_shards, options_of, rows_of, table_of, write_rows
 from sequence_encoder.tests.exported_runs import record_shapes
+from sequence_encoder.tests.family_folders import FAMILIES
+from sequence_encoder.tests.gliclass_folders import save_gliclass
 
 # The third text of a pair is missing.
 ROWS = [{**row, "other": WORDS[number % 7] if number != 2 else None} for number, row in enumerate(rows_of())]
@@ -93,6 +97,29 @@ def test_an_exported_cross_encoder_predicts_as_the_model(
 def test_an_exported_cross_encoder_ranks_as_the_model(cross_encoder: tuple[Path, Path]) -> None:
     ranked = [Reranker(str(folder), "cpu").scores("the cat", WORDS) for folder in cross_encoder]
     assert ranked[1] == pytest.approx(ranked[0], abs=1e-2)
+
+
+@TORCH
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
+def test_an_exported_zero_shot_model_predicts_as_the_model(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "_MEASURED", 0.0)
+    tokenizer = FAMILIES["bert"].tokenizer()
+    tokenizer.model_max_length = 64
+    source = save_gliclass(tmp_path / "model", "bert", tokenizer, prompt_first=True)
+    export(convert(source), tokenizer, tmp_path / "exported", "openvino")
+    labels = ["cat", "a red dog"]
+    scores = []
+    for model in (source, tmp_path / "exported"):
+        output = tmp_path / f"of-{model.name}"
+        predict_corpus(**options_of(model, corpus, output, labels=labels, scores=True))
+        scores.append(table_of(output).column("scores").to_pylist())
+    for ours, theirs in zip(*scores, strict=True):
+        assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-5))
+    found = exported_pipeline("zero-shot-classification", tmp_path / "exported")(ROWS[0]["text"], labels)
+    by_label = dict(zip(found["labels"], found["scores"], strict=True))
+    assert [by_label[label] for label in labels] == pytest.approx(scores[0][0], abs=1e-5)
 
 
 @TORCH

@@ -19,6 +19,7 @@ from sequence_encoder import (
     SequenceEncoderModel,
     SequenceEncoderTokenizer,
     predict_corpus,
+    quantize,
 )
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.corpus_runs import table_of
@@ -240,6 +241,18 @@ def test_predict_writes_the_scores_of_the_pipeline(saved: Path, tmp_path: Path) 
     assert cut.truncated == 1
     metadata = parquet.read_schema(next((tmp_path / "cut").glob("*.parquet"))).metadata
     assert json.dumps(LABELS) in str(metadata)
+
+
+def test_eight_bits_keep_the_scores(make: Build, tokenizer: Any) -> None:
+    model = make()
+    inputs = batch(model.label_prompts(TEXTS, LABELS, tokenizer), tokenizer)
+    with torch.no_grad():
+        before = model(**inputs).logits
+        report = quantize(model, tokenizer, TEXTS * 4, target=0.9)
+        after = model(**inputs).logits
+    assert report.found >= 0.9
+    assert not torch.equal(before, after)
+    assert torch.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.9
 
 
 def test_predict_says_what_a_zero_shot_model_is_for(saved: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from ...configuration.zero_shot_classification_field import (
 )
 
 _SEPARATOR = "<<SEP>>"
+# For trying a model, on any texts.
+SAMPLE_LABELS = ("sport", "politics", "science", "art")
 Ids = list[list[int]]
 
 

@@ -175,16 +175,16 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
 
     def _label_vectors(self, hidden_states: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:
         """Return the vector of each label, (B, C, D); 0 for labels without tokens."""
-        first = (numbers > 0) & (numbers != F.pad(numbers[:, :-1], (1, 0)))
-        if self.fields.label_pooling == "mean":
-            read = (numbers > 0) & (~first | self.fields.reads_label_token)
-        else:
-            read = first
-            if not self.fields.reads_label_token:
-                # The first token of the label itself.
-                read, numbers = (F.pad(each[:, :-1], (1, 0)) for each in (first, numbers))
         labels = torch.arange(1, count + 1, device=numbers.device)[:, None]
-        weights = ((numbers[:, None] == labels) & read[:, None]).to(hidden_states.dtype)
+        belongs = numbers[:, None] == labels
+        places = torch.arange(numbers.shape[1], device=numbers.device)
+        first = belongs.int().argmax(dim=-1, keepdim=True)
+        if self.fields.label_pooling == "mean":
+            read = belongs if self.fields.reads_label_token else belongs & (places != first)
+        else:
+            # Or the first token of the label itself.
+            read = belongs.any(dim=-1, keepdim=True) & (places == first + int(not self.fields.reads_label_token))
+        weights = read.to(hidden_states.dtype)
         return weights @ hidden_states / weights.sum(dim=-1, keepdim=True).clamp(min=1)
 
     def _logits(self, texts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
