@@ -1,9 +1,10 @@
-"""Speeds up the span representations of GLiNER (Zaratiana et al., 2024): no word is projected twice, and no padding.
+"""Speeds up the span representations of GLiNER (Zaratiana et al., 2024), which then have no vectors of spans.
 
-A span marker projects the concatenation of a start and an end: relu(W₁ [s; e] + b₁), and then W₂. The first product is
-the sum of a product of the start and one of the end, so each word is multiplied once instead of once for each span.
+A span marker projects the concatenation of a first and a last word, and GLiNER multiplies the result by the vectors of
+labels. As in `modeling/extraction/span_scores.py`, each word and each label is multiplied once instead of once for each
+span. GLiNER's own code runs between the two, so what the marker returns waits for the product with the labels.
 
-Shapes: B texts, L words, K widths of spans, D channels, N spans that differ.
+Shapes: B texts, L words, K widths of spans, D channels, C labels, N spans.
 """
 
 from __future__ import annotations
@@ -14,9 +15,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from ..modeling.extraction.span_scores import span_products
 
 _MARKERS = ("SpanMarker", "SpanMarkerV0")
 _PROJECTION = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+# How GLiNER multiplies spans by labels.
+_PRODUCT = "BLKD,BCD->BLKC"
+# What torch answers without the values.
+_ABOUT = {
+    torch.Tensor.size,
+    torch.Tensor.dim,
+    *(getattr(torch.Tensor, x).__get__ for x in ("shape", "dtype", "device")),
+}
 
 
 def span_markers_in(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -42,23 +54,79 @@ def forward(marker: Any, h: torch.Tensor, span_idx: torch.Tensor) -> torch.Tenso
         span_idx: (B, L·K, 2) the first and the last word of each span; both 0 for spans that reach beyond the text.
 
     Returns:
-        (B, L, K, D).
+        (B, L, K, D). In evaluation mode, its values are computed when they are used.
     """
-    first, act, dropout, last = marker.out_project
-    channels = h.shape[-1]
+    first, channels = marker.out_project[0], h.shape[-1]
     starts = nn.functional.linear(marker.project_start(h).relu(), first.weight[:, :channels], first.bias)
     ends = nn.functional.linear(marker.project_end(h).relu(), first.weight[:, channels:])
-    if marker.training:
-        spans = torch.arange(span_idx.shape[0] * span_idx.shape[1], device=h.device).view(span_idx.shape[:2])
-    else:
-        # GLiNER replaces spans that reach beyond a text by (0, 0), so they share the vector of its first word.
+    spans = SpanVectors(marker, starts, ends, span_idx)
+    return spans.values() if marker.training else spans
+
+
+class SpanVectors(torch.Tensor):
+    """The vectors of spans, (B, L, K, D), which are not computed for a product with labels.
+
+    Args:
+        marker: The span marker.
+        starts: (B, L, F) what the first word of a span adds to its hidden layer.
+        ends: (B, L, F) what its last word adds.
+        span_idx: See `forward`.
+    """
+
+    @staticmethod
+    def __new__(cls, marker: Any, starts: torch.Tensor, ends: torch.Tensor, span_idx: torch.Tensor) -> SpanVectors:
+        """Return a tensor of the right shape without values."""
+        texts, channels = len(starts), marker.out_project[3].out_features
+        shape = (texts, span_idx.shape[1] // marker.max_width, marker.max_width, channels)
+        # It has no memory for values.
+        return starts.new_empty(1).expand(shape).as_subclass(cls)
+
+    def __init__(self, marker: Any, starts: torch.Tensor, ends: torch.Tensor, span_idx: torch.Tensor) -> None:
+        with torch._C.DisableTorchFunctionSubclass():
+            self.__dict__.update(marker=marker, starts=starts, ends=ends, span_idx=span_idx)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch, for which the values are computed unless it is the product with labels."""
+        if function in _ABOUT:
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **(kwargs or {}))
+        if function is torch.einsum and args[0] == _PRODUCT and isinstance(args[1], cls):
+            found = args[1]._product(args[2])
+            if found is not None:
+                return found
+        args, kwargs = tree_map_only(SpanVectors, lambda spans: spans.values(), (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+    def values(self) -> torch.Tensor:
+        """Return the vectors."""
+        marker, span_idx = self.__dict__["marker"], self.__dict__["span_idx"]
+        starts, ends = self.__dict__["starts"], self.__dict__["ends"]
+        _, act, dropout, last = marker.out_project
+        texts = torch.arange(len(starts), device=starts.device)[:, None]
+        hidden = starts[texts, span_idx[..., 0]] + ends[texts, span_idx[..., 1]]
+        vectors = last(dropout(act(hidden)))
+        return vectors.view(len(starts), -1, marker.max_width, vectors.shape[-1])
+
+    def _product(self, labels: torch.Tensor) -> torch.Tensor | None:
+        """Return the product with labels, (B, C, D) to (B, L, K, C); None if spans are not those of a GLiNER."""
+        marker, span_idx = self.__dict__["marker"], self.__dict__["span_idx"]
+        starts, ends = self.__dict__["starts"], self.__dict__["ends"]
+        width = marker.max_width
+        words = torch.arange(span_idx.shape[1] // width, device=span_idx.device).repeat_interleave(width)
+        lasts = words + torch.arange(width, device=span_idx.device).repeat(len(words) // width)
         real = span_idx.any(dim=-1)
-        real[:, 0] = True
-        numbers = real.flatten().cumsum(0).view(real.shape) - 1
-        spans = torch.where(real, numbers, numbers[:, :1])
-    texts = torch.arange(len(h), device=h.device)[:, None].expand(spans.shape)
-    chosen = span_idx.new_zeros(int(spans.max()) + 1, 3) if spans.numel() else span_idx.new_zeros(0, 3)
-    chosen[spans.flatten()] = torch.cat([texts[..., None], span_idx], dim=-1).flatten(0, 1)
-    hidden = starts[chosen[:, 0], chosen[:, 1]] + ends[chosen[:, 0], chosen[:, 2]]
-    vectors = last(dropout(act(hidden)))[spans]
-    return vectors.view(len(h), -1, marker.max_width, vectors.shape[-1])
+        real[:, :1] = True
+        usual = torch.stack([words, lasts], dim=-1) * real[..., None]
+        if not torch.equal(usual, span_idx):
+            return None
+        last = marker.out_project[3]
+        weights, bias = labels @ last.weight, labels @ last.bias
+        # The words of a text end with the last word of its spans.
+        counts = (span_idx[..., 1].amax(dim=1) + 1).tolist()
+        scores = starts.new_empty(len(starts), len(words) // width, width, labels.shape[1])
+        for text, count in enumerate(counts):
+            scores[text, :count] = span_products(starts[text, :count], ends[text, :count], weights[text], width)
+            # GLiNER replaces spans that reach beyond a text by (0, 0).
+            scores[text].flatten(0, 1)[~real[text]] = scores[text, 0, 0].clone()
+        return scores + bias[:, None, None]

@@ -59,13 +59,12 @@ class SpanScorer(nn.Module):
         """
         first, last = self._words(words)
         weights, bias = self._labels(labels)
-        score: Any = _SpanProducts.apply if is_eager_on_cpu(words) else _span_products
         parts = zip(
             *(each.split(num_words) for each in (first, last)),
             *(each.split(num_labels) for each in (weights, bias)),
             strict=True,
         )
-        return [score(*vectors, self.max_width) + offset for *vectors, offset in parts]
+        return [span_products(a, b, label, self.max_width) + offset for a, b, label, offset in parts]
 
     def targets(self, scores: torch.Tensor, entities: list[list[int]]) -> torch.Tensor:
         """Return zeros and ones for the scores of a text.
@@ -98,7 +97,7 @@ class SpanScorer(nn.Module):
         """
         first, last = self._words(words)
         weights, bias = self._labels(labels)
-        return _span_products(first, last, weights, self.max_width) + bias[:, None, None]
+        return _padded_span_products(first, last, weights, self.max_width) + bias[:, None, None]
 
     def _words(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         first = fused_linear(self.first_proj, self.first_word(words).relu())
@@ -109,8 +108,27 @@ class SpanScorer(nn.Module):
         return self.dropout(vectors @ self.out_proj.weight), vectors @ self.out_proj.bias
 
 
-def _span_products(first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, max_width: int) -> torch.Tensor:
-    """Compute relu(first + last) · labels for all spans, (..., W, F) and (..., C, F) to (..., W, K, C)."""
+def span_products(first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, max_width: int) -> torch.Tensor:
+    """Compute relu(first + last) · labels for all spans of a text.
+
+    Args:
+        first: (W, F) what the first word of a span adds.
+        last: (W, F) what its last word adds.
+        labels: (C, F).
+        max_width: K.
+
+    Returns:
+        (W, K, C), the lowest number of the dtype for spans beyond the last word.
+    """
+    if is_eager_on_cpu(first, last, labels):
+        return _SpanProducts.apply(first, last, labels, max_width)
+    return _padded_span_products(first, last, labels, max_width)
+
+
+def _padded_span_products(
+    first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, max_width: int
+) -> torch.Tensor:
+    """Compute the same for any number of texts of the same length, (..., W, F) and (..., C, F) to (..., W, K, C)."""
     ends = F.pad(last, (0, 0, 0, max_width - 1)).unfold(-2, max_width, 1).transpose(-1, -2)
     scores = (first.unsqueeze(-2) + ends).relu() @ labels.transpose(-1, -2).unsqueeze(-3)
     words = torch.arange(first.shape[-2], device=first.device)
