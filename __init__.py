@@ -40,6 +40,7 @@ _MODULES = {
     **dict.fromkeys(("describe", "optimize"), "optimizing.optimize"),
     "ExportCheck": "runtimes.comparison",
     "ExportedEncoder": "runtimes.exported_encoder",
+    "ExportedExtractor": "runtimes.exported_extractor",
     "Faithfulness": "explanation.faithfulness",
     "InfillingPipeline": "inference.infilling_pipeline",
     "ZeroShotEntitiesPipeline": "inference.zero_shot_entities",

@@ -62,7 +62,7 @@ class Extraction:
     ) -> None:
         self.model, self.options = model, options
         self.device_type = model.device.type
-        labels = options.label_descriptions if options.labels is None else options.labels
+        labels: Any = options.label_descriptions if options.labels is None else options.labels
         try:
             self.prepared = model.prepare_extraction(
                 labels,

@@ -18,6 +18,7 @@ from ..conversion.command import SAMPLES, in_float32
 from ..conversion.peft_adapters import check_merged
 from ..modeling import (
     SequenceEncoderForMultipleChoice,
+    SequenceEncoderForSpanExtraction,
     SequenceEncoderForZeroShotClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
@@ -30,6 +31,7 @@ from ..modeling.text_encoding.recipe_files import write_recipe
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
 from .comparison import ExportCheck, Inputs, compare
+from .exported_extractor import write_head
 from .graphs import (
     exporter_of,
     graph_module,
@@ -136,6 +138,8 @@ def checked_export(
             steps.begin("writing the graph")
             traced.save_pretrained(written)
         tokenizer.save_pretrained(written)
+        if isinstance(model, SequenceEncoderForSpanExtraction) and not pooled:
+            write_head(written, model)
         recipe = encoder.recipe_for() if pooled else encoder.embedding_recipe
         if model is encoder and recipe is not None:
             write_recipe(written, recipe, model.config.hidden_size)

@@ -19,6 +19,7 @@ from ..command_line.extras import MissingLibraryError
 from ..data.padded_inputs import padded_inputs
 from ..modeling import (
     SequenceEncoderForMultipleChoice,
+    SequenceEncoderForSpanExtraction,
     SequenceEncoderForZeroShotClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
@@ -129,6 +130,8 @@ class ModelWithLabelColumns(nn.Module):
 def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Module:
     """Return the module to trace: the model, or with `pooled` its encoder with pooling.
 
+    For a model with a head for span extraction, this is its encoder: `exported_extractor.py` says why.
+
     The graph of a calibrated model also returns the vectors that its p-values need.
 
     Raises:
@@ -136,6 +139,8 @@ def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Modu
     """
     if not pooled and isinstance(model, SequenceEncoderForZeroShotClassification):
         return ModelWithLabelColumns(model)
+    if not pooled and isinstance(model, SequenceEncoderForSpanExtraction):
+        return model.model
     if not pooled:
         calibration = calibration_of(model)
         score = None if calibration is None else calibration.unfamiliarity

@@ -1,16 +1,20 @@
 """`extract`: finds the spans of texts that fit labels, in batches without padding."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from contextlib import contextmanager
+from itertools import accumulate, islice
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...configuration.span_extraction_field import span_extraction_fields
 from ...tokenizer.private_copy import private_copy
-from ..packing import run_packed
+from ..cpu.prepacked import prepacked_for
+from ..packing import device_of, run_packed
+from ..text_encoding.evaluation_mode import evaluation_mode
 from ..text_encoding.tokenizer_checks import check_tokenizer, longest_positions
 from .prepared_extraction import PreparedExtraction
 from .text_windows import Prompt, TextWindow, checked_labels
@@ -135,20 +139,36 @@ class ExtractionMixin:
         Returns:
             (W, K, C) or (W, C, 3) each, see `SpanExtractionOutput`.
         """
-        words: list[int] = []
-        labels: list[int] = []
-        num_words: list[int] = []
-        num_labels: list[int] = []
-        for window in windows:
-            words += [number and number + sum(num_words) for number in window.word_ids]
-            labels += [number and number + sum(num_labels) for number in window.label_ids]
-            num_words.append(window.num_words)
-            num_labels.append(max(window.label_ids))
-        of_words, of_labels = torch.tensor(words), torch.tensor(labels)
-        needed = ((of_words > 0) | (of_labels > 0))[None]
-        outputs = run_packed(cast(Any, self).model, [window.ids for window in windows], needed)
-        scores = cast(Any, self).scores(outputs.last_hidden_state[0], (of_words, num_words), (of_labels, num_labels))
+        counts = ([window.num_words for window in windows], [max(window.label_ids) for window in windows])
+        numbers = ([window.word_ids for window in windows], [window.label_ids for window in windows])
+        words, labels = (torch.tensor(_numbered_together(*pair)) for pair in zip(numbers, counts, strict=True))
+        states = self.token_states([window.ids for window in windows], (words > 0) | (labels > 0))
+        scores = cast(Any, self).scores(states, (words, counts[0]), (labels, counts[1]))
         return cast("list[torch.Tensor]", scores)
+
+    def token_states(self, ids: list[list[int]], needed: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states of all tokens of some texts, (T, D), of which the caller uses the needed ones, (T,).
+
+        Args:
+            ids: The ids of the tokens of each text, in ascending order of their numbers.
+            needed: Which tokens the caller uses.
+        """
+        states: torch.Tensor = run_packed(cast(Any, self).model, ids, needed[None]).last_hidden_state
+        return states[0]
+
+    @contextmanager
+    def ready_to_extract(self, tokens: int) -> Iterator[None]:
+        """Keep the model ready to compute a number of tokens: in evaluation mode, and with prepacked weights."""
+        encoder = cast(Any, self).model
+        tokens = tokens if device_of(encoder).type == "cpu" else 0
+        with evaluation_mode(cast(nn.Module, self)), prepacked_for(encoder.layers, tokens):
+            yield
+
+
+def _numbered_together(numbers: list[list[int]], counts: list[int]) -> list[int]:
+    """Number the words of all texts, from the numbers of those of each text; 0 stays 0."""
+    offsets = accumulate(counts, initial=0)
+    return [number and number + offset for text, offset in zip(numbers, offsets, strict=False) for number in text]
 
 
 def _iter_extract(texts: Iterable[str], prepared: PreparedExtraction, show: bool) -> Iterator[list[dict[str, Any]]]:

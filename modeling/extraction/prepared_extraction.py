@@ -8,9 +8,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ...data.batching import longest_first
-from ..cpu.prepacked import prepacked_for
-from ..packing import device_of
-from ..text_encoding.evaluation_mode import evaluation_mode
 from .span_choice import Span, chosen
 from .text_windows import Prompt, TextWindow, windows_of
 
@@ -62,14 +59,13 @@ class PreparedExtraction:
 
     def _in_windows(self, windows: list[TextWindow], progress: Any) -> Iterator[tuple[TextWindow, list[Span]]]:
         """Yield each window and its spans above the threshold, in the order of the windows."""
-        encoder, scorer = self.model.model, self.model.scorer
-        tokens = sum(len(window.ids) for window in windows) if device_of(encoder).type == "cpu" else 0
+        lengths = [len(window.ids) for window in windows]
         missing = Counter(window.text for window in windows)
         spans: dict[int, list[Span]] = {}
-        with evaluation_mode(self.model), prepacked_for(encoder.layers, tokens):
-            for batch in longest_first([len(window.ids) for window in windows], self.max_tokens):
+        with self.model.ready_to_extract(sum(lengths)):
+            for batch in longest_first(lengths, self.max_tokens):
                 for place, scores in zip(batch, self.model.window_scores([windows[i] for i in batch]), strict=True):
-                    spans[place] = scorer.spans(scores.float().sigmoid(), self.threshold)
+                    spans[place] = self.model.scorer.spans(scores.float().sigmoid(), self.threshold)
                 missing.subtract(windows[place].text for place in batch)
                 if progress is not None:
                     progress.update(sum(not missing[text] for text in {windows[place].text for place in batch}))
