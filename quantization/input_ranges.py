@@ -24,6 +24,7 @@ from ..modeling import (
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
+from ..modeling.attention.masks import lowest_score
 
 # Rows of each layer's input to keep. More hardly change which scales are found.
 ROWS = 1024
@@ -122,7 +123,9 @@ def outputs_of(
         row = row[None] if isinstance(model, SequenceEncoderForMultipleChoice) else row
         outputs: Mapping[str, Any] = model(input_ids=row, attention_mask=torch.ones_like(row), return_dict=True)
         logits = [value.float().flatten() for name, value in outputs.items() if name.endswith("logits")]
-        rows.append(torch.cat(logits))
+        numbers = torch.cat(logits)
+        # Heads give the lowest number to what a text does not have.
+        rows.append(numbers[numbers > lowest_score(numbers.dtype)])
     return rows
 
 

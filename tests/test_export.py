@@ -17,9 +17,11 @@ from transformers import pipeline
 
 from sequence_encoder import (
     ExportedEncoder,
+    ExportedExtractor,
     QuestionAnsweringPipeline,
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderModel,
+    convert,
     export,
     exported_pipeline,
 )
@@ -32,6 +34,7 @@ from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, Embe
 from sequence_encoder.runtimes import comparison, exporting, requirements
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.gliner_folders import LABELS, save_gliner
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 EXPORTERS = pytest.mark.since("transformers", "5.23", "runs exported models")
@@ -406,3 +409,17 @@ def test_bad_arguments_are_rejected_before_any_work(
     with pytest.raises(ValueError, match=message):
         export(**{"model": model, "tokenizer": tokenizer_of(), "folder": tmp_path / "exported", **changes})
     assert list(tmp_path.iterdir()) == []
+
+
+@traced
+def test_an_exported_extractor_finds_the_same_spans(tmp_path: Path) -> None:
+    _, tokenizer = save_gliner(tmp_path / "gliner", "deberta")
+    model: Any = convert(tmp_path / "gliner")
+    export(model, tokenizer, tmp_path / "exported", "onnx")
+    exported = ExportedExtractor.from_pretrained(tmp_path / "exported")
+    texts = ["a cat, a red-dog is of berlin", "", "the model " * 30]
+    options = {"threshold": 0.2, "nested": True}
+    expected = model.extract(texts, LABELS, tokenizer, **options)
+    assert sum(map(len, expected)) > 5
+    for found, text in zip(exported.extract(texts, LABELS, **options), expected, strict=True):
+        assert found == [{**span, "score": pytest.approx(span["score"], abs=1e-5)} for span in text]

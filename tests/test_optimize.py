@@ -270,8 +270,21 @@ def test_span_markers_compute_the_same_spans() -> None:
     spans = spans * (spans[..., 1] < lengths[:, None])[..., None]
     optimize(model)
     assert describe(model).splitlines()[1] == "marker: SpanMarkerV0 computes words once"
+    labels = torch.randn(3, 2, 12)
+    expected = original(words, spans)
     for each in (model["marker"], copy.deepcopy(model["marker"]), pickle.loads(pickle.dumps(model["marker"]))):
-        torch.testing.assert_close(each(words, spans), original(words, spans), rtol=0, atol=1e-6)
+        found = each(words, spans)
+        assert found.shape == expected.shape
+        scores = torch.einsum("BLKD,BCD->BLKC", found, labels)
+        torch.testing.assert_close(scores, torch.einsum("BLKD,BCD->BLKC", expected, labels), rtol=0, atol=1e-5)
+        # GLiNER's decoders and its models for relations also use the vectors.
+        torch.testing.assert_close(found + 0, expected, rtol=0, atol=1e-6)
+    # Spans that a user names are no windows of words.
+    named = torch.tensor([[[0, 2], [3, 3], [1, 1]]]).expand(3, -1, -1)
+    scores = torch.einsum("BLKD,BCD->BLKC", model["marker"](words, named), labels)
+    torch.testing.assert_close(
+        scores, torch.einsum("BLKD,BCD->BLKC", original(words, named), labels), rtol=0, atol=1e-5
+    )
     for each in (model["marker"], original):
         each.train()
         torch.manual_seed(0)

@@ -32,6 +32,7 @@ from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.inference.optimizing import optimize_for_inference
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
+from sequence_encoder.tests.gliner_folders import LABELS, save_gliner
 from sequence_encoder.training.adaptation.encoder import encoder_of
 
 Build = Callable[..., Any]
@@ -402,3 +403,19 @@ def test_a_model_is_optimized_for_what_the_machine_has(build: Build, tokenizer: 
     assert "as it was" in optimize_for_inference(model.to(torch.bfloat16))
     with pytest.raises(ValueError, match="got a Linear"):
         optimize_for_inference(nn.Linear(2, 2))
+
+
+@needs_integers
+def test_a_model_for_span_extraction_finds_almost_the_same_spans_in_eight_bits(tmp_path: Path) -> None:
+    _, tokenizer = save_gliner(tmp_path / "gliner")
+    model: Any = convert(tmp_path / "gliner")
+    # Most scores of spans are the lowest number, where a text ends, and have no cosine.
+    assert 0.9 < quantize(model, tokenizer, TEXTS, target=0.9).found < 1
+    model.save_pretrained(tmp_path / "saved")
+    again: Any = AutoModel.from_pretrained(tmp_path / "saved")
+    assert again.is_quantized
+    texts = ["a cat, a red-dog is of berlin"]
+    expected = model.extract(texts, LABELS, tokenizer, threshold=0.2)
+    assert len(expected[0]) > 2
+    close = [{**span, "score": pytest.approx(span["score"], abs=1e-5)} for span in expected[0]]
+    assert again.extract(texts, LABELS, tokenizer, threshold=0.2) == [close]
