@@ -28,7 +28,13 @@ def count_parameters(config: Any, name: str) -> int:
     if kind.name == "SequenceEncoderForZeroShotClassification":
         total += _zero_shot_classification_head(size, zero_shot_classification_fields(config))
     if "ExtractionMixin" in kind.bases:
-        total += _span_extraction_head(size, span_extraction_fields(config))
+        head = span_extraction_fields(config)
+        inner = head.hidden_size or size
+        total += _span_extraction_head(size, head)
+        if head.label_encoder is not None:
+            labels = type(config)(**head.label_encoder)
+            total += encoder_parameters(labels)
+            total += 0 if labels.hidden_size == inner else _linear(labels.hidden_size, inner)
     outputs = (getattr(config, each) if isinstance(each, str) else each for each in kind.outputs)
     return total + sum(_linear(size, each) for each in outputs)
 

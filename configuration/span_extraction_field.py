@@ -21,6 +21,8 @@ class SpanExtractionFields:
         max_width: The largest number of words of a span. Only `spans` need it.
         max_words: The largest number of words in a window of a text.
         dropout: Dropout probability in the head.
+        label_encoder: The fields of the configuration of a separate encoder of labels; None if the encoder reads them
+            before the text.
     """
 
     label_token_id: int | None = None
@@ -32,6 +34,7 @@ class SpanExtractionFields:
     max_width: int = field(default=12, metadata={"least": 1})
     max_words: int = field(default=384, metadata={"least": 1})
     dropout: float = 0.4
+    label_encoder: dict[str, Any] | None = None
 
 
 def span_extraction_fields(config: Any) -> SpanExtractionFields:
@@ -49,7 +52,12 @@ def complete_span_extraction(config: Any) -> dict[str, Any]:
 
 def check_span_extraction(config: Any) -> None:
     """Check the values of `span_extraction`."""
-    check_head_fields("span_extraction", config.span_extraction, SpanExtractionFields, config.vocab_size)
-    size = (config.span_extraction or {}).get("hidden_size") or 2
+    given = dict(config.span_extraction or {}) if isinstance(config.span_extraction, dict) else config.span_extraction
+    if given and (label_encoder := given.pop("label_encoder", None)) is not None:
+        if not isinstance(label_encoder, dict) or label_encoder.get("span_extraction"):
+            raise ValueError(f"span_extraction['label_encoder'] must be fields of an encoder, got {label_encoder!r}.")
+        type(config)(**label_encoder)
+    check_head_fields("span_extraction", given, SpanExtractionFields, config.vocab_size)
+    size = (given or {}).get("hidden_size") or 2
     if size % 2:
         raise ValueError(f"span_extraction['hidden_size'] must be even, got {size}.")

@@ -19,9 +19,12 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file
 
 from ..configuration import SequenceEncoderConfig
-from .key_mapping import SAME, Layout, Rule, Tensors, module
+from .configurations import read_config
+from .family import Family
+from .key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
 from .package_checkpoints import PackageCheckpoint
 from .pickled_weights import check_stored, read_pickled
+from .source_models import find_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,12 +41,14 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "span_encoder_config": (None,),
     "represent_spans": (False,),
     "precomputed_prompts_mode": (None, False),
-    "labels_encoder": (None,),
     "labels_decoder": (None,),
     "relations_layer": (None,),
 }
+_LABELS = "token_rep_layer.labels_encoder.model."
 # Weights that the outputs do not need.
-_UNUSED = re.compile(rf"^{re.escape(_TRUNK)}(pooler\.|.*(position_ids|token_type_ids|inv_freq)$)")
+_UNUSED = re.compile(
+    rf"^({re.escape(_TRUNK)}|{re.escape(_LABELS)})(pooler\.|.*(position_ids|token_type_ids|inv_freq)$)"
+)
 
 
 def _columns(part: int, count: int) -> Layout:
@@ -84,6 +89,16 @@ class GlinerCheckpoint(PackageCheckpoint):
     model_class = "SequenceEncoderForSpanExtraction"
     encoder_prefix = _TRUNK
     allowed: ClassVar[Mapping[str, tuple[Any, ...]]] = _REQUIRED
+
+    @cached_property
+    def label_encoder_config(self) -> PreTrainedConfig | None:
+        """The configuration of a separate encoder of labels; None if there is none."""
+        given = self.fields.get("labels_encoder_config")
+        if self.fields.get("labels_encoder") is None:
+            return None
+        if isinstance(given, dict):
+            return self.read_encoder_config(given)
+        return AutoConfig.from_pretrained(str(self.fields["labels_encoder"]), trust_remote_code=False)
 
     @cached_property
     def encoder_config(self) -> PreTrainedConfig:
@@ -136,6 +151,10 @@ class GlinerCheckpoint(PackageCheckpoint):
             "max_words": fields.get("max_len", 384),
             "dropout": fields.get("dropout", 0.4),
         }
+        if (labels := self.label_encoder_config) is not None:
+            # GLiNER has recurrent layers here that it does not run.
+            config.span_extraction["num_recurrent_layers"] = 0
+            config.span_extraction["label_encoder"] = _fields_of(read_config(*_family_of(labels), labels))
 
     def head_rules(self, needed: Sequence[str]) -> list[Rule]:
         """See `PackageCheckpoint.head_rules`."""
@@ -143,11 +162,37 @@ class GlinerCheckpoint(PackageCheckpoint):
             Rule(name, (name.replace("recurrent", "rnn.lstm"),)) for name in needed if name.startswith("recurrent.")
         ]
         scores = _SPANS if "scorer.first_proj.weight" in needed else _TOKENS
-        return [*module("projection", "token_rep_layer.projection"), *lstm, *scores]
+        labels = module("label_encoder.projection", "token_rep_layer.labels_projection")
+        return [*module("projection", "token_rep_layer.projection"), *labels, *lstm, *scores]
 
     def weights(self) -> Tensors:
         """See `PackageCheckpoint.weights`."""
-        return {name: tensor for name, tensor in self._weights().items() if not _UNUSED.match(name)}
+        found = {name: tensor for name, tensor in self._weights().items() if not _UNUSED.match(name)}
+        separate = self.label_encoder_config is not None
+        return {name: tensor for name, tensor in found.items() if not (separate and name.startswith("rnn."))}
+
+    def other_encoders(self, theirs: Tensors, needed: Sequence[str]) -> Tensors:
+        """See `PackageCheckpoint.other_encoders`."""
+        found = self.label_encoder_config
+        if found is None:
+            return {}
+        family, head = _family_of(found)
+        config = read_config(family, head, found)
+        rules = with_prefixes(family.rules(head, config, ""), "label_encoder.model.", _LABELS)
+        own = {name: theirs.pop(name) for name in list(theirs) if name.startswith(_LABELS)}
+        names = [name for name in needed if name.startswith("label_encoder.model.")]
+        return to_ours(rules, own, names, Heads(config.num_attention_heads, config.key_value_heads))
+
+    def add_to(self, model: Any) -> None:
+        """See `PackageCheckpoint.add_to`."""
+        if self.label_encoder_config is not None:
+            from .sidecar_files import download, read_tokenizer
+
+            local = os.path.isdir(self.place)
+            folder = Path(self.place) if local else download(os.fspath(self.place), ["labels_tokenizer/*"])
+            own = (folder / "labels_tokenizer" / "tokenizer_config.json").is_file()
+            source = folder / "labels_tokenizer" if own else self.fields["labels_encoder"]
+            model.label_tokenizer = read_tokenizer(source)
 
     def _weights(self) -> Tensors:
         file = _find(self.place, "model.safetensors")
@@ -170,6 +215,17 @@ class GlinerCheckpoint(PackageCheckpoint):
         for name, tensor in tensors.items():
             check_stored(name, tensor, file)
         return tensors
+
+
+def _family_of(config: PreTrainedConfig) -> tuple[Family, str]:
+    return find_family(f"{type(config).__name__.removesuffix('Config')}Model")
+
+
+def _fields_of(config: SequenceEncoderConfig) -> dict[str, Any]:
+    """Return the fields of a configuration without what is only saved for whole models."""
+    config.pooler_act = None
+    left_out = {"model_type", "transformers_version", "architectures", "auto_map", "dtype"}
+    return {name: value for name, value in config.to_diff_dict().items() if name not in left_out}
 
 
 def find_gliner(place: str | os.PathLike[str]) -> GlinerCheckpoint | None:

@@ -76,6 +76,18 @@ class PackageCheckpoint(ABC):
             ValueError: If they are damaged.
         """
 
+    def other_encoders(self, theirs: Tensors, needed: Sequence[str]) -> Tensors:
+        """Return our weights of its further encoders, and remove theirs.
+
+        Args:
+            theirs: All of their weights.
+            needed: Our names of all weights.
+        """
+        return {}
+
+    def add_to(self, model: SequenceEncoderPreTrainedModel) -> None:  # noqa: B027 # most have nothing to add
+        """Give a model what is not in its configuration and its weights."""
+
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Load its tokenizer with the tokens that the package adds; None if that in its folder has them."""
         return None
@@ -153,7 +165,9 @@ class PackageCheckpoint(ABC):
         with torch.device("meta"):
             needed = model_class(config).state_dict()
         heads = Heads(config.num_attention_heads, config.key_value_heads)
-        ours = to_ours([*rules, *self.head_rules(list(needed))], theirs, needed, heads)
+        ours = self.other_encoders(theirs, list(needed))
+        rest = [name for name in needed if name not in ours]
+        ours |= to_ours([*rules, *self.head_rules(rest)], theirs, rest, heads)
         for name, tensor in ours.items():
             if tensor.shape != needed[name].shape:
                 raise ValueError(
@@ -165,5 +179,6 @@ class PackageCheckpoint(ABC):
             model = model_class(config)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in ours.items()}, assign=True)
         model.config.dtype = dtype
+        self.add_to(model)
         found: Any = model.base_model if base_model else model
         return cast("SequenceEncoderPreTrainedModel", found.eval())

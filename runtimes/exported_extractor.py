@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 
 from ..modeling import SequenceEncoderForSpanExtraction
 from ..modeling.extraction.extracting import ExtractionMixin, Labels
+from ..modeling.extraction.label_encoder import read_label_tokenizer, write_label_tokenizer
 from .exported_graph import ExportedGraph
 from .graphs import inputs_of
 from .loading import hub_options, load_exported
@@ -34,6 +35,7 @@ def write_head(folder: Path, model: SequenceEncoderForSpanExtraction) -> None:
     """Write the weights of the head beside the graph of its encoder, in float32."""
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_ENCODER)}
     save_file({name: tensor.detach().float().contiguous() for name, tensor in weights.items()}, folder / _HEAD)
+    write_label_tokenizer(model.label_tokenizer, folder)
 
 
 class ExportedExtractor(ExtractionMixin, ExportedGraph):
@@ -73,7 +75,15 @@ class ExportedExtractor(ExtractionMixin, ExportedGraph):
             head: Any = SequenceEncoderForSpanExtraction(exported.config)
         head.model = None
         head.load_state_dict(load_file(file), assign=True)
-        return cls(exported, tokenizer, head.to(exported.device).eval())
+        found = cls(exported, tokenizer, head.to(exported.device).eval())
+        if head.label_encoder is not None:
+            found.label_tokenizer = read_label_tokenizer(name, hub)
+        return found
+
+    @property
+    def label_encoder(self) -> Any:
+        """The separate encoder of labels, which runs in torch; None if there is none."""
+        return self._head.label_encoder
 
     @property
     def scorer(self) -> Any:

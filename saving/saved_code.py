@@ -117,6 +117,8 @@ def _fixed_fields(config: Any, trained: bool) -> tuple[tuple[str, Any], ...]:
     """
     if getattr(config, "model_type", None) != "sequence_encoder":
         return ()
+    if (config.span_extraction or {}).get("label_encoder") is not None:
+        return ()  # The encoder of the labels may have other values.
     tables = {**_TABLES, **(_TABLES_OF_HEADS if trained else {})}
     fields = {name: getattr(config, name) for name in (*dict.fromkeys(tables.values()), *_FIELDS)}
     if "sliding_attention" not in (config.layer_types or []):

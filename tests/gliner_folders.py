@@ -25,13 +25,17 @@ def _projection(size: int, out: int) -> nn.Sequential:
 class Gliner(nn.Module):
     """The parts of a GLiNER under their names in its files."""
 
-    def __init__(self, encoder: nn.Module, channels: int, fields: dict[str, Any]) -> None:
+    def __init__(self, encoder: nn.Module, channels: int, fields: dict[str, Any], label_encoder: Any = None) -> None:
         super().__init__()
         self.token_rep_layer = nn.Module()
         self.token_rep_layer.bert_layer = nn.Module()
         self.token_rep_layer.bert_layer.model = encoder
         if channels != SIZE:
             self.token_rep_layer.projection = nn.Linear(channels, SIZE)
+        if label_encoder is not None:
+            self.token_rep_layer.labels_encoder = nn.Module()
+            self.token_rep_layer.labels_encoder.model = label_encoder
+            self.token_rep_layer.labels_projection = nn.Linear(label_encoder.config.hidden_size, SIZE)
         if fields["num_rnn_layers"]:
             self.rnn = nn.Module()
             self.rnn.lstm = nn.LSTM(SIZE, SIZE // 2, fields["num_rnn_layers"], bidirectional=True, batch_first=True)
@@ -65,7 +69,7 @@ class Gliner(nn.Module):
 
 
 def save_gliner(
-    folder: Path, family: str = "deberta", pickled: bool = False, **fields: Any
+    folder: Path, family: str = "deberta", pickled: bool = False, label_family: str | None = None, **fields: Any
 ) -> tuple[Callable[..., Any], Any]:
     """Save a GLiNER with random weights.
 
@@ -73,6 +77,7 @@ def save_gliner(
         folder: The folder.
         family: The family of its encoder and tokenizer.
         pickled: Whether to write `pytorch_model.bin` instead of safetensors.
+        label_family: The family of a separate encoder of labels.
         **fields: Fields of `gliner_config.json`.
 
     Returns:
@@ -85,11 +90,12 @@ def save_gliner(
     config = encoder.config
     marker = tokenizer.convert_tokens_to_ids("<<ENT>>")
     fields = {"span_mode": "markerV0", "num_rnn_layers": 1, "embed_ent_token": True, "max_len": 384, **fields}
-    model = Gliner(encoder, config.hidden_size, fields)
+    label_encoder, label_tokenizer = build(label_family) if label_family else (None, None)
+    model = Gliner(encoder, config.hidden_size, fields, label_encoder)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ".bert_layer." not in name:
+            if not name.startswith(("token_rep_layer.bert_layer.", "token_rep_layer.labels_encoder.")):
                 parameter.add_(torch.empty(parameter.shape).normal_(std=0.15, generator=generator))
     model.eval()
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,12 +103,16 @@ def save_gliner(
     torch.save(tensors, folder / "pytorch_model.bin") if pickled else save_file(tensors, folder / "model.safetensors")
     stated = {"model_name": "x", "encoder_config": config.to_dict(), "hidden_size": SIZE, "max_width": WIDTH}
     stated |= {"class_token_index": marker, "vocab_size": len(tokenizer), "model_type": "gliner_uni_encoder_span"}
+    if label_tokenizer is not None:
+        label_tokenizer.save_pretrained(folder / "labels_tokenizer")
+        stated |= {"labels_encoder": "y", "labels_encoder_config": label_encoder.config.to_dict()}
     (folder / "gliner_config.json").write_text(json.dumps(stated | fields), encoding="utf-8")
     tokenizer.save_pretrained(folder)
 
     def logits(text: str, labels: list[str]) -> torch.Tensor:
         words = re.findall(r"\w+(?:[-_]\w+)*|\S", text)
         prompt = [part for label in labels for part in ("<<ENT>>", label)] + ["<<SEP>>"]
+        prompt = prompt if label_tokenizer is None else []
         encoded = tokenizer(prompt + words, is_split_into_words=True, return_tensors="pt")
         ids, numbers = encoded["input_ids"], encoded.word_ids()
         with torch.no_grad():
@@ -111,6 +121,12 @@ def save_gliner(
             of_labels = (ids[0] == marker).nonzero()[:, 0] + (not fields["embed_ent_token"])
             firsts = [numbers.index(len(prompt) + number) for number in range(len(words))]
             vectors = hidden[firsts]
+            if label_tokenizer is not None:
+                batch = label_tokenizer(labels, padding=True, return_tensors="pt")
+                states = model.token_rep_layer.labels_projection(label_encoder(**batch)[0])
+                means = [row[mask != 0].mean(dim=0) for row, mask in zip(states, batch["attention_mask"], strict=True)]
+                # GLiNER does not run the recurrent layers of these models.
+                return model.scores(vectors, torch.stack(means))
             if fields["num_rnn_layers"]:
                 vectors = model.rnn.lstm(vectors[None])[0][0]
             return model.scores(vectors, hidden[of_labels])

@@ -57,8 +57,10 @@ def as_tuples(spans: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         ("bert", {"num_rnn_layers": 0}),
         ("modernbert", {"embed_ent_token": False, "num_rnn_layers": 2}),
         ("deberta", {"span_mode": "token_level"}),
+        ("modernbert", {"label_family": "bert"}),
+        ("bert", {"label_family": "deberta", "span_mode": "token_level"}),
     ],
-    ids=["deberta", "without LSTM", "label's own token", "token level"],
+    ids=["deberta", "without LSTM", "label's own token", "token level", "bi-encoder", "token level bi-encoder"],
 )
 def test_a_gliner_finds_the_same_spans(family: str, fields: dict[str, Any], tmp_path: Path) -> None:
     logits, tokenizer = save_gliner(tmp_path, family, **fields)
@@ -218,11 +220,12 @@ def test_descriptions_are_read_instead_of_names(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("kind", ["safetensors", "pickled", "bi-encoder"])
 def test_convert_writes_a_folder_that_works_without_the_package(
-    pickled: bool, tmp_path: Path, without_package: Callable[..., Any]
+    kind: str, tmp_path: Path, without_package: Callable[..., Any]
 ) -> None:
-    _, tokenizer = save_gliner(tmp_path / "gliner", pickled=pickled)
+    pickled, label_family = kind == "pickled", "bert" if kind == "bi-encoder" else None
+    _, tokenizer = save_gliner(tmp_path / "gliner", pickled=pickled, label_family=label_family)
     expected = convert(tmp_path / "gliner").extract(TEXTS, LABELS, tokenizer)  # type: ignore[attr-defined]
     seen = inspect(tmp_path / "gliner")
     assert (seen.architecture, seen.obstacle, seen.where) == ("GLiNER", None, "in the package gliner")
@@ -276,7 +279,7 @@ def test_the_pipeline_takes_what_other_pipelines_take(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"span_mode": "conv_conv"}, "span_mode='conv_conv' is not supported: it must be 'markerV0' or 'token_level'"),
-        ({"labels_encoder": "BAAI/bge"}, "labels_encoder='BAAI/bge' is not supported"),
+        ({"labels_decoder": "gpt2"}, "labels_decoder='gpt2' is not supported"),
         ({"class_token_index": 3}, "class_token_index is 3"),
         ({"hidden_size": 18}, "needs"),
     ],
@@ -300,6 +303,20 @@ def test_a_damaged_configuration_and_hostile_weights_are_refused(tmp_path: Path)
     (tmp_path / "gliner_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"gliner_config.json is damaged"):
         convert(tmp_path)
+
+
+def test_a_bi_encoder_learns_from_label_inputs_and_checks_its_label_encoder(tmp_path: Path) -> None:
+    save_gliner(tmp_path, label_family="bert")
+    model: Any = convert(tmp_path)
+    inputs = model.label_tokenizer(LABELS, padding=True, return_tensors="pt")
+    batch = {"label_input_ids": inputs["input_ids"], "label_attention_mask": inputs["attention_mask"]}
+    batch |= {"input_ids": torch.arange(5, 17).view(2, 6), "labels": torch.tensor([[[0, 1, 2]], [[-100] * 3]])}
+    output = model.train()(**batch)
+    output.loss.backward()
+    assert output.logits.shape == (2, 6, WIDTH, 3)
+    assert all(each.grad is not None for each in model.label_encoder.parameters())
+    with pytest.raises(StrictDataclassError, match="must be fields of an encoder"):
+        SequenceEncoderConfig(span_extraction={"label_encoder": {"span_extraction": {"max_width": 3}}})
 
 
 def test_the_package_exports_the_head() -> None:

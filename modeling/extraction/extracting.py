@@ -25,7 +25,13 @@ _CHUNK = 2048
 
 
 class ExtractionMixin:
-    """Mixin that gives a model with a head for span extraction the methods `extract` and `iter_extract`."""
+    """Mixin that gives a model with a head for span extraction the methods `extract` and `iter_extract`.
+
+    Attributes:
+        label_tokenizer: The tokenizer of a separate encoder of labels, which is saved and loaded with the model.
+    """
+
+    label_tokenizer: PreTrainedTokenizerBase | None = None
 
     def extract(
         self, texts: str | Iterable[str], labels: Labels, tokenizer: PreTrainedTokenizerBase, **options: Any
@@ -126,24 +132,40 @@ class ExtractionMixin:
         limits = (max_length, longest_positions(config), tokenizer.model_max_length)
         longest = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
         fields, own = span_extraction_fields(config), private_copy(tokenizer)
-        prompt = Prompt(own, read, fields, longest)
-        return PreparedExtraction(self, own, prompt, names, fields, threshold, nested, multi_label, max_tokens)
+        separate = fields.label_encoder is not None
+        prompt = Prompt(own, [] if separate else read, fields, longest)
+        vectors = self.label_vectors(read) if separate else None
+        return PreparedExtraction(self, own, prompt, names, fields, threshold, nested, multi_label, max_tokens, vectors)
 
     @torch.no_grad()
-    def window_scores(self, windows: list[TextWindow]) -> list[torch.Tensor]:
+    def label_vectors(self, labels: list[str]) -> torch.Tensor:
+        """Return the vectors of labels that a separate encoder reads, (C, D)."""
+        if self.label_tokenizer is None:
+            raise ValueError("The model needs a tokenizer of labels: set model.label_tokenizer.")
+        model = cast(Any, self)
+        encoded = private_copy(self.label_tokenizer)(labels, padding=True, truncation=True, return_tensors="pt")
+        inputs = (encoded[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        with evaluation_mode(model.label_encoder):
+            vectors: torch.Tensor = model.label_encoder(*inputs)
+        return vectors
+
+    @torch.no_grad()
+    def window_scores(self, windows: list[TextWindow], vectors: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the logits of the spans of each window. Call it in evaluation mode.
 
         Args:
             windows: The windows, in ascending order of their numbers of tokens.
+            vectors: Those of the labels, if a separate encoder has read them.
 
         Returns:
             (W, K, C) or (W, C, 3) each, see `SpanExtractionOutput`.
         """
-        counts = ([window.num_words for window in windows], [max(window.label_ids) for window in windows])
+        own = [max(window.label_ids) if vectors is None else len(vectors) for window in windows]
+        counts = ([window.num_words for window in windows], own)
         numbers = ([window.word_ids for window in windows], [window.label_ids for window in windows])
         words, labels = (torch.tensor(_numbered_together(*pair)) for pair in zip(numbers, counts, strict=True))
         states = self.token_states([window.ids for window in windows], (words > 0) | (labels > 0))
-        scores = cast(Any, self).scores(states, (words, counts[0]), (labels, counts[1]))
+        scores = cast(Any, self).scores(states, (words, counts[0]), (labels, counts[1]), vectors)
         return cast("list[torch.Tensor]", scores)
 
     def token_states(self, ids: list[list[int]], needed: torch.Tensor) -> torch.Tensor:

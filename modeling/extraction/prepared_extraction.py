@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...data.batching import longest_first
@@ -34,6 +35,7 @@ class PreparedExtraction:
     nested: bool
     multi_label: bool
     max_tokens: int
+    label_vectors: torch.Tensor | None = None  # Those that a separate encoder has computed.
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Split texts into windows."""
@@ -64,7 +66,8 @@ class PreparedExtraction:
         spans: dict[int, list[Span]] = {}
         with self.model.ready_to_extract(sum(lengths)):
             for batch in longest_first(lengths, self.max_tokens):
-                for place, scores in zip(batch, self.model.window_scores([windows[i] for i in batch]), strict=True):
+                found = self.model.window_scores([windows[place] for place in batch], self.label_vectors)
+                for place, scores in zip(batch, found, strict=True):
                     spans[place] = self.model.scorer.spans(scores.float().sigmoid(), self.threshold)
                 missing.subtract(windows[place].text for place in batch)
                 if progress is not None:

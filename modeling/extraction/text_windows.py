@@ -62,6 +62,16 @@ class Prompt:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], fields: Any, max_length: int | None = None
     ) -> None:
+        self.max_length = max_length
+        if fields.label_encoder is not None:
+            # The special tokens around a word.
+            encoded = tokenizer(["a"], is_split_into_words=True)
+            inside = [place for place, word in enumerate(encoded.word_ids()) if word is not None]
+            ids = encoded["input_ids"]
+            self.before, self.after = ids[: inside[0]], ids[inside[-1] + 1 :]
+            self.label_ids = [0] * len(self.before)
+            self._leave_room(max_length)
+            return
         if fields.label_token_id is None or fields.separator_token_id is None:
             raise ValueError(
                 "The model was not trained to read labels: its configuration has no label_token_id and no "
@@ -81,11 +91,14 @@ class Prompt:
             self.label_ids[place] = number
         if len(places) != len(labels):
             raise ValueError(f"labels must not contain {marker!r}, got {list(labels)}.")
-        self.max_length = max_length
-        self.room = None if max_length is None else max_length - len(ids)
+        self._leave_room(max_length)
+
+    def _leave_room(self, max_length: int | None) -> None:
+        taken = len(self.before) + len(self.after)
+        self.room = None if max_length is None else max_length - taken
         if self.room is not None and self.room < 1:
             raise ValueError(
-                f"labels take {len(ids)} tokens, and the model reads at most {max_length}; pass fewer or shorter ones."
+                f"labels take {taken} tokens, and the model reads at most {max_length}; pass fewer or shorter ones."
             )
 
 

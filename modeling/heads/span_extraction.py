@@ -6,7 +6,10 @@ The definitions are those of GLiNER (Zaratiana et al., 2024, https://arxiv.org/a
 Shapes: B batch, S sequence, D hidden, W words, C labels, K widths of spans, E entities.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +22,7 @@ from ...configuration.span_extraction_field import complete_span_extraction, spa
 from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
 from ..extraction.extracting import ExtractionMixin
+from ..extraction.label_encoder import LabelEncoder, read_label_tokenizer, write_label_tokenizer
 from ..extraction.span_scores import SpanScorer
 from ..extraction.token_scores import TokenScorer
 from ..extraction.word_vectors import counts_of, first_vectors, numbered_together, recurrent
@@ -51,8 +55,8 @@ class SpanExtractionOutput(ModelOutput):
 class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """The encoder with a head for zero-shot span extraction, such as entities with any labels (GLiNER).
 
-    A text follows its labels, and each label follows a token whose vector stands for it. `extract` prepares these
-    inputs, and splits long texts into windows.
+    A text follows its labels, and each label follows a token whose vector stands for it; or a separate encoder reads
+    the labels. `extract` prepares these inputs, and splits long texts into windows.
     """
 
     if INSTALLED:
@@ -78,7 +82,19 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             self.scorer: SpanScorer | TokenScorer = SpanScorer(size, fields.max_width, fields.dropout)
         else:
             self.scorer = TokenScorer(size, fields.dropout)
+        self.label_encoder = None
+        if fields.label_encoder is not None:
+            self.label_encoder = LabelEncoder(type(config)(**fields.label_encoder), size)
         self.post_init()
+
+    def _read_beside(self, name: str | os.PathLike[str], options: dict[str, Any]) -> None:
+        super()._read_beside(name, options)
+        if self.label_encoder is not None:
+            self.label_tokenizer = read_label_tokenizer(name, options)
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        super()._write_beside(folder, there)
+        write_label_tokenizer(self.label_tokenizer, folder)
 
     @can_return_tuple
     def forward(
@@ -91,6 +107,8 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         word_ids: torch.Tensor | None = None,
         label_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        label_input_ids: torch.Tensor | None = None,
+        label_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> SpanExtractionOutput:
         """Score the spans of texts. For the other inputs, see `SequenceEncoderModel.forward`.
@@ -101,6 +119,8 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             label_ids: (B, S) number of the label of each token whose vector stands for a label, from 1; 0 for all
                 others. By default, the first token stands for the only label.
             labels: (B, E, 3) first word, last word and label of each entity, from 0; -100 for rows of no entity.
+            label_input_ids: (C, T) token ids of the labels of all texts, if a separate encoder reads them.
+            label_attention_mask: (C, T), 0 at padding.
             **kwargs: See `ForwardOptions`.
 
         Returns:
@@ -113,6 +133,10 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         outputs = self.model(*inputs, return_dict=True, **kwargs)
         word_ids, label_ids = self._numbers(outputs.last_hidden_state, attention_mask, word_ids, label_ids)
         num_words, num_labels = counts_of(word_ids), counts_of(label_ids)
+        label_vectors = None
+        if self.label_encoder is not None and label_input_ids is not None and label_attention_mask is not None:
+            label_vectors = self.label_encoder(label_input_ids, label_attention_mask)
+            num_labels = [len(label_vectors)] * len(num_words)
         if labels is not None:
             check_entity_labels(labels, num_words, num_labels)
         hidden_states = outputs.last_hidden_state.flatten(0, 1)
@@ -120,6 +144,7 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             hidden_states,
             (numbered_together(word_ids, num_words), num_words),
             (numbered_together(label_ids, num_labels), num_labels),
+            label_vectors,
         )
         loss = None
         if labels is not None:
@@ -134,7 +159,11 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         )
 
     def scores(
-        self, hidden_states: torch.Tensor, words: tuple[torch.Tensor, list[int]], labels: tuple[torch.Tensor, list[int]]
+        self,
+        hidden_states: torch.Tensor,
+        words: tuple[torch.Tensor, list[int]],
+        labels: tuple[torch.Tensor, list[int]],
+        vectors: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Score the spans of texts from the vectors of their T tokens.
 
@@ -143,13 +172,17 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             words: (T,) number of the word of each token among those of all texts, from 1, or 0; and the number of words
                 of each text.
             labels: The same for the labels.
+            vectors: (C, D) of the labels of all texts, if a separate encoder has read them.
 
         Returns:
             (W, K, C) or (W, C, 3) for each text, see `SpanExtractionOutput`.
         """
         (of_words, num_words), (of_labels, num_labels) = words, labels
         word_vectors = self.projection(first_vectors(hidden_states, of_words, sum(num_words)))
-        label_vectors = self.projection(first_vectors(hidden_states, of_labels, sum(num_labels)))
+        if vectors is None:
+            label_vectors = self.projection(first_vectors(hidden_states, of_labels, sum(num_labels)))
+        else:
+            label_vectors = vectors.repeat(len(num_words), 1)
         if self.recurrent is not None:
             word_vectors = recurrent(self.recurrent, word_vectors, num_words)
         return self.scorer(word_vectors, label_vectors, num_words, num_labels)
