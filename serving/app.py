@@ -52,6 +52,7 @@ def create_app(
     from starlette.exceptions import HTTPException
 
     from .errors import RequestError, error_response, invalid_body
+    from .extraction_routes import extraction_routes
     from .guard import Guard
     from .hub_routes import hub_routes
     from .openai_routes import openai_routes
@@ -71,7 +72,8 @@ def create_app(
 
     app = FastAPI(title="sequence-encoder", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    routers = [make(service) for make in (openai_routes, tei_routes, token_routes, hub_routes, status_routes)]
+    making = (openai_routes, tei_routes, token_routes, extraction_routes, hub_routes, status_routes)
+    routers = [make(service) for make in making]
     routers.append(page_route())
     if index is not None:
         from .search_routes import search_routes

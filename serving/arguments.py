@@ -110,7 +110,7 @@ class ServeArguments:
 
 SERVE = Command(
     "serve",
-    "Serve models over HTTP: embeddings, reranking, classification and fill-mask, for clients of OpenAI and TEI.",
+    "Serve models over HTTP: embeddings, ranking, labels, entities and masked words, for clients of OpenAI and TEI.",
     "sentence-transformers/all-MiniLM-L6-v2 --port 8080",
     (ServeArguments, ServerLimits),
     check=lambda options, limits: check_libraries("serve"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,11 +21,14 @@ from ..inference.uses import use_of
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForRetrieval,
+    SequenceEncoderForSpanExtraction,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.calibration.calibration import calibration_of
 from ..modeling.calibration.outputs import with_p_values
+from ..modeling.extraction.prepared_extraction import PreparedExtraction
+from ..modeling.extraction.text_windows import TextWindow
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
@@ -34,15 +38,17 @@ from ..tokenizer.private_copy import lowercased, private_copy
 from ..vectors.text_vectors import TextVectors
 
 EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"
-RERANK, PREDICT, FILL_MASK = "rerank", "predict", "fill_mask"
+RERANK, PREDICT, FILL_MASK, EXTRACT = "rerank", "predict", "fill_mask", "extract"
 # The tasks for which a model reads single texts.
-TEXT_TASKS = (EMBED, EMBED_ALL, EMBED_SPARSE, PREDICT, FILL_MASK)
+TEXT_TASKS = (EMBED, EMBED_ALL, EMBED_SPARSE, PREDICT, FILL_MASK, EXTRACT)
 # What a `TextVectors` can do, by the kinds of its vectors.
 VECTOR_TASKS = {DENSE: EMBED, SPARSE: EMBED_SPARSE, TOKEN: EMBED_ALL}
 # Predictions for each mask.
 TOP_K = 10
 # Masks to predict together.
 _MASKS = 64
+# Lists of labels to remember the vectors of, if a separate encoder reads them.
+_LABEL_SETS = 16
 
 
 class Row(NamedTuple):
@@ -50,6 +56,18 @@ class Row(NamedTuple):
 
     ids: list[int]
     types: list[int] | None = None
+
+
+class WindowRow(NamedTuple):
+    """A window of a text, and what the labels and options of its request are."""
+
+    window: TextWindow
+    extraction: PreparedExtraction
+
+    @property
+    def ids(self) -> list[int]:
+        """Its token ids."""
+        return self.window.ids
 
 
 class TooLongError(ValueError):
@@ -66,6 +84,7 @@ class Group:
         skipped: Number of tokens at the start of each text that pooling skips.
         after: The steps after the pooling.
         reading: Whether a `TextVectors` has read them as `QUERY` or `DOCUMENT`.
+        labels: The labels that a separate encoder reads.
     """
 
     model: ServedModel
@@ -73,6 +92,7 @@ class Group:
     skipped: int = 0
     after: tuple[Normalize | Dense, ...] = ()
     reading: str = DOCUMENT
+    labels: tuple[str, ...] = ()
 
 
 class ServedModel:
@@ -81,13 +101,14 @@ class ServedModel:
     Args:
         name: The name.
         model: An encoder or a model for sequence classification, which may be exported, or a model for masked language
-            modelling.
+            modelling or span extraction.
         tokenizer: Its tokenizer.
         vectors: What computes its sparse vectors or the vectors of its tokens, if they are not those of the encoder.
 
     Attributes:
         tasks: What the model can do: some of "embed", "embed_sparse" and "embed_all", "predict" and, with a single
-            label, "rerank", or "fill_mask".
+            label, "rerank", or "fill_mask", or "extract".
+        extraction: The steps of extraction, for any labels; None for a model that cannot.
         max_length: Number of tokens that the model reads; None if there is no limit.
 
     Raises:
@@ -113,6 +134,10 @@ class ServedModel:
         # Truncation is stored in a tokenizer, so that threads can only share those that always truncate or never do.
         self.tokenizer = self._own(tokenizer)
         self._truncating = {task: self._own(tokenizer) for task in self._longest}
+        self._label_vectors = lru_cache(_LABEL_SETS)(lambda labels: model.label_vectors([*labels]))
+        self.extraction: PreparedExtraction | None = None
+        if isinstance(model, SequenceEncoderForSpanExtraction):
+            self.extraction = model.prepare_extraction(["entity"], tokenizer)
         # Each stores its options with its first text, before threads share it.
         for task in self._longest:
             for truncate in (True, False):
@@ -217,13 +242,13 @@ class ServedModel:
         recipe = self.encoder.recipe_for(None, normalize)
         return Group(self, EMBED, self._prompt_tokens(prompt), recipe.after)
 
-    def compute(self, group: Group, rows: list[Row]) -> list[Any]:
+    def compute(self, group: Group, rows: list[Any]) -> list[Any]:
         """Compute a batch.
 
         Returns:
             For each text: a vector (D,), token vectors (L, D), the indices and values of a sparse vector, logits (C,),
-            with the p-value of unfamiliarity if the model is calibrated, or the ids and probabilities of the likely
-            tokens for each mask, (masks, TOP_K) twice.
+            with the p-value of unfamiliarity if the model is calibrated, the ids and probabilities of the likely tokens
+            for each mask, (masks, TOP_K) twice, or the spans above the threshold.
         """
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         ordered = [rows[index] for index in order]
@@ -236,6 +261,8 @@ class ServedModel:
                 found = kinds[tasks.index(group.task)]
             elif group.task == EMBED_ALL:
                 found = self._token_vectors([row.ids for row in ordered])
+            elif group.task == EXTRACT:
+                found = self._spans(ordered, group.labels)
             elif group.task == FILL_MASK:
                 found = self._likely_tokens(ordered)
             else:
@@ -280,6 +307,19 @@ class ServedModel:
         padded = padded_inputs(inputs, self.model.config.pad_token_id)
         return {name: tensor.to(self.device) for name, tensor in padded.items()}
 
+    def extraction_group(self, labels: tuple[str, ...]) -> Group:
+        """Return the group of windows, which differ in their labels unless a separate encoder reads these."""
+        return Group(self, EXTRACT, labels=labels if self.model.label_encoder is not None else ())
+
+    def _spans(self, rows: list[WindowRow], labels: tuple[str, ...]) -> list[Any]:
+        """Return the first and the last word, the label and the probability of the spans in each window."""
+        scores = self.model.window_scores([row.window for row in rows], self._label_vectors(labels) if labels else None)
+        # A score that is not a number would only be below the threshold.
+        return [
+            [float("nan")] if each.isnan().any() else row.extraction.in_window(each)
+            for row, each in zip(rows, scores, strict=True)
+        ]
+
     def _likely_tokens(self, rows: list[Row]) -> list[Any]:
         inputs = self._padded(rows)
         masked = inputs["input_ids"] == self.tokenizer.mask_token_id
@@ -307,11 +347,13 @@ def _tasks_of(model: Any, vectors: TextVectors | None) -> tuple[str, ...]:
     if isinstance(model, SequenceEncoderForMaskedLM):
         # With a recipe, its encoder is also one for embeddings.
         return (FILL_MASK,) if model.model.embedding_recipe is None else (EMBED, EMBED_ALL, FILL_MASK)
+    if isinstance(model, SequenceEncoderForSpanExtraction):
+        return (EXTRACT,)
     kind = type(model).__name__
     if isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(
-            f"A server cannot use a {kind}; it takes an encoder, or a model for sequence classification or masked "
-            f"language modelling. {use_of(model)}"
+            f"A server cannot use a {kind}; it takes an encoder, or a model for sequence classification, masked "
+            f"language modelling or span extraction. {use_of(model)}"
         )
     raise ValueError(f"A server needs a SequenceEncoder, got a {kind}; convert it with `convert`.")
 

@@ -15,11 +15,11 @@ from .arguments import ServerLimits, check_different
 from .errors import RequestError
 from .metrics import Metrics
 from .scheduler import DroppedError, Scheduler
-from .served_model import RERANK, Group, Row, ServedModel, TooLongError
+from .served_model import RERANK, Group, Row, ServedModel, TooLongError, WindowRow
 from .work_queue import QueueFullError, RequestTooLargeError, WorkQueue
 
 # Characters that are tokenized at once on the event loop. Another thread would take longer to answer.
-_SHORT = 4_000
+SHORT = 4_000
 _CLIENT_LEFT = 499
 
 
@@ -125,14 +125,8 @@ class Service:
             length = len(prompt) * len(texts) + sum(
                 len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts
             )
-            if length > (most := self.limits.max_body_bytes):
-                # A long query before each of many texts would take far more memory than the body of the request.
-                raise RequestError(
-                    413,
-                    f"The request has {length} characters, counting the query or the prompt once for each text, and "
-                    f"the server takes at most {most}.",
-                )
-            if length <= _SHORT:
+            self.check_characters(length, "the query or the prompt")
+            if length <= SHORT:
                 return model.tokenize(texts, cut, prompt, reading)
             return await asyncio.to_thread(model.tokenize, texts, cut, prompt, reading)
         except TooLongError as error:
@@ -151,6 +145,23 @@ class Service:
         if texts > (most := self.limits.max_texts):
             raise RequestError(413, f"The request has {texts} texts, but the server accepts at most {most}.")
 
+    def check_characters(self, length: int, repeated: str) -> None:
+        """Check the number of characters of a request.
+
+        Args:
+            length: The number, counting what is read with each text once for each.
+            repeated: What is read with each text. A long one would take far more memory than the body of the request.
+
+        Raises:
+            RequestError: If there are too many.
+        """
+        if length > (most := self.limits.max_body_bytes):
+            raise RequestError(
+                413,
+                f"The request has {length} characters, counting {repeated} once for each text, and the server takes at "
+                f"most {most}.",
+            )
+
     def check_tokens(self, tokens: int) -> None:
         """Check the number of tokens of a request that is not computed.
 
@@ -161,7 +172,11 @@ class Service:
             raise RequestError(413, f"The request has {tokens} tokens, but the server accepts at most {most}.")
 
     async def compute(
-        self, request: Request, group: Group, rows: list[Row], check: Callable[[Any], object] | None = None
+        self,
+        request: Request,
+        group: Group,
+        rows: Sequence[Row | WindowRow],
+        check: Callable[[Any], object] | None = None,
     ) -> list[Any]:
         """Compute the texts of a request.
 

@@ -17,7 +17,7 @@ from ..version import __version__
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking, with_sets
-from .served_model import EMBED, EMBED_ALL, EMBED_SPARSE, PREDICT, RERANK, Group, Row, ServedModel
+from .served_model import EMBED, EMBED_ALL, EMBED_SPARSE, EXTRACT, FILL_MASK, PREDICT, RERANK, Group, Row, ServedModel
 from .service import Service
 
 # Of the vectors of all tokens, or of sparse vectors, which are far larger than the request; 200 MB of JSON.
@@ -253,7 +253,7 @@ def _info(service: Service) -> dict[str, Any]:
         labels = {"id2label": {str(i): name for i, name in enumerate(model.labels)}, "label2id": config.label2id}
         kind = {"reranker" if RERANK in model.tasks else "classifier": labels}
     else:
-        kind = {"fill_mask": {}}
+        kind = {FILL_MASK if FILL_MASK in model.tasks else EXTRACT: {}}
     return {
         "model_id": model.name,
         "model_sha": None,

@@ -22,6 +22,8 @@ from .text_windows import Prompt, TextWindow, checked_labels
 Labels = Sequence[str] | Mapping[str, str]
 # Number of texts to tokenize and sort together.
 _CHUNK = 2048
+# Number of labels that a separate encoder reads together.
+_LABELS = 64
 
 
 class ExtractionMixin:
@@ -142,12 +144,15 @@ class ExtractionMixin:
         """Return the vectors of labels that a separate encoder reads, (C, D)."""
         if self.label_tokenizer is None:
             raise ValueError("The model needs a tokenizer of labels: set model.label_tokenizer.")
-        model = cast(Any, self)
-        encoded = private_copy(self.label_tokenizer)(labels, padding=True, truncation=True, return_tensors="pt")
-        inputs = (encoded[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        model, tokenizer = cast(Any, self), private_copy(self.label_tokenizer)
+        vectors: list[torch.Tensor] = []
         with evaluation_mode(model.label_encoder):
-            vectors: torch.Tensor = model.label_encoder(*inputs)
-        return vectors
+            for first in range(0, len(labels), _LABELS):
+                part = labels[first : first + _LABELS]
+                encoded = tokenizer(part, padding=True, truncation=True, return_tensors="pt")
+                inputs = (encoded[name].to(model.device) for name in ("input_ids", "attention_mask"))
+                vectors.append(model.label_encoder(*inputs))
+        return torch.cat(vectors)
 
     @torch.no_grad()
     def window_scores(self, windows: list[TextWindow], vectors: torch.Tensor | None = None) -> list[torch.Tensor]:

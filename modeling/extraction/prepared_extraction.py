@@ -1,8 +1,8 @@
 """The two steps of extraction with checked options: tokenizing texts, and finding the spans in them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...data.batching import longest_first
 from .span_choice import Span, chosen
-from .text_windows import Prompt, TextWindow, windows_of
+from .text_windows import Prompt, TextWindow, checked_labels, windows_of
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,26 @@ class PreparedExtraction:
     max_tokens: int
     label_vectors: torch.Tensor | None = None  # Those that a separate encoder has computed.
 
-    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Split texts into windows."""
-        windows, places = windows_of(texts, self.tokenizer, self.prompt, self.fields)
+    def for_labels(self, labels: Sequence[str] | Mapping[str, str], **options: Any) -> "PreparedExtraction":
+        """Return the same for other labels, and other values of `threshold`, `nested` and `multi_label`.
+
+        The vectors of labels that a separate encoder reads are left to the caller.
+
+        Args:
+            labels: See `extract`.
+            **options: The values.
+
+        Raises:
+            ValueError: If the labels are not allowed, or leave no room for words.
+        """
+        names, read = checked_labels(labels)
+        if self.fields.label_encoder is None:
+            options["prompt"] = Prompt(self.tokenizer, read, self.fields, self.prompt.max_length)
+        return replace(self, names=names, label_vectors=None, **options)
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> TokenizedTexts:
+        """Split texts into windows. See `windows_of`."""
+        windows, places = windows_of(texts, self.tokenizer, self.prompt, self.fields, max_tokens)
         return TokenizedTexts(texts, places, windows)
 
     def spans(self, tokenized: TokenizedTexts, progress: Any = None) -> list[list[dict[str, Any]]]:
@@ -49,18 +66,27 @@ class PreparedExtraction:
             tokenized: The texts.
             progress: A progress bar, which advances by the texts whose windows are all done.
         """
-        found: dict[int, list[Span]] = defaultdict(list)
         if progress is not None:
             progress.update(sum(not places for places in tokenized.places))
-        for window, spans in self._in_windows(tokenized.windows, progress):
+        return self.of_texts(tokenized, self._in_windows(tokenized.windows, progress))
+
+    def in_window(self, scores: torch.Tensor) -> list[Span]:
+        """Return the spans above the threshold in a window, given its logits."""
+        found: list[Span] = self.model.scorer.spans(scores.float().sigmoid(), self.threshold)
+        return found
+
+    def of_texts(self, tokenized: TokenizedTexts, in_windows: Iterable[list[Span]]) -> list[list[dict[str, Any]]]:
+        """Return the spans of each text, given those above the threshold in each window."""
+        found: dict[int, list[Span]] = defaultdict(list)
+        for window, spans in zip(tokenized.windows, in_windows, strict=True):
             shifted = [(a + window.first, b + window.first, label, score) for a, b, label, score in spans]
             found[window.text] += [span for span in shifted if window.owns(span)]
         return [
             self._chosen(text, tokenized.places[number], found[number]) for number, text in enumerate(tokenized.texts)
         ]
 
-    def _in_windows(self, windows: list[TextWindow], progress: Any) -> Iterator[tuple[TextWindow, list[Span]]]:
-        """Yield each window and its spans above the threshold, in the order of the windows."""
+    def _in_windows(self, windows: list[TextWindow], progress: Any) -> list[list[Span]]:
+        """Return the spans above the threshold in each window."""
         lengths = [len(window.ids) for window in windows]
         missing = Counter(window.text for window in windows)
         spans: dict[int, list[Span]] = {}
@@ -68,11 +94,11 @@ class PreparedExtraction:
             for batch in longest_first(lengths, self.max_tokens):
                 found = self.model.window_scores([windows[place] for place in batch], self.label_vectors)
                 for place, scores in zip(batch, found, strict=True):
-                    spans[place] = self.model.scorer.spans(scores.float().sigmoid(), self.threshold)
+                    spans[place] = self.in_window(scores)
                 missing.subtract(windows[place].text for place in batch)
                 if progress is not None:
                     progress.update(sum(not missing[text] for text in {windows[place].text for place in batch}))
-        yield from ((window, spans[place]) for place, window in enumerate(windows))
+        return [spans[place] for place in range(len(windows))]
 
     def _chosen(self, text: str, places: list[tuple[int, int]], spans: list[Span]) -> list[dict[str, Any]]:
         found = []

@@ -4,6 +4,7 @@ A text that is too long for the model has several windows that overlap, and each
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,10 @@ class TextWindow:
     def owns(self, span: tuple[int, int, int, float]) -> bool:
         """Return whether a span of the text, which may be in several windows, belongs to this one."""
         return self.owned[0] <= span[0] + span[1] <= self.owned[1]
+
+
+class TooManyTokensError(ValueError):
+    """The windows of texts have more tokens than allowed."""
 
 
 class Prompt:
@@ -103,7 +108,11 @@ class Prompt:
 
 
 def windows_of(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: Prompt, fields: Any
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    fields: Any,
+    max_tokens: int | None = None,
 ) -> tuple[list[TextWindow], list[list[tuple[int, int]]]]:
     """Split texts into windows.
 
@@ -112,9 +121,13 @@ def windows_of(
         tokenizer: The tokenizer.
         prompt: The tokens around the words.
         fields: The `SpanExtractionFields` of the model.
+        max_tokens: The largest number of tokens of all windows together; None for no limit.
 
     Returns:
         The windows of all texts, and the places of the words of each text.
+
+    Raises:
+        TooManyTokensError: If there are more tokens.
     """
     places = [words_of(text) for text in texts]
     split = [[text[start:end] for start, end in words] for text, words in zip(texts, places, strict=True)]
@@ -124,22 +137,41 @@ def windows_of(
         options: Any = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         encoded = tokenizer(split, is_split_into_words=True, **options)
     windows: list[TextWindow] = []
+    total = 0
     for text, ids in enumerate(encoded["input_ids"]):
         numbers = list(encoded.word_ids(text))
-        windows += _split(text, len(split[text]), ids, numbers, prompt, fields)
+        starts = _starts(len(split[text]), numbers)
+        bounds = _bounds(starts, prompt.room, fields)
+        total += len(ids) + len(bounds) * (len(prompt.before) + len(prompt.after))
+        if max_tokens is not None and total > max_tokens:
+            raise TooManyTokensError(
+                f"The windows of the texts, each with all labels, have more than {max_tokens} tokens. Send fewer or "
+                "shorter texts, or fewer or shorter labels."
+            )
+        windows += _split(text, starts, bounds, ids, numbers, prompt)
     return windows, places
 
 
-def _split(text: int, count: int, ids: list[int], numbers: list[int], prompt: Prompt, fields: Any) -> list[TextWindow]:
-    """Return the windows of a text with `count` words, whose tokens have the given ids and words."""
-    # The first token of each word; that of the next one for words without tokens.
+def _starts(count: int, numbers: list[int]) -> list[int]:
+    """Return the first token of each of `count` words, or that of the next one for words without tokens."""
     starts, token = [], 0
     for word in range(count + 1):
-        while token < len(ids) and numbers[token] < word:
+        while token < len(numbers) and numbers[token] < word:
             token += 1
         starts.append(token)
-    room = prompt.room
-    bounds = _bounds(starts, room, fields)
+    return starts
+
+
+def _split(
+    text: int,
+    starts: list[int],
+    bounds: list[tuple[int, int]],
+    ids: list[int],
+    numbers: list[int],
+    prompt: Prompt,
+) -> list[TextWindow]:
+    """Return the windows of a text, whose tokens have the given ids and words."""
+    room, count = prompt.room, len(starts) - 1
     windows = []
     for index, (first, end) in enumerate(bounds):
         part = slice(starts[first], starts[end])
@@ -174,8 +206,8 @@ def _bounds(starts: list[int], room: int | None, fields: Any) -> list[tuple[int,
     first = 0
     while first < count:
         end = min(count, first + fields.max_words)
-        while room is not None and end > first + 1 and starts[end] - starts[first] > room:
-            end -= 1
+        if room is not None:
+            end = max(first + 1, min(end, bisect_right(starts, starts[first] + room) - 1))
         bounds.append((first, end))
         if end == count:
             break
