@@ -11,6 +11,7 @@ from sequence_encoder.conversion.command import convert_checkpoint
 from sequence_encoder.tests import remote_code_models
 from sequence_encoder.tests.family_folders import FAMILIES, NLI, SINCE, add_modules, add_retrieval_heads, save
 from sequence_encoder.tests.gliclass_folders import save_gliclass
+from sequence_encoder.tests.gliner_folders import save_gliner
 
 # Weights of a head with code on the Hub, by their shapes.
 _PREDICTIONS = {
@@ -89,7 +90,16 @@ def _converted_bge_m3(folder: Path) -> None:
     convert_checkpoint(str(source), str(folder))
 
 
+def _converted_gliner(folder: Path) -> None:
+    """Save the converted folder that the first block of the guide writes."""
+    source = folder.with_name("gliner-source")
+    save_gliner(source)
+    convert_checkpoint(str(source), str(folder))
+
+
 STAND_INS = {
+    "urchade/gliner_small-v2.1": StandIn("deberta", save_gliner),
+    "gliner": StandIn("deberta", _converted_gliner),
     "BAAI/bge-m3": StandIn("xlm-roberta", _bge_m3),
     "bge-m3": StandIn("xlm-roberta", _converted_bge_m3),
     "sentence-transformers/all-mpnet-base-v2": StandIn("mpnet", _mpnet),

@@ -15,6 +15,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import transformers
 from PIL import Image
@@ -25,6 +26,7 @@ from sequence_encoder.examples.function_dialogues import dialogue, functions_of
 from sequence_encoder.examples.sentiment import SOURCES, write_sentiment
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.tests.gliner_folders import save_gliner
 from sequence_encoder.tests.grammar_models import SENTENCES, grammar_model, grammar_tokenizer
 from sequence_encoder.tests.stand_ins import STAND_INS
 
@@ -107,6 +109,49 @@ def test_extract_entities_writes_a_table_of_entities_and_mentions(encoder: Path,
     ]
     assert [(each["text"], each["start"], each["end"]) for each in rows[0]["mentions"]] == [(0, 15, 18), (1, 13, 16)]
     assert "3 entities with 4 mentions, in table.jsonl" in output
+
+
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
+def test_knowledge_base_joins_entities_mentions_and_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_gliner(tmp_path / "gliner")
+    library = tmp_path / "library"
+    library.mkdir()
+    texts = ["A cat and a red dog live in berlin", "The model of a cat", "A red DOG and a Cat"]
+    docstrings = [
+        f'def f{number}():\n    """{text} {" ".join(f"{word}{number}" for word in "abcdefghijkl")}."""\n'
+        for number, text in enumerate(texts)
+    ]
+    (library / "module.py").write_text("".join(docstrings))
+    found = {name: [library / "module.py"] for name in ("one", "two")}
+    monkeypatch.setattr(documentation, "find_libraries", lambda: found)
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.chdir(tmp_path)
+
+    def build(*options: str) -> dict[str, pd.DataFrame]:
+        monkeypatch.setattr(sys, "argv", ["knowledge_base.py", *options])
+        runpy.run_path(str(SCRIPTS / "knowledge_base.py"), run_name="__main__")
+        folder = Path(options[-1])
+        with Image.open(folder / "knowledge.png") as image:
+            assert image.width > 1000
+        return {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("entities", "mentions", "documents")}
+
+    tables = build("--model_name_or_path", "gliner", "--labels", "cat", "dog", "--threshold", "0", "--output_dir", "a")
+    assert "mentions and 3 documents, in a." in capsys.readouterr().out
+    written = {
+        line["text"] for line in map(json.loads, (tmp_path / "a" / "documentation.jsonl").read_text().splitlines())
+    }
+    assert len(written) == 3
+    entities, mentions, documents = tables.values()
+    assert entities["mentions"].tolist() == sorted(mentions["entity"].value_counts(), reverse=True)
+    joined = mentions.merge(entities, on="entity").merge(documents, on="document")
+    assert len(joined) == len(mentions)
+    assert (joined["text"].str.casefold() == joined["name"].str.casefold()).all()
+    assert set(documents["library"]) <= {"one", "two"}
+    # The same tables from the output of the command.
+    again = build("--entities_dir", str(tmp_path / "a" / "extracted"), "--output_dir", "b")
+    assert all(again[name].equals(table) for name, table in tables.items())
 
 
 def test_answer_questions_builds_its_index_once(

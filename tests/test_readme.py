@@ -46,8 +46,10 @@ SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": [*FEW_STEPS, "--overw
 WRITERS_OF_ROWS = (
     "sequence-encoder choose",
     "sequence-encoder embed",
+    "sequence-encoder extract",
     "sequence-encoder predict",
     "embed_corpus",
+    "extract_corpus",
     "predict_corpus",
 )
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]

@@ -17,7 +17,8 @@ httpx = pytest.importorskip("httpx")
 from sequence_encoder import ServerLimits, create_app, load_served_model  # noqa: E402
 from sequence_encoder.serving.served_model import EXTRACT, Group, ServedModel, WindowRow  # noqa: E402
 from sequence_encoder.tests.gliner_folders import LABELS, save_gliner  # noqa: E402
-from sequence_encoder.tests.serving_apps import ask  # noqa: E402
+from sequence_encoder.tests.guides import ROOT, blocks_of  # noqa: E402
+from sequence_encoder.tests.serving_apps import ask, ask_as_curl  # noqa: E402
 
 LONG = "a cat, a red-dog is of berlin and " * 12
 TEXTS = ["a cat, a red-dog is of berlin", LONG, "", "software about animals lives"]
@@ -103,6 +104,13 @@ def test_the_labels_of_a_separate_encoder_stay_with_their_requests(tmp_path: Pat
     app = create_app([served])
     answers_are_those_of_the_method(app, served)
     app.state.service.scheduler.close()
+
+
+def test_the_request_in_the_guide_works(app: Any, served: ServedModel) -> None:
+    (block,) = [block for block in blocks_of(ROOT / "docs" / "extract.md") if "/extract" in block.code]
+    answer = ask_as_curl(app, block)
+    text, labels = "Marie Curie lived in Paris.", ["person", "city"]
+    assert answer.json() == expected(served, text, labels, threshold=0.4)
 
 
 @pytest.mark.parametrize(
