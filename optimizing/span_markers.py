@@ -4,7 +4,7 @@ A span marker projects the concatenation of a first and a last word, and GLiNER 
 labels. As in `modeling/extraction/span_scores.py`, each word and each label is multiplied once instead of once for each
 span. GLiNER's own code runs between the two, so what the marker returns waits for the product with the labels.
 
-Shapes: B texts, L words, K widths of spans, D channels, C labels, N spans.
+Shapes: B texts, L words of the longest text, N words of all texts, K widths of spans, D and F channels, C labels.
 """
 
 from __future__ import annotations
@@ -57,9 +57,12 @@ def forward(marker: Any, h: torch.Tensor, span_idx: torch.Tensor) -> torch.Tenso
         (B, L, K, D). In evaluation mode, its values are computed when they are used.
     """
     first, channels = marker.out_project[0], h.shape[-1]
-    starts = nn.functional.linear(marker.project_start(h).relu(), first.weight[:, :channels], first.bias)
-    ends = nn.functional.linear(marker.project_end(h).relu(), first.weight[:, channels:])
-    spans = SpanVectors(marker, starts, ends, span_idx)
+    # The words of a text end with the last word of its spans.
+    counts = span_idx[..., 1].amax(dim=1) + 1
+    words = h[torch.arange(h.shape[1], device=h.device) < counts[:, None]]
+    starts = nn.functional.linear(marker.project_start(words).relu(), first.weight[:, :channels], first.bias)
+    ends = nn.functional.linear(marker.project_end(words).relu(), first.weight[:, channels:])
+    spans = SpanVectors(marker, starts, ends, counts, span_idx)
     return spans.values() if marker.training else spans
 
 
@@ -68,22 +71,27 @@ class SpanVectors(torch.Tensor):
 
     Args:
         marker: The span marker.
-        starts: (B, L, F) what the first word of a span adds to its hidden layer.
-        ends: (B, L, F) what its last word adds.
+        starts: (N, F) what each word of all texts adds to the hidden layer of the spans that it starts.
+        ends: (N, F) what it adds to those that it ends.
+        counts: (B,) the number of words of each text.
         span_idx: See `forward`.
     """
 
     @staticmethod
-    def __new__(cls, marker: Any, starts: torch.Tensor, ends: torch.Tensor, span_idx: torch.Tensor) -> SpanVectors:
+    def __new__(
+        cls, marker: Any, starts: torch.Tensor, ends: torch.Tensor, counts: torch.Tensor, span_idx: torch.Tensor
+    ) -> SpanVectors:
         """Return a tensor of the right shape without values."""
-        texts, channels = len(starts), marker.out_project[3].out_features
+        texts, channels = len(span_idx), marker.out_project[3].out_features
         shape = (texts, span_idx.shape[1] // marker.max_width, marker.max_width, channels)
         # It has no memory for values.
         return starts.new_empty(1).expand(shape).as_subclass(cls)
 
-    def __init__(self, marker: Any, starts: torch.Tensor, ends: torch.Tensor, span_idx: torch.Tensor) -> None:
+    def __init__(
+        self, marker: Any, starts: torch.Tensor, ends: torch.Tensor, counts: torch.Tensor, span_idx: torch.Tensor
+    ) -> None:
         with torch._C.DisableTorchFunctionSubclass():
-            self.__dict__.update(marker=marker, starts=starts, ends=ends, span_idx=span_idx)
+            self.__dict__.update(marker=marker, parts=(starts, ends, counts, span_idx))
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,18 +108,15 @@ class SpanVectors(torch.Tensor):
 
     def values(self) -> torch.Tensor:
         """Return the vectors."""
-        marker, span_idx = self.__dict__["marker"], self.__dict__["span_idx"]
-        starts, ends = self.__dict__["starts"], self.__dict__["ends"]
+        marker, (starts, ends, counts, span_idx) = self.__dict__["marker"], self.__dict__["parts"]
         _, act, dropout, last = marker.out_project
-        texts = torch.arange(len(starts), device=starts.device)[:, None]
-        hidden = starts[texts, span_idx[..., 0]] + ends[texts, span_idx[..., 1]]
-        vectors = last(dropout(act(hidden)))
-        return vectors.view(len(starts), -1, marker.max_width, vectors.shape[-1])
+        places = span_idx + (counts.cumsum(0) - counts)[:, None, None]
+        vectors = last(dropout(act(starts[places[..., 0]] + ends[places[..., 1]])))
+        return vectors.view(len(span_idx), -1, marker.max_width, vectors.shape[-1])
 
     def _product(self, labels: torch.Tensor) -> torch.Tensor | None:
         """Return the product with labels, (B, C, D) to (B, L, K, C); None if spans are not those of a GLiNER."""
-        marker, span_idx = self.__dict__["marker"], self.__dict__["span_idx"]
-        starts, ends = self.__dict__["starts"], self.__dict__["ends"]
+        marker, (starts, ends, counts, span_idx) = self.__dict__["marker"], self.__dict__["parts"]
         width = marker.max_width
         words = torch.arange(span_idx.shape[1] // width, device=span_idx.device).repeat_interleave(width)
         lasts = words + torch.arange(width, device=span_idx.device).repeat(len(words) // width)
@@ -122,11 +127,10 @@ class SpanVectors(torch.Tensor):
             return None
         last = marker.out_project[3]
         weights, bias = labels @ last.weight, labels @ last.bias
-        # The words of a text end with the last word of its spans.
-        counts = (span_idx[..., 1].amax(dim=1) + 1).tolist()
-        scores = starts.new_empty(len(starts), len(words) // width, width, labels.shape[1])
-        for text, count in enumerate(counts):
-            scores[text, :count] = span_products(starts[text, :count], ends[text, :count], weights[text], width)
+        sizes = counts.tolist()
+        scores = starts.new_empty(len(sizes), len(words) // width, width, labels.shape[1])
+        for text, (first, final) in enumerate(zip(starts.split(sizes), ends.split(sizes), strict=True)):
+            scores[text, : sizes[text]] = span_products(first, final, weights[text], width)
             # GLiNER replaces spans that reach beyond a text by (0, 0).
             scores[text].flatten(0, 1)[~real[text]] = scores[text, 0, 0].clone()
         return scores + bias[:, None, None]
