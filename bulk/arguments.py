@@ -219,6 +219,7 @@ class ExtractionArguments:
     )
     multi_label: bool = option("Whether several labels can be right for a span. Otherwise, it has one.", False)
     dtype: str = option(default="auto", **DTYPE)
+    trust_remote_code: bool = option(default=False, **_TRUST)
 
     def __post_init__(self) -> None:
         if (self.labels is None) == (self.label_descriptions is None):

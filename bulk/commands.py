@@ -176,7 +176,7 @@ def extract(
     source = Source(model.model)
 
     def load() -> tuple[Extraction, str]:
-        extractor, tokenizer, sentence = load_extractor(source, model.device, options.dtype)
+        extractor, tokenizer, sentence = load_extractor(source, model.device, options.dtype, options.trust_remote_code)
         return Extraction(extractor, tokenizer, model, options), sentence
 
     parts, output = (model, corpus, options, rows), Path(rows.output_dir)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..modeling import SequenceEncoderForSpanExtraction
 from ..modeling.extraction.prepared_extraction import TokenizedTexts
+from ..runtimes.exported_extractor import ExportedExtractor
 from .arguments import ExtractionArguments, WindowedModelArguments
 from .results import Tokens
 from .rows import Chunk
@@ -43,7 +44,7 @@ class Extraction:
     """The entities of texts, with the options of `extract`.
 
     Args:
-        model: The model.
+        model: The model, which may be exported.
         tokenizer: Its tokenizer.
         reading: How to read texts.
         options: What to extract.
@@ -55,7 +56,7 @@ class Extraction:
 
     def __init__(
         self,
-        model: SequenceEncoderForSpanExtraction,
+        model: SequenceEncoderForSpanExtraction | ExportedExtractor,
         tokenizer: PreTrainedTokenizerBase,
         reading: WindowedModelArguments,
         options: ExtractionArguments,

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..conversion.source import Source
+from ..conversion.source_models import config_fields
 from ..data.vector_kinds import DENSE
 from ..inference.device import choose_device, prepare
 from ..inference.uses import use_of
@@ -19,6 +20,7 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ..runtimes.exported_encoder import ExportedEncoder
+from ..runtimes.exported_extractor import ExportedExtractor
 from ..runtimes.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
 from ..vectors.text_vectors import TextVectors
@@ -88,17 +90,20 @@ def load_model(
 
 
 def load_extractor(
-    source: Source, device: str | None, dtype: str
-) -> tuple[SequenceEncoderForSpanExtraction, PreTrainedTokenizerBase, str]:
+    source: Source, device: str | None, dtype: str, trust_remote_code: bool = False
+) -> tuple[SequenceEncoderForSpanExtraction | ExportedExtractor, PreTrainedTokenizerBase, str]:
     """Load a model with a head for span extraction, such as a GLiNER, as `load_encoder`.
 
     Raises:
-        UsageError: If it is exported, has no such head or no tokenizer, or cannot compute on that device.
-        ValueError: If it cannot be converted.
+        UsageError: If it has no such head or no tokenizer, or cannot compute on that device or in that dtype.
+        ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
-    if source.is_exported:
-        raise UsageError(f"{source.name} is exported, and extraction needs the model that it was exported from.")
-    model, tokenizer, sentence = load_model(source, device, dtype)
+    named = config_fields(source.folder).get("architectures") if source.is_exported else None
+    if named == [SequenceEncoderForSpanExtraction.__name__]:
+        options, sentence = _for_exported(source.name, device, dtype, trust_remote_code)
+        extractor = ExportedExtractor.from_pretrained(source.name, **options)
+        return extractor, extractor.tokenizer, sentence
+    model, tokenizer, sentence = load_model(source, device, dtype, trust_remote_code)
     if not isinstance(model, SequenceEncoderForSpanExtraction):
         raise UsageError(
             f"{source.name} is a {type(model).__name__} without a head for span extraction, which a GLiNER has. "

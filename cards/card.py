@@ -18,6 +18,7 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..modeling.calibration.calibration import calibration_of
 from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import is_unedited, marked
+from ..saving.registered_pipelines import own_task
 from .architecture_in_words import describe_architecture
 from .calibration_section import card_section
 from .rules import check_card
@@ -135,7 +136,7 @@ def model_card(
         model_name=name,
         quoted_id=json.dumps(model_id, ensure_ascii=False),
         summary=(summary or f"A {type(model).__name__} with {model.num_parameters():,} parameters.") + origin,
-        task=task if has_pipeline else None,
+        task=task if has_pipeline else own_task(model_class.name),
         auto_class=model_class.auto_classes[0],
         packs=isinstance(config, SequenceEncoderConfig),
         architecture=[(name, _cell(value)) for name, value in describe_architecture(model)],

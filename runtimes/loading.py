@@ -48,7 +48,7 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
     if FORMATS[to].runs_code and not options.get("trust_remote_code"):
         raise ValueError(
             f"{name} is {FORMATS[to].title}, which can run any code when it is loaded. If you trust its author, pass "
-            "trust_remote_code=True (--trust_remote_code to `embed` and `predict`)."
+            "trust_remote_code=True (--trust_remote_code to `embed`, `predict` and `extract`)."
         )
     for key, value in runtime_options(to).items():
         given = options.get(key)

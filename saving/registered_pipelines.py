@@ -44,8 +44,13 @@ def pipelines_in_folder(config: Any, calibrated: bool) -> dict[str, tuple[str, s
         calibrated: Whether the model has a calibration.
     """
     saved = saved_class(config)
-    pipelines = _PIPELINES.get("" if saved is None else saved.name, {})
+    pipelines = {} if saved is None else _PIPELINES.get(saved.name, {})
     return {task: (name.format(_KINDS[calibrated]), auto_class) for task, (name, auto_class) in pipelines.items()}
+
+
+def own_task(name: str) -> str | None:
+    """Return the task of the pipeline that is saved with a class of models, the first if there are several, or None."""
+    return next(iter(_PIPELINES.get(name, ())), None)
 
 
 def custom_pipelines(config: Any) -> dict[str, Any]:

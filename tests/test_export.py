@@ -26,7 +26,7 @@ from sequence_encoder import (
     exported_pipeline,
 )
 from sequence_encoder.__main__ import main
-from sequence_encoder.bulk.models import load_classifier
+from sequence_encoder.bulk.models import load_classifier, load_extractor
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.conversion.source import Source
@@ -421,5 +421,8 @@ def test_an_exported_extractor_finds_the_same_spans(tmp_path: Path) -> None:
     options = {"threshold": 0.2, "nested": True}
     expected = model.extract(texts, LABELS, tokenizer, **options)
     assert sum(map(len, expected)) > 5
+    loaded, own, _ = load_extractor(Source(str(tmp_path / "exported")), None, "auto")
+    assert type(loaded) is ExportedExtractor
+    assert loaded.extract(texts, LABELS, own, **options) == exported.extract(texts, LABELS, **options)
     for found, text in zip(exported.extract(texts, LABELS, **options), expected, strict=True):
         assert found == [{**span, "score": pytest.approx(span["score"], abs=1e-5)} for span in text]
