@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
@@ -15,6 +16,7 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 from sequence_encoder import load_served_model
 from sequence_encoder.labelling.label_file import LabelFile
 from sequence_encoder.serving.served_model import ServedModel
+from sequence_encoder.tests.gliner_folders import save_gliner
 from sequence_encoder.tests.serving_apps import TEXTS, indexed, listening, served_models
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -48,8 +50,11 @@ def opened(browser: Any, *models: ServedModel, **options: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, vector_folders: dict[str, Path]) -> Iterator[Any]:
-    others = [load_served_model(str(vector_folders[name]), "float32", "cpu") for name in ("sparse", "late")]
+def page(browser: Any, vector_folders: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
+    torch.manual_seed(0)
+    save_gliner(tmp_path / "gliner")
+    folders = [vector_folders["sparse"], vector_folders["late"], tmp_path / "gliner"]
+    others = [load_served_model(str(folder), "float32", "cpu") for folder in folders]
     yield from opened(browser, *served_models().values(), *others, api_key="key")
 
 
@@ -98,6 +103,12 @@ def test_every_task_has_a_tab_that_works(page: Any) -> None:
     rows = compute(page, Texts="a dog\nit")
     assert [row[0] for row in rows] == ["a dog"] * 9 + ["it"] * 9
     assert float(rows[0][2]) >= float(rows[1][2])
+    page.get_by_label("Model").select_option("gliner")
+    assert tabs() == ["Extract entities"]
+    rows = compute(page, Labels="cat, red dog", Lowest="0.1", Texts="a cat\na red-dog is of berlin")
+    assert {row[1] for row in rows} <= {"cat", "red dog"}
+    assert all(row[0] in row[3] for row in rows)
+    assert len(rows) > 1
     page.get_by_label("Model").select_option("masked")
     assert len(compute(page)) == 5
     page.get_by_label("Text with [MASK]").fill("<b>no mask</b>")
