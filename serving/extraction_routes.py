@@ -16,6 +16,9 @@ from .responses import Body, Items, StrictJsonRoute, json_response
 from .served_model import EXTRACT, ServedModel, WindowRow
 from .service import SHORT, Service
 
+# In a request; 25 MB of JSON.
+_MOST_SPANS = 2**18
+
 
 class ExtractBody(Body):
     """A request for the entities of texts."""
@@ -48,7 +51,19 @@ def extraction_routes(service: Service) -> APIRouter:
         prepared, tokenized = _tokenized(*given) if length <= SHORT else await asyncio.to_thread(_tokenized, *given)
         rows = [WindowRow(window, prepared) for window in tokenized.windows]
         # Texts without words have no windows.
-        spans = await service.compute(request, model.extraction_group(read), rows) if rows else []
+        count = 0
+
+        def check(spans: list[Any]) -> None:
+            nonlocal count
+            count += len(spans)
+            if count > _MOST_SPANS:
+                raise RequestError(
+                    413,
+                    f"The texts have more than {_MOST_SPANS} spans above the threshold {body.threshold}. Raise it, or "
+                    "send fewer texts.",
+                )
+
+        spans = await service.compute(request, model.extraction_group(read), rows, check) if rows else []
 
         def respond() -> Response:
             found = prepared.of_texts(tokenized, spans)
