@@ -139,8 +139,11 @@ def windows_of(
     windows: list[TextWindow] = []
     total = 0
     for text, ids in enumerate(encoded["input_ids"]):
-        numbers = list(encoded.word_ids(text))
-        starts = _starts(len(split[text]), numbers)
+        numbers = encoded.word_ids(text)
+        starts = [token for token, word in enumerate(numbers) if not token or word != numbers[token - 1]]
+        # Tokenizers drop invisible characters, such as soft hyphens. A word of these alone is none for the model.
+        places[text] = [places[text][numbers[token]] for token in starts]
+        starts.append(len(ids))
         bounds = _bounds(starts, prompt.room, fields)
         total += len(ids) + len(bounds) * (len(prompt.before) + len(prompt.after))
         if max_tokens is not None and total > max_tokens:
@@ -148,30 +151,16 @@ def windows_of(
                 f"The windows of the texts, each with all labels, have more than {max_tokens} tokens. Send fewer or "
                 "shorter texts, or fewer or shorter labels."
             )
-        windows += _split(text, starts, bounds, ids, numbers, prompt)
+        windows += _split(text, ids, starts, bounds, prompt)
     return windows, places
 
 
-def _starts(count: int, numbers: list[int]) -> list[int]:
-    """Return the first token of each of `count` words, or that of the next one for words without tokens."""
-    starts, token = [], 0
-    for word in range(count + 1):
-        while token < len(numbers) and numbers[token] < word:
-            token += 1
-        starts.append(token)
-    return starts
-
-
 def _split(
-    text: int,
-    starts: list[int],
-    bounds: list[tuple[int, int]],
-    ids: list[int],
-    numbers: list[int],
-    prompt: Prompt,
+    text: int, ids: list[int], starts: list[int], bounds: list[tuple[int, int]], prompt: Prompt
 ) -> list[TextWindow]:
-    """Return the windows of a text, whose tokens have the given ids and words."""
+    """Return the windows of a text, given its tokens, the first one of each word and the end, and their words."""
     room, count = prompt.room, len(starts) - 1
+    numbers = [word for word in range(count) for _ in range(starts[word], starts[word + 1])]
     windows = []
     for index, (first, end) in enumerate(bounds):
         part = slice(starts[first], starts[end])
@@ -208,6 +197,10 @@ def _bounds(starts: list[int], room: int | None, fields: Any) -> list[tuple[int,
         end = min(count, first + fields.max_words)
         if room is not None:
             end = max(first + 1, min(end, bisect_right(starts, starts[first] + room) - 1))
+        if bounds and end <= bounds[-1][1]:
+            # The next word is so long that it needs the room of those before it.
+            first += 1
+            continue
         bounds.append((first, end))
         if end == count:
             break
