@@ -14,6 +14,7 @@ from ..command_line.extras import require, require_version
 from ..command_line.options import (
     DEVICE,
     DTYPE,
+    LABEL_DESCRIPTIONS,
     MAX_LENGTH,
     MAX_TOKENS,
     MODEL,
@@ -22,7 +23,7 @@ from ..command_line.options import (
     check_least,
     option,
 )
-from ..command_line.parser import Command, Values, read_object
+from ..command_line.parser import Command, Values, read_label_descriptions
 from ..data.corpus import TextArguments
 
 FORMATS = ("parquet", "npy", "lance")
@@ -208,12 +209,10 @@ class ExtractionArguments:
         None,
         metavar="LABEL",
     )
-    label_descriptions: dict[str, str] | str | None = option(
-        "JSON object, or a file with one, from the name of each label to the description that the model reads instead "
-        'of it, such as \'{"price": "price in euro"}\'.',
-        None,
+    label_descriptions: dict[str, str] | str | None = option(default=None, **LABEL_DESCRIPTIONS)
+    threshold: float | None = option(
+        "Probability above which a span is an entity (default: as the model says, usually 0.5).", None
     )
-    threshold: float = option("Probability above which a span is an entity.", 0.5)
     nested: bool = option(
         "Keep entities inside others. Otherwise, the most probable of those that overlap stays.", False
     )
@@ -227,17 +226,8 @@ class ExtractionArguments:
             raise UsageError(f"either --labels or --label_descriptions must be given, got {given}.")
         if self.labels is not None:
             self.labels = _named_once(self.labels)
-        if isinstance(self.label_descriptions, str):
-            self.label_descriptions = read_object("label_descriptions", self.label_descriptions)
-        for name, description in (self.label_descriptions or {}).items():
-            if not (isinstance(description, str) and name.strip() and description.strip()):
-                raise UsageError(
-                    "--label_descriptions must have a text that is not empty for each label, got "
-                    f"{description!r} for {name!r}."
-                )
-        if self.label_descriptions == {}:
-            raise UsageError("--label_descriptions must have at least one label, got {}.")
-        if not 0 <= self.threshold <= 1:
+        self.label_descriptions = read_label_descriptions(self.label_descriptions)
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold must be a number from 0 to 1, got {self.threshold}.")
 
 

@@ -90,7 +90,7 @@ class Extraction:
         facts = {
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "labels": self.prepared.names,
-            "threshold": options.threshold,
+            "threshold": self.prepared.threshold,
             "nested": options.nested,
             "multi_label": options.multi_label,
             "max_length": self.prepared.prompt.max_length,

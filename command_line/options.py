@@ -26,6 +26,10 @@ TEXT_COLUMN = {"help": "Column with the texts."}
 TEXT_PAIR_COLUMN = {"help": "Column with the second text of each pair."}
 LABEL_COLUMN = {"help": "Column with the labels."}
 LABEL_NAMES_FILE = {"help": "File with the name of a label on each line."}
+LABEL_DESCRIPTIONS = {
+    "help": "JSON object, or a file with one, from the name of each label to the description that the model reads "
+    'instead of it, such as \'{"price": "price in euro"}\'.',
+}
 REPORT_TO = {
     "help": "Loggers: tensorboard, trackio, codecarbon (energy), others, or none.",
     "metavar": "LOGGER [LOGGER ...]",

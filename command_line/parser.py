@@ -275,6 +275,26 @@ def read_object(name: str, text: str) -> dict[str, Any]:
     return found
 
 
+def read_label_descriptions(given: Mapping[str, Any] | str | None) -> dict[str, str] | None:
+    """Read the value of `--label_descriptions`: a JSON object, or a file with one.
+
+    Raises:
+        UsageError: If it is none, or has no labels, or a name or a description is empty.
+    """
+    found = read_object("label_descriptions", given) if isinstance(given, str) else given
+    if found is None:
+        return None
+    for name, description in found.items():
+        if not (isinstance(description, str) and name.strip() and description.strip()):
+            raise UsageError(
+                "--label_descriptions must have a text that is not empty for each label, got "
+                f"{description!r} for {name!r}."
+            )
+    if not found:
+        raise UsageError("--label_descriptions must have at least one label, got {}.")
+    return dict(found)
+
+
 def _options(kinds: Iterable[Any]) -> dict[str, str]:
     """Map each option to its field, with the option names of `HfArgumentParser`."""
     found: dict[str, str] = {}

@@ -23,6 +23,7 @@ class SpanExtractionFields:
         dropout: Dropout probability in the head.
         label_encoder: The fields of the configuration of a separate encoder of labels; None if the encoder reads them
             before the text.
+        threshold: The probability above which a span is returned by default.
     """
 
     label_token_id: int | None = None
@@ -35,6 +36,7 @@ class SpanExtractionFields:
     max_words: int = field(default=384, metadata={"least": 1})
     dropout: float = 0.4
     label_encoder: dict[str, Any] | None = None
+    threshold: float = 0.5
 
 
 def span_extraction_fields(config: Any) -> SpanExtractionFields:

@@ -109,20 +109,11 @@ class GlinerCheckpoint(PackageCheckpoint):
         # `None` would ask on a terminal whether to run code from the Hub.
         return AutoConfig.from_pretrained(str(self.fields.get("model_name")), trust_remote_code=False)
 
-    @property
-    def _tokens(self) -> list[str]:
-        """The tokens before each label, and between the labels and the words."""
-        defaults = {"ent_token": "<<ENT>>", "sep_token": "<<SEP>>"}
-        found = {name: self.fields.get(name, default) for name, default in defaults.items()}
-        if wrong := {name: token for name, token in found.items() if not isinstance(token, str) or not token}:
-            raise ValueError(f"The tokens of {self.place} must be texts, got {wrong}.")
-        return list(found.values())
-
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See `PackageCheckpoint.tokenizer`.
 
         Raises:
-            ValueError: If the tokens are no texts, or have other ids than the configuration states.
+            ValueError: If the tokens have other ids than the configuration states.
         """
         from .sidecar_files import folder_of, read_tokenizer
 
@@ -130,7 +121,7 @@ class GlinerCheckpoint(PackageCheckpoint):
         # GLiNER before version 0.2 did not save the tokenizer.
         own = (folder / "tokenizer_config.json").is_file()
         tokenizer = read_tokenizer(folder if own else cast(str, self.fields.get("model_name")))
-        tokens = self._tokens
+        tokens = [self.fields.get("ent_token", "<<ENT>>"), self.fields.get("sep_token", "<<SEP>>")]
         stated = self.fields.get("class_token_index", -1)
         missing = [token for token in tokens if token not in tokenizer.get_vocab()]
         if missing:
@@ -145,7 +136,8 @@ class GlinerCheckpoint(PackageCheckpoint):
     def complete(self, config: SequenceEncoderConfig) -> None:
         """See `PackageCheckpoint.complete`. What the fields leave out has GLiNER's defaults."""
         tokenizer, fields = self.tokenizer(), self.fields
-        label_token, separator = map(tokenizer.convert_tokens_to_ids, self._tokens)
+        tokens = (fields.get("ent_token", "<<ENT>>"), fields.get("sep_token", "<<SEP>>"))
+        label_token, separator = map(tokenizer.convert_tokens_to_ids, tokens)
         # Old folders state the number of tokens without these, which matters until the weights are read.
         config.vocab_size = max(config.vocab_size, len(tokenizer))
         config.span_extraction = {
@@ -217,9 +209,9 @@ class GlinerCheckpoint(PackageCheckpoint):
         if file is None:
             raise OSError(f"{self.place} has neither model.safetensors nor pytorch_model.bin.")
         tensors = read_pickled(file, "the weights of a GLiNER")
-        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+        if not isinstance(tensors, dict):
             raise ValueError(f"{file} must contain weights by name, got a {type(tensors).__name__}.")
-        tensors = {name: tensor for name, tensor in tensors.items() if not _UNUSED.match(name)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not _UNUSED.match(str(name))}
         for name, tensor in tensors.items():
             check_stored(name, tensor, file)
         return tensors
@@ -253,7 +245,7 @@ def find_gliner(place: str | os.PathLike[str]) -> GlinerCheckpoint | None:
         return None
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{file} must contain a JSON object, got a {type(fields).__name__}.")

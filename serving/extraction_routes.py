@@ -16,9 +16,6 @@ from .responses import Body, Items, StrictJsonRoute, json_response
 from .served_model import EXTRACT, ServedModel, WindowRow
 from .service import SHORT, Service
 
-# In a request; 25 MB of JSON.
-_MOST_SPANS = 2**18
-
 
 class ExtractBody(Body):
     """A request for the entities of texts."""
@@ -26,7 +23,7 @@ class ExtractBody(Body):
     inputs: str | Items[str]
     labels: Items[str] | dict[str, str]
     model: str | None = None
-    threshold: float = Field(default=0.5, ge=0, le=1)
+    threshold: float | None = Field(default=None, ge=0, le=1)
     nested: bool = False
     multi_label: bool = False
 
@@ -51,19 +48,7 @@ def extraction_routes(service: Service) -> APIRouter:
         prepared, tokenized = _tokenized(*given) if length <= SHORT else await asyncio.to_thread(_tokenized, *given)
         rows = [WindowRow(window, prepared) for window in tokenized.windows]
         # Texts without words have no windows.
-        count = 0
-
-        def check(spans: list[Any]) -> None:
-            nonlocal count
-            count += len(spans)
-            if count > _MOST_SPANS:
-                raise RequestError(
-                    413,
-                    f"The texts have more than {_MOST_SPANS} spans above the threshold {body.threshold}. Raise it, or "
-                    "send fewer texts.",
-                )
-
-        spans = await service.compute(request, model.extraction_group(read), rows, check) if rows else []
+        spans = await service.compute(request, model.extraction_group(read), rows) if rows else []
 
         def respond() -> Response:
             found = prepared.of_texts(tokenized, spans)

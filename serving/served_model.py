@@ -36,7 +36,6 @@ from ..runtimes.exported_encoder import ExportedEncoder
 from ..runtimes.exported_graph import ExportedHead, is_classifier
 from ..tokenizer.private_copy import lowercased, private_copy
 from ..vectors.text_vectors import TextVectors
-from .work_queue import RequestTooLargeError
 
 EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"
 RERANK, PREDICT, FILL_MASK, EXTRACT = "rerank", "predict", "fill_mask", "extract"
@@ -50,8 +49,6 @@ TOP_K = 10
 _MASKS = 64
 # Lists of labels to remember the vectors of, if a separate encoder reads them.
 _LABEL_SETS = 16
-# Spans above the threshold in a window. More could only be a threshold that is far too low, and take gigabytes.
-_MOST_SPANS = 2**16
 
 
 class Row(NamedTuple):
@@ -317,18 +314,11 @@ class ServedModel:
     def _spans(self, rows: list[WindowRow], labels: tuple[str, ...]) -> list[Any]:
         """Return the first and the last word, the label and the probability of the spans in each window."""
         scores = self.model.window_scores([row.window for row in rows], self._label_vectors(labels) if labels else None)
-        return [self._spans_in(*pair) for pair in zip(rows, scores, strict=True)]
-
-    def _spans_in(self, row: WindowRow, scores: torch.Tensor) -> Any:
-        """Return the spans in a window, or an exception that fails only its own request."""
-        if scores.isnan().any():
-            # It would only be below the threshold.
-            return [float("nan")]
-        if int((scores.float().sigmoid() > row.extraction.threshold).sum()) > _MOST_SPANS:
-            return RequestTooLargeError(
-                f"A text has more than {_MOST_SPANS} spans above the threshold {row.extraction.threshold}; raise it."
-            )
-        return row.extraction.in_window(scores)
+        # A score that is not a number would only be below the threshold.
+        return [
+            [float("nan")] if each.isnan().any() else row.extraction.in_window(each)
+            for row, each in zip(rows, scores, strict=True)
+        ]
 
     def _likely_tokens(self, rows: list[Row]) -> list[Any]:
         inputs = self._padded(rows)

@@ -28,7 +28,7 @@ class QueueFullError(Exception):
 
 
 class RequestTooLargeError(Exception):
-    """A request has more tokens than the whole queue may hold, or too many results."""
+    """A request has more tokens than the whole queue may hold."""
 
 
 @dataclass(eq=False)

@@ -71,7 +71,7 @@ class ExampleFiles:
 
         columns: dict[str, Any] = {}
         for name in dict.fromkeys(name for row in rows for name in row):
-            cells = [row.get(name) for row in rows]
+            cells = with_named_triples([row.get(name) for row in rows])
             kinds = set(map(type, cells)) - {type(None)}
             try:
                 if bool in kinds and len(kinds) > 1:
@@ -85,6 +85,22 @@ class ExampleFiles:
                 else:
                     columns[name] = pa.array([None if cell is None else str(cell) for cell in cells])
         return Dataset(pa.table(columns))
+
+
+def with_named_triples(cells: list[Any]) -> list[Any]:
+    """Convert GLiNER's lists of `[first word, last word, label]` to dicts, because Arrow has no lists of several types.
+
+    Cells of any other form remain as they are.
+    """
+    lists = [cell for cell in cells if cell is not None]
+    if not all(isinstance(cell, list) and all(map(_is_triple, cell)) for cell in lists) or not any(lists):
+        return cells
+    names = ("first", "last", "label")
+    return [cell and [dict(zip(names, triple, strict=True)) for triple in cell] for cell in cells]
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and list(map(type, value)) == [int, int, str]
 
 
 @dataclass

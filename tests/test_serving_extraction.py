@@ -15,7 +15,6 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx")
 
 from sequence_encoder import ServerLimits, create_app, load_served_model  # noqa: E402
-from sequence_encoder.serving import extraction_routes, served_model  # noqa: E402
 from sequence_encoder.serving.served_model import EXTRACT, Group, ServedModel, WindowRow  # noqa: E402
 from sequence_encoder.tests.gliner_folders import LABELS, save_gliner  # noqa: E402
 from sequence_encoder.tests.guides import ROOT, blocks_of  # noqa: E402
@@ -149,15 +148,3 @@ def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     answer = ask(app, "/extract", {"inputs": "a cat", "labels": LABELS})
     assert (answer.status_code, answer.json()["error"]) == (424, "A result of the model is not finite.")
     app.state.service.scheduler.close()
-
-
-@pytest.mark.parametrize("module", [served_model, extraction_routes], ids=["a window", "a request"])
-def test_a_threshold_that_lets_too_many_spans_through_is_refused(
-    app: Any, monkeypatch: pytest.MonkeyPatch, module: Any
-) -> None:
-    monkeypatch.setattr(module, "_MOST_SPANS", 50)
-    body = {"inputs": [LONG, TEXTS[0]], "labels": LABELS, "threshold": 0}
-    answer = ask(app, "/extract", body)
-    assert answer.status_code == 413
-    assert "more than 50 spans above the threshold 0" in answer.json()["error"]
-    assert ask(app, "/extract", {**body, "threshold": 1}).json() == [[], []]

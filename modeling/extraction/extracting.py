@@ -67,7 +67,7 @@ class ExtractionMixin:
         labels: Labels,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         nested: bool = False,
         multi_label: bool = False,
         max_length: int | None = None,
@@ -80,7 +80,7 @@ class ExtractionMixin:
             texts: Texts, also from an infinite iterator.
             labels: See `extract`.
             tokenizer: The tokenizer of the model.
-            threshold: The probability above which a span is returned.
+            threshold: The probability above which a span is returned. Defaults to that of the configuration.
             nested: Whether a span may be inside another one. Otherwise, the most probable of those that overlap stays.
             multi_label: Whether a span may have several labels.
             max_length: Number of tokens of a window, with its labels. Defaults to the limit of the tokenizer and the
@@ -114,7 +114,7 @@ class ExtractionMixin:
         labels: Labels,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         nested: bool = False,
         multi_label: bool = False,
         max_length: int | None = None,
@@ -124,16 +124,18 @@ class ExtractionMixin:
 
         The steps can run in two threads. For the arguments and errors, see `iter_extract`.
         """
+        config = cast(PreTrainedModel, self).config
+        fields = span_extraction_fields(config)
+        threshold = fields.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a number from 0 to 1, got {threshold!r}.")
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         names, read = checked_labels(labels)
-        config = cast(PreTrainedModel, self).config
         check_tokenizer(config, tokenizer)
         limits = (max_length, longest_positions(config), tokenizer.model_max_length)
         longest = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
-        fields, own = span_extraction_fields(config), private_copy(tokenizer)
+        own = private_copy(tokenizer)
         separate = fields.label_encoder is not None
         prompt = Prompt(own, [] if separate else read, fields, longest)
         vectors = self.label_vectors(read) if separate else None

@@ -44,12 +44,13 @@ class PreparedExtraction:
 
         Args:
             labels: See `extract`.
-            **options: The values.
+            **options: The values. None leaves one as it is.
 
         Raises:
             ValueError: If the labels are not allowed, or leave no room for words.
         """
         names, read = checked_labels(labels)
+        options = {name: value for name, value in options.items() if value is not None}
         if self.fields.label_encoder is None:
             options["prompt"] = Prompt(self.tokenizer, read, self.fields, self.prompt.max_length)
         return replace(self, names=names, label_vectors=None, **options)

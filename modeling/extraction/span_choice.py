@@ -14,25 +14,19 @@ def chosen(spans: list[Span], nested: bool = False, multi_label: bool = False) -
         multi_label: Whether a span may have several labels.
     """
     kept: list[Span] = []
-    at_word: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    # Whether the first and the last word of a span may stay. Other labels do not change that.
-    decided: dict[tuple[int, int], bool] = {}
+    at_word: defaultdict[int, list[Span]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: -span[3]):
-        place = span[:2]
-        if place in decided:
-            if decided[place] and multi_label:
-                kept.append(span)
-            continue
-        words = range(place[0], place[1] + 1)
-        decided[place] = not any(_collide(place, other, nested) for word in words for other in at_word[word])
-        if decided[place]:
+        words = range(span[0], span[1] + 1)
+        if not any(_collide(span, other, nested, multi_label) for word in words for other in at_word[word]):
             kept.append(span)
             for word in words:
-                at_word[word].append(place)
+                at_word[word].append(span)
     return sorted(kept, key=lambda span: span[0])
 
 
-def _collide(one: tuple[int, int], other: tuple[int, int], nested: bool) -> bool:
+def _collide(one: Span, other: Span, nested: bool, multi_label: bool) -> bool:
     """Return whether two spans with a word in common exclude each other."""
+    if one[:2] == other[:2]:
+        return not multi_label
     inside = (one[0] <= other[0] and one[1] >= other[1]) or (other[0] <= one[0] and other[1] >= one[1])
     return not (nested and inside)

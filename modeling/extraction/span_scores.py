@@ -64,11 +64,7 @@ class SpanScorer(nn.Module):
             *(each.split(num_labels) for each in (weights, bias)),
             strict=True,
         )
-        # In float16, the lowest number and a bias can add up to -inf, of which the loss would be NaN.
-        lowest = torch.finfo(words.dtype).min
-        return [
-            (span_products(a, b, label, self.max_width) + offset).clamp(min=lowest) for a, b, label, offset in parts
-        ]
+        return [span_products(a, b, label, self.max_width) + offset for a, b, label, offset in parts]
 
     def targets(self, scores: torch.Tensor, entities: list[list[int]]) -> torch.Tensor:
         """Return zeros and ones for the scores of a text.

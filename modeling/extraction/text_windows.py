@@ -106,6 +106,12 @@ class Prompt:
                 f"labels take {taken} tokens, and the model reads at most {max_length}; pass fewer or shorter ones."
             )
 
+    def around(self, ids: list[int], word_ids: list[int]) -> tuple[list[int], list[int], list[int]]:
+        """Put the tokens of a window between these, and return the ids, the words and the labels of all tokens."""
+        before, after = [0] * len(self.before), [0] * len(self.after)
+        label_ids = [*self.label_ids, *[0] * len(ids), *after]
+        return [*self.before, *ids, *self.after], [*before, *word_ids, *after], label_ids
+
 
 def windows_of(
     texts: Sequence[str],
@@ -131,19 +137,27 @@ def windows_of(
     """
     places = [words_of(text) for text in texts]
     split = [[text[start:end] for start, end in words] for text, words in zip(texts, places, strict=True)]
+    return windows_of_words(split, tokenizer, prompt, fields, max_tokens), places
+
+
+def windows_of_words(
+    texts: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    fields: Any,
+    max_tokens: int | None = None,
+) -> list[TextWindow]:
+    """Split texts, each a list of words, into windows. For the other arguments, see `windows_of`."""
     encoded: Any = {"input_ids": []}
-    if split:
+    if texts:
         # Tokenizers of pieces tokenize each word by itself, so that those of the labels need no repetition.
         options: Any = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        encoded = tokenizer(split, is_split_into_words=True, **options)
+        encoded = tokenizer(list(map(list, texts)), is_split_into_words=True, **options)
     windows: list[TextWindow] = []
     total = 0
     for text, ids in enumerate(encoded["input_ids"]):
-        numbers = encoded.word_ids(text)
-        starts = [token for token, word in enumerate(numbers) if not token or word != numbers[token - 1]]
-        # Tokenizers drop invisible characters, such as soft hyphens. A word of these alone is none for the model.
-        places[text] = [places[text][numbers[token]] for token in starts]
-        starts.append(len(ids))
+        numbers = list(encoded.word_ids(text))
+        starts = _starts(len(texts[text]), numbers)
         bounds = _bounds(starts, prompt.room, fields)
         total += len(ids) + len(bounds) * (len(prompt.before) + len(prompt.after))
         if max_tokens is not None and total > max_tokens:
@@ -151,16 +165,30 @@ def windows_of(
                 f"The windows of the texts, each with all labels, have more than {max_tokens} tokens. Send fewer or "
                 "shorter texts, or fewer or shorter labels."
             )
-        windows += _split(text, ids, starts, bounds, prompt)
-    return windows, places
+        windows += _split(text, starts, bounds, ids, numbers, prompt)
+    return windows
+
+
+def _starts(count: int, numbers: list[int]) -> list[int]:
+    """Return the first token of each of `count` words, or that of the next one for words without tokens."""
+    starts, token = [], 0
+    for word in range(count + 1):
+        while token < len(numbers) and numbers[token] < word:
+            token += 1
+        starts.append(token)
+    return starts
 
 
 def _split(
-    text: int, ids: list[int], starts: list[int], bounds: list[tuple[int, int]], prompt: Prompt
+    text: int,
+    starts: list[int],
+    bounds: list[tuple[int, int]],
+    ids: list[int],
+    numbers: list[int],
+    prompt: Prompt,
 ) -> list[TextWindow]:
-    """Return the windows of a text, given its tokens, the first one of each word and the end, and their words."""
+    """Return the windows of a text, whose tokens have the given ids and words."""
     room, count = prompt.room, len(starts) - 1
-    numbers = [word for word in range(count) for _ in range(starts[word], starts[word + 1])]
     windows = []
     for index, (first, end) in enumerate(bounds):
         part = slice(starts[first], starts[end])
@@ -170,18 +198,7 @@ def _split(
         low = bounds[index - 1][1] + first - 1 if index else 0
         high = bounds[index + 1][0] + end - 2 if index + 1 < len(bounds) else 2 * count
         word_ids = [number - first + 1 for number in numbers[part]]
-        before, after = len(prompt.before), len(prompt.after)
-        windows.append(
-            TextWindow(
-                text,
-                first,
-                end - first,
-                [*prompt.before, *ids[part], *prompt.after],
-                [*[0] * before, *word_ids, *[0] * after],
-                [*prompt.label_ids, *[0] * (len(word_ids) + after)],
-                (low, high),
-            )
-        )
+        windows.append(TextWindow(text, first, end - first, *prompt.around(ids[part], word_ids), (low, high)))
     return windows
 
 
@@ -197,10 +214,6 @@ def _bounds(starts: list[int], room: int | None, fields: Any) -> list[tuple[int,
         end = min(count, first + fields.max_words)
         if room is not None:
             end = max(first + 1, min(end, bisect_right(starts, starts[first] + room) - 1))
-        if bounds and end <= bounds[-1][1]:
-            # The next word is so long that it needs the room of those before it.
-            first += 1
-            continue
         bounds.append((first, end))
         if end == count:
             break

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
@@ -95,6 +96,17 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
     def _write_beside(self, folder: Path, there: Path) -> None:
         super()._write_beside(folder, there)
         write_label_tokenizer(self.label_tokenizer, folder)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the head for ReLUs (He et al., 2015), whatever the configuration says for the encoder.
+
+        A score is a product of vectors from two and three layers. With smaller weights, it does not depend on the label
+        at first, and training takes long to leave this state.
+        """
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear) and any(module is layer for layer in self.scorer.modules()):
+            init.xavier_uniform_(module.weight, gain=2**0.5)
 
     @can_return_tuple
     def forward(

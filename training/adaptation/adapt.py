@@ -34,6 +34,7 @@ from .calibration import calibrate_model, calibration_split, check_calibrated_mo
 from .cross_validation import fits_only_head, folds_of, is_cross_validated
 from .encoder import encoder_of
 from .examples import hold_out, load_examples, number_texts, warn_about_contradictions, warn_about_shared_texts
+from .extraction_setup import ExtractionSetup
 from .head_setup import HeadSetup
 from .hyperparameter_search import search
 from .label_check import facts_of, list_label_errors
@@ -51,7 +52,7 @@ from .scratch import (
     settings_of,
 )
 from .similarity_setup import SimilaritySetup
-from .tasks import HEAD_TASKS, WRITING_TASKS
+from .tasks import EXTRACTION_TASKS, HEAD_TASKS, WRITING_TASKS
 from .training_runs import average, train
 from .unlabelled_texts import check_unlabelled, learn_from_unlabelled
 from .without_labels import label_by_names, read_class_names, with_names_in_turn
@@ -114,7 +115,7 @@ def _adapt(run: Adaptation) -> Results:
                 run.scratch / "base",
                 any_family,
                 args.should_save and not resumed,
-                with_head=run.model.task in WRITING_TASKS,
+                run.model.task,
             )
             record_settings(run, settings)
             if run.data.lacks_labels:
@@ -190,7 +191,11 @@ def read_examples(run: Adaptation) -> HeadSetup | SimilaritySetup:
         names = None if run.data.label_names_file is None else read_class_names(run.data)
         if names is not None and run.data.lacks_labels:
             examples = with_names_in_turn(run, examples, names.names)
-        kinds = {**dict.fromkeys(HEAD_TASKS, HeadSetup), **dict.fromkeys(WRITING_TASKS, WritingSetup)}
+        kinds = {
+            **dict.fromkeys(HEAD_TASKS, HeadSetup),
+            **dict.fromkeys(EXTRACTION_TASKS, ExtractionSetup),
+            **dict.fromkeys(WRITING_TASKS, WritingSetup),
+        }
         setup = kinds.get(run.model.task, SimilaritySetup)(run, examples)
         setup.class_names = names
         setup.unlabelled = None if unlabelled is None else check_unlabelled(setup, unlabelled)

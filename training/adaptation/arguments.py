@@ -14,6 +14,7 @@ from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import (
     DATASET_CONFIG_NAME,
+    LABEL_DESCRIPTIONS,
     LABEL_NAMES_FILE,
     MAX_LENGTH,
     OVERWRITE,
@@ -22,10 +23,10 @@ from ...command_line.options import (
     TRUE_OR_FALSE,
     option,
 )
-from ...command_line.parser import Command, check_used
+from ...command_line.parser import Command, check_used, read_label_descriptions
 from ...evaluation.calibration.arguments import CALIBRATED_TASKS, CALIBRATION_FILE
 from ...tasks.example_arguments import ExampleArguments
-from .tasks import HEAD_TASKS, TASKS, WRITING_TASKS
+from .tasks import EXTRACTION_TASKS, HEAD_TASKS, TASKS, WRITING_TASKS
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "prompt_length": ("tuning", ("prompt",)),
     "pooling": ("task", _POOLED),
     "matryoshka_dims": ("task", ("embedding",)),
-    "text_pair_column": ("task", tuple(task for task in TASKS if task not in ("ner", *WRITING_TASKS))),
+    "text_pair_column": (
+        "task",
+        tuple(task for task in TASKS if task not in ("ner", *EXTRACTION_TASKS, *WRITING_TASKS)),
+    ),
     "label_column": ("task", tuple(task for task in TASKS if task != "infilling")),
     "max_gap_tokens": ("task", ("infilling",)),
     "block_length": ("task", ("conversation",)),
@@ -76,7 +80,9 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
     "calibration_file": ("task", CALIBRATED_TASKS),
-    "average_seeds": ("task", (*HEAD_TASKS, *WRITING_TASKS)),
+    "label_descriptions": ("task", ("extraction",)),
+    "held_out_labels": ("task", ("extraction",)),
+    "average_seeds": ("task", (*HEAD_TASKS, *EXTRACTION_TASKS, *WRITING_TASKS)),
     "masked_tuning": ("task", ("classification", "multi-label", "regression")),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
@@ -172,6 +178,10 @@ class TaskDataArguments(ExampleArguments):
     zero_shot_model: str | None = option(
         "Model for natural language inference that compares texts and names, instead of the encoder.", None
     )
+    label_descriptions: dict[str, str] | str | None = option(default=None, **LABEL_DESCRIPTIONS)
+    held_out_labels: list[str] | None = option(
+        "Labels to leave out of the training, and to evaluate as labels that the model has never seen.", None
+    )
     unlabelled_file: str | None = option("Texts without labels, used if they improve the model.", None)
     dataset_name: str | None = option("Dataset on the Hub, to use instead of files.", None, metavar="DATASET")
     dataset_config_name: str | None = option(default=None, **DATASET_CONFIG_NAME)
@@ -185,6 +195,7 @@ class TaskDataArguments(ExampleArguments):
             raise UsageError(f"exactly one of --train_file and --dataset_name is needed, got {given}.")
         if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
+        self.label_descriptions = read_label_descriptions(self.label_descriptions)
         super().__post_init__()
 
     @property
@@ -279,7 +290,7 @@ def is_better_if_greater(metric: str) -> bool:
 _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     **_USED_WITH,
     "class_weights": ("task", ("classification", "ner")),
-    "search_trials": ("task", (*HEAD_TASKS, *WRITING_TASKS)),
+    "search_trials": ("task", (*HEAD_TASKS, *EXTRACTION_TASKS, *WRITING_TASKS)),
     "from_adapter": ("tuning", ("lora", "dora", "ia3")),
 }
 # Options that only the help of the command without a task shows.

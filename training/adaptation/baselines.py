@@ -49,6 +49,12 @@ BASELINES = {
     "constant_answer": Baseline(
         "constant answer", "for always giving the same answer", "the model has not learned the task."
     ),
+    "known_mentions": Baseline(
+        "known mentions",
+        "for finding the words of the training entities again",
+        "the model has not learned to find other entities; train for more epochs, or on more examples.",
+        may_be_equal=True,
+    ),
     "linear_tfidf": Baseline(
         "TF-IDF, linear",
         "for a linear model of TF-IDF, which is much cheaper",

@@ -11,12 +11,13 @@ from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import say
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...conversion.gliner import GlinerCheckpoint
 from ...conversion.sidecar_files import read_tokenizer
 from ...conversion.source import Source
 from ...conversion.source_models import FAMILIES, is_adapted, read_config
 from ...saving.exported_models import check_not_exported
 from ..encoders import check_trainable, named_error, save_as_sequence_encoder
-from .tasks import TASKS
+from .tasks import EXTRACTION_TASKS, TASKS, WRITING_TASKS
 
 # Heads whose last layer has one row per label.
 CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
@@ -25,7 +26,7 @@ _LENGTH = 256
 
 
 def encoder_of(
-    checkpoint: str, folder: Path, any_family: bool, may_write: bool, with_head: bool = False
+    checkpoint: str, folder: Path, any_family: bool, may_write: bool, task: str | None = None
 ) -> tuple[str, PreTrainedTokenizerBase]:
     """Find the encoder and its tokenizer, and convert the encoder if it belongs to another family.
 
@@ -34,7 +35,7 @@ def encoder_of(
         folder: The folder to save a converted encoder in.
         any_family: Whether an encoder that cannot be converted may be used as it is.
         may_write: Whether this process converts the encoder. The others expect it in `folder`.
-        with_head: Whether to convert the head of the checkpoint too.
+        task: The task to train for. Some need the head of the checkpoint, too.
 
     Returns:
         The checkpoint of the encoder, and its tokenizer.
@@ -46,6 +47,9 @@ def encoder_of(
         source = Source(checkpoint)
         check_not_exported(source.folder)
         named, remote = source.place, source.remote_code is not None
+        with_head = task in WRITING_TASKS or (
+            task in EXTRACTION_TASKS and isinstance(source.remote_code, GlinerCheckpoint)
+        )
         # It keeps its head, as a model of this package does.
         adapted = not remote and is_adapted(named)
         config = None if remote or adapted else read_config(named)

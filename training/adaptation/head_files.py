@@ -97,11 +97,15 @@ class HeadFiles:
             **fields,
             base_model=_of_the_hub(self.run.model.model),
             datasets=_of_the_hub(self.run.data.dataset_name),
-            limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
+            limits=[self._limit()],
             usage=self._usage(),
             task=self.task.hub_task,
         )
         save_card(folder / "README.md", card.content)
+
+    def _limit(self) -> str:
+        """Return what the card says about the length of the training texts."""
+        return f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."
 
     def _usage(self) -> str | None:
         """Return what the card adds about the use of the model, in Markdown."""

@@ -32,6 +32,7 @@ class Result:
         training: The fields of `Training` that the `Trainer` knows, for the model card.
         confusion: The confusion matrix, with true labels as rows and predicted labels as columns, on the test examples
             or, without them, on the validation examples.
+        by_label: The metrics of each label on the same examples, for tasks that have them.
     """
 
     seed: int
@@ -40,15 +41,17 @@ class Result:
     score: float
     training: dict[str, Any]
     confusion: list[list[int]] | None = None
+    by_label: dict[str, dict[str, float]] | None = None
 
 
 @dataclass
 class Evaluation:
-    """The metrics of a model on the examples of a split, its answers, and its confusion matrix; see `Result`."""
+    """The metrics of a model on the examples of a split, its answers, and more that `Result` describes."""
 
     metrics: dict[str, float]
     answers: list[Any]
     confusion: list[list[int]] | None = None
+    by_label: dict[str, dict[str, float]] | None = None
 
 
 @dataclass
@@ -169,6 +172,8 @@ class Results:
             record["calibration"] = self.calibration
         if self.label_errors:
             record["label_errors"] = self.label_errors
+        if self.kept.by_label is not None:
+            record["by_label"] = {"split": self.reported_split, "labels": self.kept.by_label}
         if self.kept.confusion is not None and self.reported_splits:
             record["confusion_matrix"] = {
                 "split": self.reported_split,

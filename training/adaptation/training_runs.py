@@ -134,7 +134,7 @@ def result_of(
 ) -> Result:
     """Return the result of a model, given its evaluations; see `Result`."""
     metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
-    return Result(seed, metrics, seconds, setup.score(metrics["validation"]), training, last.confusion)
+    return Result(seed, metrics, seconds, setup.score(metrics["validation"]), training, last.confusion, last.by_label)
 
 
 @torch.no_grad()
