@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
+from transformers.utils.import_utils import is_tracing
 
 from ..modeling.extraction.span_scores import span_products
 
@@ -56,6 +57,10 @@ def forward(marker: Any, h: torch.Tensor, span_idx: torch.Tensor) -> torch.Tenso
     Returns:
         (B, L, K, D). In evaluation mode, its values are computed when they are used.
     """
+    if is_tracing(h):
+        # A graph has neither tensors without values, nor as many words as a batch happens to have.
+        original: torch.Tensor = type(marker).forward(marker, h, span_idx)
+        return original
     first, channels = marker.out_project[0], h.shape[-1]
     # The words of a text end with the last word of its spans.
     counts = span_idx[..., 1].amax(dim=1) + 1

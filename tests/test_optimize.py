@@ -279,6 +279,8 @@ def test_span_markers_compute_the_same_spans() -> None:
         torch.testing.assert_close(scores, torch.einsum("BLKD,BCD->BLKC", expected, labels), rtol=0, atol=1e-5)
         # GLiNER's decoders and its models for relations also use the vectors.
         torch.testing.assert_close(found + 0, expected, rtol=0, atol=1e-6)
+    compiled = torch.compile(model["marker"], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(words, spans), expected, rtol=0, atol=1e-6)
     # Spans that a user names are no windows of words.
     named = torch.tensor([[[0, 2], [3, 3], [1, 1]]]).expand(3, -1, -1)
     scores = torch.einsum("BLKD,BCD->BLKC", model["marker"](words, named), labels)
