@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..conversion.source import Source
-from ..conversion.source_models import config_fields
 from ..data.vector_kinds import DENSE
 from ..inference.device import choose_device, prepare
 from ..inference.uses import use_of
@@ -21,7 +20,8 @@ from ..modeling import (
 )
 from ..runtimes.exported_encoder import ExportedEncoder
 from ..runtimes.exported_extractor import ExportedExtractor
-from ..runtimes.exported_graph import ExportedHead, is_classifier, load_exported_head
+from ..runtimes.exported_graph import ExportedHead, is_classifier
+from ..runtimes.exported_heads import load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
 from ..vectors.text_vectors import TextVectors
 from ..vectors.vector_kinds import text_vectors_of
@@ -98,13 +98,8 @@ def load_extractor(
         UsageError: If it has no such head or no tokenizer, or cannot compute on that device or in that dtype.
         ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
-    named = config_fields(source.folder).get("architectures") if source.is_exported else None
-    if named == [SequenceEncoderForSpanExtraction.__name__]:
-        options, sentence = _for_exported(source.name, device, dtype, trust_remote_code)
-        extractor = ExportedExtractor.from_pretrained(source.name, **options)
-        return extractor, extractor.tokenizer, sentence
     model, tokenizer, sentence = load_model(source, device, dtype, trust_remote_code)
-    if not isinstance(model, SequenceEncoderForSpanExtraction):
+    if not isinstance(model, SequenceEncoderForSpanExtraction | ExportedExtractor):
         raise UsageError(
             f"{source.name} is a {type(model).__name__} without a head for span extraction, which a GLiNER has. "
             f"{use_of(model)}"

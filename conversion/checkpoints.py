@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -17,6 +18,7 @@ from transformers.utils import logging
 from .. import modeling
 from ..command_line.quiet import new_head
 from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
+from ..saving.auto_classes import model_classes
 from ..saving.loading import check_weight_maps
 from .family import Family
 from .peft_adapters import PeftAdapter, find_adapter
@@ -113,9 +115,10 @@ def _load_merged(adapter: PeftAdapter) -> PreTrainedModel:
             config.id2label = dict(enumerate(adapter.labels))
             config.label2id = {label: index for index, label in enumerate(adapter.labels)}
         prefix = type(config).__name__.removesuffix("Config")
-        named = adapter.model_class or (config.architectures or ["Model"])[0]
-        named = named if named.startswith(prefix) else prefix + named
+        own = (config.architectures or ["Model"])[0]
         ours = isinstance(config, SequenceEncoderConfig)
+        named = own if ours and _fits_class(config, own, replaced) else adapter.model_class or own
+        named = named if named.startswith(prefix) else prefix + named
         if not ours:
             find_family(named)
         model_class = getattr(modeling if ours else transformers, named)
@@ -133,6 +136,22 @@ def _load_merged(adapter: PeftAdapter) -> PreTrainedModel:
         return cast(PreTrainedModel, model)
 
     return adapter.merged_into(load)
+
+
+def _fits_class(config: PreTrainedConfig, name: str, weights: Iterable[str]) -> bool:
+    """Return whether an adapter is for the class of its base model, of which its task only names the default.
+
+    Args:
+        config: The configuration of the base model.
+        name: The name of its class.
+        weights: The names of the weights of the adapter. Those of the default class have other parts.
+    """
+    known = model_classes().get(name)
+    if known is None or not known.by_architecture:
+        return False
+    with torch.device("meta"):
+        parts = dict(getattr(modeling, name)(config).named_children())
+    return all(weight.partition(".")[0] in parts for weight in weights)
 
 
 def _with_new_names(config: PreTrainedConfig, family: Family, checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:

@@ -9,6 +9,7 @@ from typing import Any
 from ..command_line import UsageError
 from ..command_line.counts import counted
 from ..conversion.peft_adapters import check_merged
+from ..inference.uses import with_learned_labels
 from ..modeling import (
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
@@ -88,9 +89,13 @@ def task_of(model: Any, action: str = "evaluated") -> str:
     if isinstance(model, SequenceEncoderForSequenceClassification | SequenceEncoderForTokenClassification):
         named = model.config.problem_type
         found += f" with {counted(labels, 'label')}{f' for {named}' if named else ''}"
+    other = with_learned_labels(model)
+    advice = "`sequence-encoder adapt --test_file` measures models for other tasks"
+    if other is not None:
+        advice = f"Labels that are only named in a call cannot be; use {other}"
     raise UsageError(
         "model must be for classification with at least two labels, for entities or for question answering to be "
-        f"{action}, got a {found}. `sequence-encoder adapt --test_file` measures models for other tasks."
+        f"{action}, got a {found}. {advice}."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..inference.uses import with_learned_labels
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForPreTraining,
@@ -196,7 +197,8 @@ def head_of(model: Any) -> type[Head]:
     names = ", ".join(kind.__name__ for kind in HEADS)
     instead = "`convert` makes them of others"
     if isinstance(model, SequenceEncoderPreTrainedModel):
-        instead = "explain a cross-encoder of the same pairs, from `adapt --task ranking`"
+        same = with_learned_labels(model) or "a cross-encoder of the same pairs, from `adapt --task ranking`"
+        instead = f"explain {same}"
     raise ValueError(f"model must be one of {names}, got a {type(model).__name__}; {instead}.")
 
 

@@ -40,10 +40,10 @@ class TextsPipeline(_BasePipeline):
 
     def __init__(self, model: Any, tokenizer: Any, **kwargs: Any) -> None:
         if not hasattr(model, self.method):
-            raise ValueError(
-                f"model must have the method {self.method}, which a {type(model).__name__} lacks; use a "
-                f"{self.model_class} that is not exported."
-            )
+            kind = type(model).__name__
+            # An exported model has the name of the class that it was exported from.
+            needed = f"{self.model_class}{' that is not exported' if kind == self.model_class else ''}"
+            raise ValueError(f"model must have the method {self.method}, which a {kind} lacks; use a {needed}.")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(self, inputs: str | Iterable[str], **kwargs: Any) -> Any:

@@ -8,6 +8,17 @@ from transformers import PreTrainedModel
 
 from ..saving.auto_classes import model_classes
 
+# The models of `adapt` to train instead, where what is asked for needs labels that a model has learned.
+_LEARNED_LABELS = {
+    "SequenceEncoderForZeroShotClassification": "a classifier, from `sequence-encoder adapt --task classification`",
+    "SequenceEncoderForSpanExtraction": "a tagger, from `sequence-encoder adapt --task ner`",
+}
+
+
+def with_learned_labels(model: Any) -> str | None:
+    """Return what to train instead of a model for any labels, in words; None for other models."""
+    return _LEARNED_LABELS.get(type(model).__name__)
+
 
 def use_of(model: Any) -> str:
     """Return a sentence that says what to use a model with, which may be exported."""

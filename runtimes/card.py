@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
 from ..cards.rules import check_card
+from ..modeling import SequenceEncoderForSpanExtraction
 from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import save_card
 from .comparison import ExportCheck
@@ -65,6 +66,11 @@ from sequence_encoder import ExportedEncoder
 
 model = ExportedEncoder.from_pretrained({place}{trust})
 vectors = model.encode(["A short text.", "Another one."])"""
+_EXTRACT = """\
+from sequence_encoder import ExportedExtractor
+
+model = ExportedExtractor.from_pretrained({place}{trust})
+spans = model.extract("Ada Lovelace lived in London.", ["person", "city"])"""
 _RUN = """\
 import sequence_encoder
 from transformers import AutoTokenizer
@@ -121,7 +127,8 @@ def write_card(
     rows = [f"| input | `{each}` | {axes[dimensions]} | int64 |" for each, dimensions in inputs.items()]
     rows += [f"| output | `{each}` | {', '.join(shape)} | float32 |" for each, shape in outputs.items()]
     config, to = model.config, FORMATS[check.to]
-    code = (_ENCODE if model_class.auto_classes[0] == "AutoModel" else _RUN).format(
+    code = _ENCODE if model_class.auto_classes[0] == "AutoModel" else _RUN
+    code = (_EXTRACT if isinstance(model, SequenceEncoderForSpanExtraction) else code).format(
         place=json.dumps(name, ensure_ascii=False), trust=", trust_remote_code=True" * to.runs_code
     )
     limit = f" up to {config.max_position_embeddings:,}" if config.position_embedding == "learned" else ""

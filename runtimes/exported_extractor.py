@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from ..modeling import SequenceEncoderForSpanExtraction
 from ..modeling.extraction.extracting import ExtractionMixin, Labels
 from ..modeling.extraction.label_encoder import read_label_tokenizer, write_label_tokenizer
-from .exported_graph import ExportedGraph
+from .exported_graph import ExportedHead
 from .graphs import inputs_of
 from .loading import hub_options, load_exported
 from .similar_lengths import similar_lengths
@@ -38,7 +38,7 @@ def write_head(folder: Path, model: SequenceEncoderForSpanExtraction) -> None:
     write_label_tokenizer(model.label_tokenizer, folder)
 
 
-class ExportedExtractor(ExtractionMixin, ExportedGraph):
+class ExportedExtractor(ExtractionMixin, ExportedHead):
     """A `SequenceEncoderForSpanExtraction` that `export` has saved, with its tokenizer.
 
     Load one with `from_pretrained`.
@@ -52,7 +52,7 @@ class ExportedExtractor(ExtractionMixin, ExportedGraph):
     def __init__(
         self, exported: Any, tokenizer: PreTrainedTokenizerBase, head: SequenceEncoderForSpanExtraction
     ) -> None:
-        super().__init__(exported)
+        super().__init__(exported, None)
         self.tokenizer, self._head = tokenizer, head
 
     @classmethod
@@ -69,7 +69,23 @@ class ExportedExtractor(ExtractionMixin, ExportedGraph):
             ValueError: If a file cannot be read, or the model is a torch program and not trusted.
         """
         hub = hub_options(options)
-        exported, tokenizer = load_exported(name, **options)
+        return cls.with_head(*load_exported(name, **options), name, hub)
+
+    @classmethod
+    def with_head(
+        cls, exported: Any, tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[str], hub: dict[str, Any]
+    ) -> ExportedExtractor:
+        """Load the head of an exported encoder.
+
+        Args:
+            exported: The encoder.
+            tokenizer: Its tokenizer.
+            name: The folder or the Hub id of both.
+            hub: The options that find the files on the Hub.
+
+        Raises:
+            OSError: If there is no head.
+        """
         file = cast(str, cached_file(os.fspath(name), _HEAD, **hub))
         with torch.device("meta"):
             head: Any = SequenceEncoderForSpanExtraction(exported.config)

@@ -5,23 +5,17 @@ Shapes: B batch, S sequence.
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderForZeroShotClassification
-from ..modeling.calibration.calibration import Calibration, read_calibration
-from ..modeling.calibration.layer_vectors import LAYER_VECTORS
-from ..modeling.heads.label_prompts import LabelPromptMixin
+from ..modeling import SequenceEncoderForSequenceClassification
+from ..modeling.calibration.calibration import Calibration
 from ..modeling.text_encoding.text_length import TextLengthMixin
-from .loading import hub_options, load_exported
 from .similar_lengths import similar_lengths
 
 
@@ -121,30 +115,6 @@ class ExportedHead(TextLengthMixin, ExportedGraph):
     def to(self, device: Any) -> ExportedHead:
         """Return the model, whose device was chosen when it was loaded."""
         return self
-
-
-def load_exported_head(name: str | os.PathLike[str], **options: Any) -> tuple[ExportedHead, PreTrainedTokenizerBase]:
-    """Load an exported model with its calibration, and its tokenizer. It computes in float32.
-
-    Args:
-        name: A folder or a Hub id.
-        **options: Arguments of `transformers.exporters.ExportedModel.from_pretrained`.
-
-    Raises:
-        MissingLibraryError: If the runtime is not installed.
-        OSError: If there is no exported model.
-        ValueError: If a file cannot be read, or the format is not supported, or can run code and is not trusted.
-    """
-    exported, tokenizer = load_exported(name, **options)
-    # Pipelines compare the name of the class with those that the task supports.
-    name_of_class = next(iter(exported.config.architectures or ["ExportedModel"]))
-    prompted = name_of_class == SequenceEncoderForZeroShotClassification.__name__
-    kind = type(name_of_class, (LabelPromptMixin, ExportedHead) if prompted else (ExportedHead,), {})
-    head = kind(exported, read_calibration(name, **hub_options(options)))
-    if head.calibration is not None and head.calibration.needs_vectors and LAYER_VECTORS not in head.outputs:
-        # An earlier version has exported it.
-        head.calibration = replace(head.calibration, unfamiliarity=None)
-    return head, tokenizer
 
 
 def is_classifier(model: Any) -> bool:

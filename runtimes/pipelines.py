@@ -9,7 +9,7 @@ from transformers import Pipeline, pipeline
 
 from ..inference.calibrated_text_classification import CalibratedTextClassificationPipeline
 from ..inference.question_answering import QuestionAnsweringPipeline
-from .exported_graph import load_exported_head
+from .exported_heads import load_exported_head
 from .loading import hub_options
 
 

@@ -34,6 +34,7 @@ def check_not_exported(name: str | os.PathLike[str], **options: Any) -> None:
     """
     if is_exported(name, **options):
         raise ValueError(
-            f"{name} is an exported model, which only `embed`, `predict`, `index`, `search`, `serve` and "
-            "`sequence_encoder.ExportedEncoder` can run. For anything else, use the model that it was exported from."
+            f"{name} is an exported model, which only `embed`, `predict`, `extract`, `index`, `search`, "
+            "`serve` and `sequence_encoder.ExportedEncoder` can run. For anything else, use the model that it was "
+            "exported from."
         )

@@ -17,7 +17,9 @@ from ..inference.device import choose_device, prepare
 from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..runtimes.exported_encoder import ExportedEncoder, is_encoder
-from ..runtimes.exported_graph import is_classifier, load_exported_head
+from ..runtimes.exported_extractor import ExportedExtractor
+from ..runtimes.exported_graph import is_classifier
+from ..runtimes.exported_heads import load_exported_head
 from ..vectors.retrieval_vectors import retrieval_vectors
 from .served_model import ServedModel
 
@@ -65,13 +67,13 @@ def _load(named: str, dtype: str, place: torch.device, asked: str | None) -> Ser
     if source.is_exported:
         # Without a device, the runtime chooses.
         head, tokenizer = load_exported_head(where, **({} if asked is None else {"device": asked}))
-        if is_classifier(head):
+        if is_classifier(head) or isinstance(head, ExportedExtractor):
             return ServedModel(name, head, tokenizer)
         if not is_encoder(head):
             raise ValueError(
                 f"A server cannot use an exported {type(head).__name__}; of exported models, it takes encoders and "
-                "models for sequence classification. Serve the model that it was exported from, or use "
-                "`exported_pipeline`."
+                "models for sequence classification or span extraction. Serve the model that it was exported from, or "
+                "use `exported_pipeline`."
             )
         return ServedModel(name, ExportedEncoder(head.exported, tokenizer, read_recipe(where)), tokenizer)
     if (kind := kind_of(source)) is not None:

@@ -21,12 +21,12 @@ from ..inference.uses import use_of
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForRetrieval,
-    SequenceEncoderForSpanExtraction,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.calibration.calibration import calibration_of
 from ..modeling.calibration.outputs import with_p_values
+from ..modeling.extraction.extracting import ExtractionMixin
 from ..modeling.extraction.prepared_extraction import PreparedExtraction
 from ..modeling.extraction.text_windows import TextWindow
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
@@ -100,8 +100,8 @@ class ServedModel:
 
     Args:
         name: The name.
-        model: An encoder or a model for sequence classification, which may be exported, or a model for masked language
-            modelling or span extraction.
+        model: An encoder or a model for sequence classification or span extraction, which may be exported, or a model
+            for masked language modelling.
         tokenizer: Its tokenizer.
         vectors: What computes its sparse vectors or the vectors of its tokens, if they are not those of the encoder.
 
@@ -136,7 +136,7 @@ class ServedModel:
         self._truncating = {task: self._own(tokenizer) for task in self._longest}
         self._label_vectors = lru_cache(_LABEL_SETS)(lambda labels: model.label_vectors([*labels]))
         self.extraction: PreparedExtraction | None = None
-        if isinstance(model, SequenceEncoderForSpanExtraction):
+        if isinstance(model, ExtractionMixin):
             self.extraction = model.prepare_extraction(["entity"], tokenizer)
         # Each stores its options with its first text, before threads share it.
         for task in self._longest:
@@ -347,7 +347,7 @@ def _tasks_of(model: Any, vectors: TextVectors | None) -> tuple[str, ...]:
     if isinstance(model, SequenceEncoderForMaskedLM):
         # With a recipe, its encoder is also one for embeddings.
         return (FILL_MASK,) if model.model.embedding_recipe is None else (EMBED, EMBED_ALL, FILL_MASK)
-    if isinstance(model, SequenceEncoderForSpanExtraction):
+    if isinstance(model, ExtractionMixin):
         return (EXTRACT,)
     kind = type(model).__name__
     if isinstance(model, SequenceEncoderPreTrainedModel):

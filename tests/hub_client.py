@@ -95,9 +95,17 @@ class HubClient:
         self._process.communicate()
 
 
+def _ids(config: Any) -> torch.Tensor:
+    """Return the ids of two texts. If a model reads labels with them, each has one."""
+    ids = torch.arange(1, 15).reshape(2, 7)
+    if config.zero_shot_classification:
+        ids[:, 1] = config.zero_shot_classification["label_token_id"]
+    return ids
+
+
 def outputs(model: Any) -> list[list[Any]]:
     """Return all outputs of a model for a fixed batch. The second text is shorter than the first."""
-    ids = torch.arange(1, 15).reshape(2, 7)
+    ids = _ids(model.config)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     if "MultipleChoice" in type(model).__name__:
@@ -192,14 +200,14 @@ def _serve() -> None:
     def outputs_of(name: str) -> list[list[Any]]:
         """Return the outputs of a model as our commands load it, which may be exported or an adapter of peft."""
         from sequence_encoder.conversion.source import Source
-        from sequence_encoder.runtimes.exported_graph import load_exported_head
+        from sequence_encoder.runtimes.exported_heads import load_exported_head
         from sequence_encoder.saving.exported_models import is_exported
 
         if not is_exported(name):
             return outputs(Source(name).load())
         exported = load_exported_head(name)[0]
-        shape = (1, 2, 7) if "MultipleChoice" in type(exported).__name__ else (2, 7)
-        ids = torch.arange(1, 15).reshape(shape)
+        ids = _ids(exported.config)
+        ids = ids[None] if "MultipleChoice" in type(exported).__name__ else ids
         found = exported(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
         return [tensor.tolist() for tensor in found.values()]
 

@@ -36,7 +36,7 @@ from sequence_encoder import (
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.modeling.calibration.entities import group_tags
 from sequence_encoder.runtimes import comparison
-from sequence_encoder.runtimes.exported_graph import load_exported_head
+from sequence_encoder.runtimes.exported_heads import load_exported_head
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.calibrated_models import (
     AWAY,

@@ -24,6 +24,7 @@ from sequence_encoder import (
     convert,
     export,
     exported_pipeline,
+    load_served_model,
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.models import load_classifier, load_extractor
@@ -33,6 +34,7 @@ from sequence_encoder.conversion.source import Source
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.runtimes import comparison, exporting, requirements
 from sequence_encoder.saving.whole_folders import atomic_folder
+from sequence_encoder.serving.served_model import WindowRow
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.gliner_folders import LABELS, save_gliner
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
@@ -422,7 +424,19 @@ def test_an_exported_extractor_finds_the_same_spans(tmp_path: Path) -> None:
     expected = model.extract(texts, LABELS, tokenizer, **options)
     assert sum(map(len, expected)) > 5
     loaded, own, _ = load_extractor(Source(str(tmp_path / "exported")), None, "auto")
-    assert type(loaded) is ExportedExtractor
+    assert isinstance(loaded, ExportedExtractor)
     assert loaded.extract(texts, LABELS, own, **options) == exported.extract(texts, LABELS, **options)
-    for found, text in zip(exported.extract(texts, LABELS, **options), expected, strict=True):
-        assert found == [{**span, "score": pytest.approx(span["score"], abs=1e-5)} for span in text]
+    found = exported.extract(texts, LABELS, **options)
+    for one, text in zip(found, expected, strict=True):
+        assert one == [{**span, "score": pytest.approx(span["score"], abs=1e-5)} for span in text]
+    assert exported_pipeline("zero-shot-entities", tmp_path / "exported")(texts, labels=LABELS, **options) == found
+    assert "ExportedExtractor.from_pretrained(" in (tmp_path / "exported" / "README.md").read_text()
+    served = load_served_model(str(tmp_path / "exported"))
+    assert served.tasks == ("extract",)
+    general: Any = served.extraction
+    prepared = general.for_labels(LABELS, **options)
+    tokenized = prepared.tokenize(texts)
+    rows = [WindowRow(window, prepared) for window in tokenized.windows]
+    spans = served.compute(served.extraction_group(tuple(LABELS)), rows)
+    answers = [[(span["start"], span["label"]) for span in text] for text in prepared.of_texts(tokenized, spans)]
+    assert answers == [[(span["start"], span["label"]) for span in text] for text in found]

@@ -27,7 +27,7 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.conversion.source import Source
 from sequence_encoder.runtimes import comparison
-from sequence_encoder.runtimes.exported_graph import load_exported_head
+from sequence_encoder.runtimes.exported_heads import load_exported_head
 from sequence_encoder.saving.exported_models import is_exported
 from sequence_encoder.search.reranking import Reranker
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder

@@ -43,12 +43,15 @@ class SpanExtractionOutput(ModelOutput):
         logits: (B, W, K, C) for each first word, number of words and label; or, if the head scores tokens,
             (B, W, C, 3) for each word and label: whether it is the first, the last, or any word of an entity. The
             lowest number of the dtype where a text has no such span or label.
+        last_hidden_state: (B, S, D), those of the encoder, as sentence-transformers needs them of the models that
+            `AutoModel` loads; None if there are labels, because a `Trainer` would collect them.
         hidden_states: The hidden states of the encoder, if they are asked for.
         attentions: The attention weights of the encoder, if they are asked for.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -166,6 +169,7 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         return SpanExtractionOutput(
             loss=loss,
             logits=_stacked(scores),
+            last_hidden_state=outputs.last_hidden_state if labels is None else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -167,7 +167,7 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
         if not 0 < count <= shape[1]:
             raise ValueError(
                 f"Texts must have labels, each after the token {self.fields.label_token_id}, got {count} labels in "
-                f"{shape[1]} tokens. `label_prompts` prepares the inputs."
+                f'{shape[1]} tokens. Use `label_prompts` or pipeline("zero-shot-classification"), which add them.'
             )
         if labels is not None:
             check_zero_shot_labels(labels, (shape[0], count))

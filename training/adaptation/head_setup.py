@@ -47,6 +47,8 @@ from .run import Adaptation, AdaptationArguments
 _AVERAGED = ("auto", "full", "head")
 # With fewer validation examples, a share such as the accuracy is too coarse to choose weights by.
 ENOUGH_TO_CHOOSE = 200
+# Auto classes would load the class that the checkpoint names.
+_NO_OTHER_HEAD: dict[str, Any] = {"architectures": None, "span_extraction": None, "zero_shot_classification": None}
 
 
 class HeadSetup(HeadFiles):
@@ -188,7 +190,7 @@ class HeadSetup(HeadFiles):
         fields = labels | self._encoder_fields
         model_class = getattr(transformers, self.task.auto_class)
         with new_head():
-            config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
+            config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **_NO_OTHER_HEAD, **fields)
             if not self.drops_head:
                 return model_class.from_pretrained(
                     self.checkpoint, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
