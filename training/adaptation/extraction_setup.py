@@ -28,8 +28,8 @@ from .tasks import EXTRACTION_TASKS, Extraction
 _LABEL_TOKEN, _SEPARATOR = "<<ENT>>", "<<SEP>>"
 # The default of --max_length: labels take a part of it.
 _LENGTH = 512
-# The dropout of a new head.
-_DROPOUT = 0.1
+# The dropout of a new head, and the factor of the planned learning rate: the encoder learns to read labels, too.
+_DROPOUT, _RATE = 0.1, 3.0
 
 
 class ExtractionSetup(HeadSetup):
@@ -67,6 +67,8 @@ class ExtractionSetup(HeadSetup):
             marker, separator = map(tokenizer.convert_tokens_to_ids, (_LABEL_TOKEN, _SEPARATOR))
             self.head = {"label_token_id": marker, "separator_token_id": separator}
             self.head |= {"max_width": self.task.max_width, "dropout": _DROPOUT}
+            if "learning_rate" in self.run.args.planned:
+                self.run.args.learning_rate = _RATE * cast(float, self.run.args.learning_rate)
         config.span_extraction = self.head
         self.task.use(tokenizer, span_extraction_fields(config))
         self.inputs, self.cut = {}, {}
