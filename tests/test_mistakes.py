@@ -153,6 +153,10 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{NO_DATA} --matryoshka_dims 8", "--matryoshka_dims has no effect with --task classification"),
     (f"{NO_DATA} --label_separator ';'", "--label_separator has no effect with --task classification"),
     (f"{NO_DATA} --choice_columns a", "--choice_columns has no effect with --task classification"),
+    (
+        f"{NO_DATA} --held_out_labels a --task ner",
+        "--held_out_labels has no effect with --task ner; it is for --task extraction",
+    ),
     (f"{NO_DATA} --text_pair_column a --task ner", "--text_pair_column has no effect with --task ner"),
     (
         f"{ADAPT} --eval_steps 5",
