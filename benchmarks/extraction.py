@@ -124,7 +124,7 @@ class Collator:
             "input_ids": batch["input_ids"],
             "attention_mask": batch["attention_mask"],
             "word_ids": torch.tensor(numbers),
-            "label_ids": marked.cumsum(dim=1) * marked,
+            "class_ids": marked.cumsum(dim=1) * marked,
             "labels": pad_sequence(entities, batch_first=True, padding_value=-100),
         }
 

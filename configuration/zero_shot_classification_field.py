@@ -12,7 +12,7 @@ class ZeroShotClassificationFields:
     """What the field `zero_shot_classification` holds.
 
     Attributes:
-        label_token_id: The id of the token before each label; None if the caller passes `label_ids`.
+        label_token_id: The id of the token before each label; None if the caller passes `class_ids`.
         text_token_id: The id of the token between labels and text; None if it is the word `<<SEP>>`.
         labels_first: Whether the labels come before the text.
         label_pooling: Whether the vector of a label is that of its `first` token, or the `mean` over its tokens.

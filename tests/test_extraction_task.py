@@ -153,7 +153,7 @@ def test_labels_are_drawn_anew_and_entities_point_at_them(tmp_path: Path, tokeni
         for number in range(40):
             row = draws[number]
             assert row == draws[number]
-            places = [place for place, label in enumerate(row["label_ids"]) if label]
+            places = [place for place, label in enumerate(row["class_ids"]) if label]
             assert {row["input_ids"][place] for place in places} == {task.fields.label_token_id}
             ends = [*places[1:], row["input_ids"].index(task.fields.separator_token_id)]
             names = [tokenizer.decode(row["input_ids"][a + 1 : b]) for a, b in zip(places, ends, strict=True)]
@@ -180,7 +180,7 @@ def test_only_labels_that_a_text_was_searched_for_are_negatives(tmp_path: Path, 
             row |= {"ner": [[5, 5, "owl"]], "ner_negatives": []}
     task, encoded = task_of(rows, tmp_path, tokenizer)
     rng = np.random.default_rng(0)
-    counts = np.array([[max(row["label_ids"]) for row in task.draws(encoded[:], rng)] for _ in range(20)])
+    counts = np.array([[max(row["class_ids"]) for row in task.draws(encoded[:], rng)] for _ in range(20)])
     assert (counts[:, ::2] == 1).all()
     assert set(counts[:, 1::2].flatten()) == {1, 2}
 
@@ -211,7 +211,7 @@ def test_descriptions_are_read_most_of_the_time(tmp_path: Path, tokenizer: Any) 
 def test_held_out_labels_are_never_trained_but_evaluated(encoder: Path, tmp_path: Path, tokenizer: Any) -> None:
     task, encoded = task_of(examples(20, 0), tmp_path, tokenizer, held_out=["owl"])
     for row in task.draws(encoded[:], np.random.default_rng(0)):
-        assert max(row["label_ids"]) == 1
+        assert max(row["class_ids"]) == 1
         assert all(first < 5 for first, *_ in row["labels"])
     rows = [{"tokenized_text": ["a", "red", "cat"], "ner": [{"first": 1, "last": 1, "label": "red"}]}]
     assert known_mentions(task, {"train": rows, "test": rows})["test"]["f1"] == 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from transformers.loss.loss_utils import LOSS_MAPPING
+from transformers.utils.generic import find_labels
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
@@ -88,7 +89,7 @@ HEADS: dict[str, tuple[type[Any], dict[str, Any], Callable[[torch.Tensor, torch.
     "zero_shot": (
         SequenceEncoderForZeroShotClassification,
         {"zero_shot_classification": {"scorer": "weighted_dot", "dropout": 0.0}},
-        lambda ids, mask: {"label_ids": label_ids(mask), "labels": (rows(ids)[:, None] >> torch.arange(2) & 1).float()},
+        lambda ids, mask: {"class_ids": label_ids(mask), "labels": (rows(ids)[:, None] >> torch.arange(2) & 1).float()},
     ),
     "multiple_choice": (SequenceEncoderForMultipleChoice, {}, lambda ids, mask: {"labels": rows(ids) % 2}),
 }
@@ -183,6 +184,12 @@ def test_a_user_can_replace_the_loss_function(make: Build, head: str, training: 
     assert model(**inputs, **labels).loss is own
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_trainer_takes_no_other_input_for_targets(make: Build, head: str) -> None:
+    model, _, labels = make(head)
+    assert {*find_labels(type(model))} - {"sentence_order_label"} <= {*labels} - {"class_ids"}
+
+
 # Regression and multi-label targets have no value that means unlabelled.
 @pytest.mark.parametrize("head", [head for head in HEADS if head not in ("multi_label", "regression")])
 @pytest.mark.parametrize("training", [True, False])
@@ -190,7 +197,7 @@ def test_without_labelled_items_the_loss_is_zero(make: Build, head: str, trainin
     model, inputs, labels = make(head)
     length = inputs["input_ids"].shape[-1]
     nothing = length + 2 if head == "question_answering" else -100
-    given = {name: x if name == "label_ids" else torch.full_like(x, nothing) for name, x in labels.items()}
+    given = {name: x if name == "class_ids" else torch.full_like(x, nothing) for name, x in labels.items()}
     outputs = model.train(training)(**inputs, **given)
     assert outputs.loss.item() == 0
     assert not any(gradient.any() for gradient in gradients(model, outputs.loss).values())

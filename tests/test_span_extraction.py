@@ -86,7 +86,7 @@ def test_padded_batches_have_the_same_logits_and_padding_has_the_lowest(tmp_path
     batch = tokenizer([prompt + text for text in texts], is_split_into_words=True, padding=True, return_tensors="pt")
     numbers = [[0 if word is None else max(0, word + 1 - len(prompt)) for word in batch.word_ids(i)] for i in (0, 1)]
     markers = batch["input_ids"] == model.config.span_extraction["label_token_id"]
-    batch.update({"word_ids": torch.tensor(numbers), "label_ids": markers.cumsum(1) * markers})
+    batch.update({"word_ids": torch.tensor(numbers), "class_ids": markers.cumsum(1) * markers})
     with torch.no_grad():
         found = model(**batch).logits
     assert found.shape == (2, 6, WIDTH, len(LABELS))
@@ -169,7 +169,10 @@ def test_the_head_learns_with_trainer_and_loads_again(
         str(tmp_path / "run"), max_steps=60, learning_rate=5e-3, per_device_train_batch_size=8, report_to="none",
         save_strategy="no", use_cpu=True, logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    Trainer(model, arguments, train_dataset=rows).train()
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    before = trainer.evaluate(rows)["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate(rows)["eval_loss"] < before / 10
     model.eval().save_pretrained(tmp_path / "saved")
     again: Any = AutoModel.from_pretrained(tmp_path / "saved")
     assert type(again) is SequenceEncoderForSpanExtraction
@@ -309,7 +312,7 @@ def test_a_bi_encoder_learns_from_label_inputs_and_checks_its_label_encoder(tmp_
     save_gliner(tmp_path, label_family="bert")
     model: Any = convert(tmp_path)
     inputs = model.label_tokenizer(LABELS, padding=True, return_tensors="pt")
-    batch = {"label_input_ids": inputs["input_ids"], "label_attention_mask": inputs["attention_mask"]}
+    batch = {"class_input_ids": inputs["input_ids"], "class_attention_mask": inputs["attention_mask"]}
     batch |= {"input_ids": torch.arange(5, 17).view(2, 6), "labels": torch.tensor([[[0, 1, 2]], [[-100] * 3]])}
     output = model.train()(**batch)
     output.loss.backward()

@@ -153,7 +153,7 @@ def test_inputs_that_the_head_cannot_use_are_refused(make: Build, tokenizer: Any
             model(**inputs, labels=labels)
     with pytest.raises(ValueError, match="Texts must have labels, each after the token 90, got 0 labels"):
         model(**tokenizer(TEXTS[:1], return_tensors="pt"))
-    with pytest.raises(ValueError, match="inputs_embeds needs label_ids"):
+    with pytest.raises(ValueError, match="inputs_embeds needs class_ids"):
         model(inputs_embeds=torch.randn(1, 4, 24))
 
 

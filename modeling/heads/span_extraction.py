@@ -111,6 +111,7 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         if isinstance(module, nn.Linear) and any(module is layer for layer in self.scorer.modules()):
             init.xavier_uniform_(module.weight, gain=2**0.5)
 
+    # Trainer takes all inputs with "label" in their names for targets, and evaluates no loss if one is missing.
     @can_return_tuple
     def forward(
         self,
@@ -120,10 +121,10 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         word_ids: torch.Tensor | None = None,
-        label_ids: torch.Tensor | None = None,
+        class_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        label_input_ids: torch.Tensor | None = None,
-        label_attention_mask: torch.Tensor | None = None,
+        class_input_ids: torch.Tensor | None = None,
+        class_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> SpanExtractionOutput:
         """Score the spans of texts. For the other inputs, see `SequenceEncoderModel.forward`.
@@ -131,11 +132,11 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         Args:
             word_ids: (B, S) number of the word of each token, from 1; 0 for tokens of no word. By default, each real
                 token is a word.
-            label_ids: (B, S) number of the label of each token whose vector stands for a label, from 1; 0 for all
+            class_ids: (B, S) number of the label of each token whose vector stands for a label, from 1; 0 for all
                 others. By default, the first token stands for the only label.
             labels: (B, E, 3) first word, last word and label of each entity, from 0; -100 for rows of no entity.
-            label_input_ids: (C, T) token ids of the labels of all texts, if a separate encoder reads them.
-            label_attention_mask: (C, T), 0 at padding.
+            class_input_ids: (C, T) token ids of the labels of all texts, if a separate encoder reads them.
+            class_attention_mask: (C, T), 0 at padding.
             **kwargs: See `ForwardOptions`.
 
         Returns:
@@ -146,11 +147,11 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, return_dict=True, **kwargs)
-        word_ids, label_ids = self._numbers(outputs.last_hidden_state, attention_mask, word_ids, label_ids)
-        num_words, num_labels = counts_of(word_ids), counts_of(label_ids)
+        word_ids, class_ids = self._numbers(outputs.last_hidden_state, attention_mask, word_ids, class_ids)
+        num_words, num_labels = counts_of(word_ids), counts_of(class_ids)
         label_vectors = None
-        if self.label_encoder is not None and label_input_ids is not None and label_attention_mask is not None:
-            label_vectors = self.label_encoder(label_input_ids, label_attention_mask)
+        if self.label_encoder is not None and class_input_ids is not None and class_attention_mask is not None:
+            label_vectors = self.label_encoder(class_input_ids, class_attention_mask)
             num_labels = [len(label_vectors)] * len(num_words)
         if labels is not None:
             check_entity_labels(labels, num_words, num_labels)
@@ -158,7 +159,7 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         scores = self.scores(
             hidden_states,
             (numbered_together(word_ids, num_words), num_words),
-            (numbered_together(label_ids, num_labels), num_labels),
+            (numbered_together(class_ids, num_labels), num_labels),
             label_vectors,
         )
         loss = None
@@ -208,7 +209,7 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         word_ids: torch.Tensor | None,
-        label_ids: torch.Tensor | None,
+        class_ids: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the numbers of the words and labels of all tokens, see `forward`."""
         shape, device = hidden_states.shape[:2], hidden_states.device
@@ -216,12 +217,12 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             mask = real_tokens(attention_mask)
             real = (torch.ones(shape, device=device) if mask is None else mask.expand(shape)).long()
             word_ids = real.cumsum(dim=1) * real
-        if label_ids is None:
-            label_ids = torch.zeros(shape, dtype=torch.long, device=word_ids.device)
-            label_ids[:, 0] = 1
+        if class_ids is None:
+            class_ids = torch.zeros(shape, dtype=torch.long, device=word_ids.device)
+            class_ids[:, 0] = 1
         check_numbers("word_ids", word_ids, shape)
-        check_numbers("label_ids", label_ids, shape)
-        return word_ids, label_ids
+        check_numbers("class_ids", class_ids, shape)
+        return word_ids, class_ids
 
 
 def _stacked(scores: list[torch.Tensor]) -> torch.Tensor:

@@ -103,14 +103,14 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        label_ids: torch.Tensor | None = None,
+        class_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> SequenceClassifierOutput:
         """Compare texts with their labels. For the other inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            label_ids: (B, S) number of the label of each token, from 1; 0 for tokens of none. By default, a label
+            class_ids: (B, S) number of the label of each token, from 1; 0 for tokens of none. By default, a label
                 starts at each token with the id `label_token_id` of the configuration. Without such an id, the first
                 token is the only label.
             labels: (B, C) floating, 1 for each label that fits the text, 0 for others and -100 for those to ignore; or
@@ -127,7 +127,7 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
         shape = batch_shape(input_ids, inputs_embeds)
         numbers, count = torch.empty(0), 0
         if shape is not None:
-            numbers = self._label_ids(input_ids, shape, attention_mask) if label_ids is None else label_ids
+            numbers = self._label_ids(input_ids, shape, attention_mask) if class_ids is None else class_ids
             count = self._count_labels(numbers, shape, labels)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=numbers > 0, return_dict=True, **kwargs)
@@ -154,14 +154,14 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
         if token is None:
             return (real.cumsum(dim=1) == 1).long() * real
         if input_ids is None:
-            raise ValueError("inputs_embeds needs label_ids, which say where the labels are.")
+            raise ValueError("inputs_embeds needs class_ids, which say where the labels are.")
         return (input_ids == token).to(real.device).cumsum(dim=1) * real
 
     def _count_labels(self, numbers: torch.Tensor, shape: tuple[int, int], labels: torch.Tensor | None) -> int:
         """Check the numbers of the labels of tokens, and return the largest number of labels of a text."""
-        check_integers("label_ids", numbers)
+        check_integers("class_ids", numbers)
         if tuple(numbers.shape) != shape:
-            raise ValueError(f"label_ids must have shape {shape}, got {tuple(numbers.shape)}.")
+            raise ValueError(f"class_ids must have shape {shape}, got {tuple(numbers.shape)}.")
         # While a graph is recorded, the number is not known, and cannot exceed that of the tokens.
         count = shape[1] if is_tracing(numbers) else int(numbers.max()) if numbers.numel() else 0
         if not 0 < count <= shape[1]:

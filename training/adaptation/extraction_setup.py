@@ -41,8 +41,6 @@ class ExtractionSetup(HeadSetup):
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         check_fixed(run.args, label_smoothing_factor=0)
         super().__init__(run, examples)
-        # The other inputs have "label" in their names, too.
-        run.args.label_names = ["labels"]
 
     def _task(self) -> Extraction:
         data, task = self.run.data, EXTRACTION_TASKS[self.run.model.task]

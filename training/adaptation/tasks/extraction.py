@@ -363,7 +363,7 @@ class Collator:
             "input_ids": padded("input_ids", self.pad_id),
             "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
             "word_ids": padded("word_ids", 0),
-            "label_ids": padded("label_ids", 0),
+            "class_ids": padded("class_ids", 0),
             "labels": torch.tensor(labels),
         }
 

@@ -123,7 +123,7 @@ class LabelDraws:
         ids, word_ids, label_ids = prompt.around(row["input_ids"], row["word_ids"])
         numbers = {label: number for number, label in enumerate(labels)}
         entities = [[first, last, numbers[label]] for first, last, label in row["entities"] if label in numbers]
-        example = {"input_ids": ids, "word_ids": word_ids, "label_ids": label_ids, "labels": entities}
+        example = {"input_ids": ids, "word_ids": word_ids, "class_ids": label_ids, "labels": entities}
         return example if vary else {**example, "candidates": labels}
 
 
