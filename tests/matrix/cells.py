@@ -56,6 +56,7 @@ def columns(client: HubClient) -> dict[str, Column]:
         "explain": commands.explain,
         "embed": commands.embed,
         "predict": commands.predict,
+        "extract": commands.extract,
         "index, search": commands.index_and_search,
         **{f"serve: {protocol}": server.routes(protocol) for protocol in server.ROUTES},
         "serve: search": server.search,

@@ -13,6 +13,7 @@ import numpy as np
 from sequence_encoder.bulk.formats import VECTORS
 from sequence_encoder.bulk.models import load_encoder
 from sequence_encoder.conversion.source import Source
+from sequence_encoder.tests.adaptation_runs import COLOURS
 from sequence_encoder.tests.corpus_runs import table_of
 from sequence_encoder.tests.matrix.command_line import run
 from sequence_encoder.tests.matrix.kinds import HIDDEN, KINDS
@@ -75,10 +76,23 @@ def embed(model: Model, shop: Workshop, work: Path) -> None:
 
 def predict(model: Model, shop: Workshop, work: Path) -> None:
     """`predict`: each text has a label of the model, or a score."""
-    run("predict", model.folder, "--corpus", _corpus(work), "--output_dir", work / "predicted")
+    labels = model.kind.options.get("candidate_labels", [])
+    given = ["--labels", *labels] if labels else []
+    run("predict", model.folder, *given, "--corpus", _corpus(work), "--output_dir", work / "predicted")
     rows = table_of(work / "predicted").to_pylist()
     assert len(rows) == len(TEXTS)
-    assert {row["label"] for row in rows} <= set(model.labels)
+    assert {row["label"] for row in rows} <= set(labels or model.labels)
+    assert all(math.isfinite(row["score"]) for row in rows)
+
+
+def extract(model: Model, shop: Workshop, work: Path) -> None:
+    """`extract`: the entities are parts of the texts, with labels of the run and scores."""
+    given = ("--labels", *COLOURS, "--threshold", 0)
+    run("extract", model.folder, *given, "--corpus", _corpus(work), "--output_dir", work / "extracted")
+    rows = table_of(work / "extracted").to_pylist()
+    assert rows
+    assert all(row["text"] in {text[row["start"] : row["end"]] for text in TEXTS} for row in rows)
+    assert {row["label"] for row in rows} <= {*COLOURS}
     assert all(math.isfinite(row["score"]) for row in rows)
 
 

@@ -32,6 +32,8 @@ class Kind:
         back: The family that `convert --to` makes of it.
         pipeline: The task of its pipeline.
         inputs: What its pipeline reads.
+        options: Arguments of a call of its pipeline.
+        markers: The fields of its head for the ids of the tokens before each label, and between labels and text.
         peft: The type of its adapters in peft.
     """
 
@@ -43,6 +45,8 @@ class Kind:
     back: str = "bert"
     pipeline: str = "text-classification"
     inputs: Any = "the red cat is here"
+    options: dict[str, Any] = field(default_factory=dict)
+    markers: tuple[str, str, str] | None = None
     peft: str = "SEQ_CLS"
 
 
@@ -51,6 +55,7 @@ def _names(labels: list[str]) -> dict[str, Any]:
 
 
 _LABELS = "ForSequenceClassification"
+_MARKERS = ["<<LABEL>>", "<<SEP>>"]
 _QUESTION = {"question": "which ?", "context": "the red cat is here"}
 KINDS: dict[str, Kind] = {
     "unnamed": Kind("classifier without names of labels", _LABELS, "classification", {"num_labels": 3}),
@@ -78,6 +83,24 @@ KINDS: dict[str, Kind] = {
         pipeline="question-answering",
         inputs=_QUESTION,
         peft="QUESTION_ANS",
+    ),
+    "extractor": Kind(
+        "span extraction",
+        "ForSpanExtraction",
+        "ner",
+        pipeline="zero-shot-entities",
+        options={"labels": COLOURS, "threshold": 0.0},
+        markers=("span_extraction", "label_token_id", "separator_token_id"),
+        peft="FEATURE_EXTRACTION",
+    ),
+    "zeroshot": Kind(
+        "zero-shot classification",
+        "ForZeroShotClassification",
+        "classification",
+        {"pooling": "cls", "pooler_act": None},
+        pipeline="zero-shot-classification",
+        options={"candidate_labels": COLOURS},
+        markers=("zero_shot_classification", "label_token_id", "text_token_id"),
     ),
     "choice": Kind("multiple choice", "ForMultipleChoice", "multiple-choice", pipeline="", peft=""),
     "retrieval": Kind(
@@ -119,6 +142,11 @@ def tokenizer_of() -> SequenceEncoderTokenizer:
 def save_fresh(kind: Kind, folder: Path) -> None:
     """Save a tiny model with random weights and its tokenizer."""
     tokenizer = tokenizer_of()
+    fields: dict[str, Any] = dict(kind.fields)
+    if kind.markers is not None:
+        name, *ids_of = kind.markers
+        tokenizer.add_tokens(_MARKERS, special_tokens=True)
+        fields[name] = dict(zip(ids_of, tokenizer.convert_tokens_to_ids(_MARKERS), strict=True))
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
     config = SequenceEncoderConfig.from_preset(
         kind.preset,
@@ -129,7 +157,7 @@ def save_fresh(kind: Kind, folder: Path) -> None:
         intermediate_size=48,
         max_position_embeddings=64,
         **ids,
-        **kind.fields,
+        **fields,
     )
     torch.manual_seed(0)
     model = randomized(class_of(kind)(config))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sequence_encoder.tests.adaptation_runs import COLOURS
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.hub_client import HubClient
 from sequence_encoder.tests.matrix import loaded_by_libraries
@@ -28,16 +29,23 @@ def pipeline(model: Model, shop: Workshop, work: Path) -> None:
     if model.state in EXPORTED:
         from sequence_encoder import exported_pipeline
 
-        found: Any = exported_pipeline(model.kind.pipeline, model.folder)(model.kind.inputs)
+        found: Any = exported_pipeline(model.kind.pipeline, model.folder)(model.kind.inputs, **model.kind.options)
     else:
-        found = _call(model, "answers", model.kind.pipeline, str(model.folder), model.kind.inputs)
+        kind = model.kind
+        found = _call(model, "answers", kind.pipeline, str(model.folder), kind.inputs, kind.options)
     if model.kind.pipeline == "feature-extraction":
         assert np.asarray(found).shape[-1] == HIDDEN
         return
+    if model.kind.pipeline == "zero-shot-classification":
+        pairs = zip(found["labels"], found["scores"], strict=True)
+        found = [{"label": label, "score": score} for label, score in pairs]
     answers = found if isinstance(found, list) else [found]
     assert all(math.isfinite(each["score"]) for each in answers if "score" in each)
     if model.kind.pipeline == "text-classification":
         assert {each["label"] for each in answers} <= set(model.labels)
+    elif model.kind.options:
+        assert answers
+        assert {each["label"] for each in answers} <= {*COLOURS}
 
 
 def sentence_transformer(model: Model, shop: Workshop, work: Path) -> None:
@@ -109,5 +117,7 @@ def _call(model: Model, function: str, *arguments: Any) -> Any:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         kind, _, message = done.stderr.strip().splitlines()[-1].partition(": ")
-        raise {"ValueError": ValueError, "OSError": OSError}.get(kind, RuntimeError)(message or done.stderr)
+        # With an `ImportError`, the code of a folder says which head it has.
+        errors = {"ValueError": ValueError, "ImportError": ValueError, "OSError": OSError}
+        raise errors.get(kind, RuntimeError)(message or done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

@@ -15,13 +15,13 @@ if WITHOUT_PACKAGE:
 TRUST: dict[str, Any] = {"trust_remote_code": True} if WITHOUT_PACKAGE else {}
 
 
-def answers(task: str, folder: str, inputs: Any) -> Any:
+def answers(task: str, folder: str, inputs: Any, arguments: dict[str, Any]) -> Any:
     """Return the answer of a pipeline."""
     from transformers import pipeline
 
     options = TRUST if WITHOUT_PACKAGE or task != "question-answering" else {"trust_remote_code": True}
     run: Any = pipeline(task, model=folder, **options)  # type: ignore[call-overload]
-    return run(**inputs) if task == "question-answering" else run(inputs)
+    return run(**inputs) if task == "question-answering" else run(inputs, **arguments)
 
 
 def vectors(folder: str, texts: list[str]) -> list[list[float]]:

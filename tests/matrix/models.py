@@ -67,8 +67,14 @@ class Model:
 
 def auto_class(kind: Kind) -> str:
     """Return the name of the Auto class that loads the models of a kind."""
-    # Transformers has no Auto class for three outputs.
-    return {"Model": "AutoModel", "ForRetrieval": "AutoModelForTextEncoding"}.get(kind.head, f"AutoModel{kind.head}")
+    # Transformers has no Auto class for these heads.
+    others = {
+        "Model": "AutoModel",
+        "ForSpanExtraction": "AutoModel",
+        "ForRetrieval": "AutoModelForTextEncoding",
+        "ForZeroShotClassification": "AutoModelForSequenceClassification",
+    }
+    return others.get(kind.head, f"AutoModel{kind.head}")
 
 
 def rows() -> Iterator[tuple[str, str]]:
@@ -77,7 +83,7 @@ def rows() -> Iterator[tuple[str, str]]:
         if name != "writer":
             yield name, FRESH
         yield from ((name, _TUNINGS[tuning]) for tuning in _tunings_of(name))
-        if kind.task in CALIBRATED_TASKS:
+        if kind.task in CALIBRATED_TASKS and kind.markers is None:
             yield name, CALIBRATED
         yield from ((name, state) for state in (EIGHT_BITS, ONNX, OPENVINO))
         if name not in ("ranker", "encoder", "retrieval", "writer"):
@@ -91,7 +97,7 @@ def _tunings_of(kind: str) -> tuple[str, ...]:
         return tuple(_TUNINGS)
     if kind in ("ranker", "encoder"):
         return ("full",)
-    return () if kind in ("unnamed", "retrieval", "masked") else ("full", "lora")
+    return () if kind in ("unnamed", "retrieval", "masked", "extractor", "zeroshot") else ("full", "lora")
 
 
 class Workshop:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sequence_encoder import create_app, load_served_model
+from sequence_encoder.tests.adaptation_runs import COLOURS
 from sequence_encoder.tests.matrix.commands import TEXTS, index
 from sequence_encoder.tests.matrix.models import Model, Workshop
 from sequence_encoder.tests.serving_apps import ask
 
 _MASKED = "the red [MASK] is here"
-# For each protocol, its routes for models, with a request. A model need only answer one.
+# For each protocol, its routes for models, with a request. A model need only answer one. The last is our own.
 ROUTES: dict[str, dict[str, dict[str, Any]]] = {
     "OpenAI": {
         "/v1/embeddings": {"input": TEXTS},
@@ -29,6 +30,7 @@ ROUTES: dict[str, dict[str, dict[str, Any]]] = {
         "/": {"inputs": TEXTS[0]},
         "/fill_mask": {"inputs": _MASKED},
     },
+    "extract": {"/extract": {"inputs": TEXTS, "labels": COLOURS, "threshold": 0}},
 }
 
 
