@@ -132,7 +132,8 @@ class InputEmbeddings(HiddenStateModule):
         size = config.hidden_size if self.projects_first else config.embedding_dim
         self.norm = NORMS[config.norm](config, size) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
-        self.projection: nn.Module = nn.Identity()
+        # Not an Identity: peft's "all-linear" would match it by the names of other projections.
+        self.projection: nn.Module | None = None
         if config.embedding_dim != config.hidden_size:
             self.projection = nn.Linear(config.embedding_dim, config.hidden_size, bias=not self.projects_first)
 
@@ -157,6 +158,8 @@ class InputEmbeddings(HiddenStateModule):
         if self.tasks is not None:
             hidden_states = hidden_states + self.tasks(position_ids.new_zeros(1))
         hidden_states = self.positions(hidden_states, position_ids)
+        if self.projection is None:
+            return self.dropout(self.norm(hidden_states))
         if self.projects_first:
             return self.dropout(self.norm(self.projection(hidden_states)))
         return self.projection(self.dropout(self.norm(hidden_states)))

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -320,6 +321,16 @@ def test_a_bi_encoder_learns_from_label_inputs_and_checks_its_label_encoder(tmp_
     assert all(each.grad is not None for each in model.label_encoder.parameters())
     with pytest.raises(StrictDataclassError, match="must be fields of an encoder"):
         SequenceEncoderConfig(span_extraction={"label_encoder": {"span_extraction": {"max_width": 3}}})
+
+
+@pytest.mark.parametrize("label_family", [None, "bert"])
+def test_lora_adapts_all_linear_layers(label_family: str | None, tmp_path: Path) -> None:
+    _, tokenizer = save_gliner(tmp_path, label_family=label_family)
+    model: Any = convert(tmp_path)
+    expected = model.extract(TEXTS, LABELS, tokenizer)
+    adapted: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
+    assert adapted.extract(TEXTS, LABELS, tokenizer) == expected
+    assert any("scorer" in name for name, each in adapted.named_parameters() if each.requires_grad)
 
 
 def test_the_package_exports_the_head() -> None:

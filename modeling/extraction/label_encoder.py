@@ -33,7 +33,7 @@ class LabelEncoder(nn.Module):
         super().__init__()
         self.model = SequenceEncoderModel(config, add_pooling_layer=False)
         same = config.hidden_size == channels
-        self.projection = nn.Identity() if same else nn.Linear(config.hidden_size, channels)
+        self.projection = None if same else nn.Linear(config.hidden_size, channels)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the vectors of labels, (C, D).
@@ -43,8 +43,8 @@ class LabelEncoder(nn.Module):
             attention_mask: (C, T).
         """
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
-        vectors: torch.Tensor = self.projection(POOLINGS["mean"](states, attention_mask.to(states.device) != 0))
-        return vectors
+        vectors: torch.Tensor = POOLINGS["mean"](states, attention_mask.to(states.device) != 0)
+        return vectors if self.projection is None else self.projection(vectors)
 
 
 def read_label_tokenizer(name: str | os.PathLike[str], options: dict[str, Any]) -> PreTrainedTokenizerBase:

@@ -78,7 +78,7 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         fields = span_extraction_fields(config)
         size = config.span_extraction["hidden_size"]
         self.model = SequenceEncoderModel(config, add_pooling_layer=False)
-        self.projection = nn.Identity() if size == config.hidden_size else nn.Linear(config.hidden_size, size)
+        self.projection = None if size == config.hidden_size else nn.Linear(config.hidden_size, size)
         self.recurrent = None
         if fields.num_recurrent_layers:
             self.recurrent = nn.LSTM(size, size // 2, fields.num_recurrent_layers, bidirectional=True)
@@ -195,14 +195,17 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             (W, K, C) or (W, C, 3) for each text, see `SpanExtractionOutput`.
         """
         (of_words, num_words), (of_labels, num_labels) = words, labels
-        word_vectors = self.projection(first_vectors(hidden_states, of_words, sum(num_words)))
+        word_vectors = self._projected(first_vectors(hidden_states, of_words, sum(num_words)))
         if vectors is None:
-            label_vectors = self.projection(first_vectors(hidden_states, of_labels, sum(num_labels)))
+            label_vectors = self._projected(first_vectors(hidden_states, of_labels, sum(num_labels)))
         else:
             label_vectors = vectors.repeat(len(num_words), 1)
         if self.recurrent is not None:
             word_vectors = recurrent(self.recurrent, word_vectors, num_words)
         return self.scorer(word_vectors, label_vectors, num_words, num_labels)
+
+    def _projected(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors if self.projection is None else self.projection(vectors)
 
     def _numbers(
         self,
