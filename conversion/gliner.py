@@ -235,13 +235,12 @@ def find_gliner(place: str | os.PathLike[str]) -> GlinerCheckpoint | None:
         place: A folder or a Hub id.
 
     Returns:
-        The checkpoint; None if it has no `gliner_config.json`, or has a `config.json`.
+        The checkpoint; None if it has no `gliner_config.json`.
 
     Raises:
         ValueError: If its configuration is damaged.
     """
-    folder = Path(place)
-    if (folder / "config.json").is_file() or (file := _find(place, GLINER_CONFIG)) is None:
+    if (file := _find(place, GLINER_CONFIG)) is None:
         return None
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import logging
 
 from ..configuration import SequenceEncoderConfig
@@ -199,7 +199,8 @@ def find_remote_code(
         architecture = named or base or next(iter(family.classes))
         head = family.classes.get(architecture)
         return RemoteCodeCheckpoint(place, family, architecture, head, fields)
-    return None
+    # Some repositories of GLiNER also have a `config.json`, which says nothing about the encoder.
+    return None if fields.get("model_type") in CONFIG_MAPPING else find_gliner(place)
 
 
 def _has_weights_of(family: RemoteCodeFamily, place: str | os.PathLike[str]) -> bool:

@@ -296,6 +296,13 @@ def test_gliners_that_cannot_be_converted_say_why(fields: dict[str, Any], messag
         convert(tmp_path)
 
 
+@pytest.mark.parametrize("config", [{}, {"model_type": "gliner"}])
+def test_a_gliner_may_have_a_configuration_that_says_nothing(config: dict[str, str], tmp_path: Path) -> None:
+    save_gliner(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert type(convert(tmp_path)) is SequenceEncoderForSpanExtraction
+
+
 def test_a_damaged_configuration_and_hostile_weights_are_refused(tmp_path: Path) -> None:
     save_gliner(tmp_path, pickled=True)
     torch.save({"rnn.lstm.weight_ih_l0": torch.zeros(1).expand(10**9)}, tmp_path / "pytorch_model.bin")
