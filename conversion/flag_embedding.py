@@ -18,9 +18,9 @@ from transformers.utils import cached_file
 
 from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel
 from .key_mapping import Tensors
-from .pickled_weights import check_stored, read_pickled
 from .sidecar_files import folder_of, load_tokenizer
 from .source_models import transformer_folder
+from .torch_save_files import check_stored, read_torch_save
 
 # The file of each layer of `SequenceEncoderForRetrieval`.
 HEAD_FILES = {"sparse_linear": "sparse_linear.pt", "colbert_linear": "colbert_linear.pt"}
@@ -132,7 +132,7 @@ def _read_linear(path: Path, hidden_size: int) -> Tensors:
     size = path.stat().st_size
     if size > _MAX_BYTES:
         raise ValueError(f"{path} must have at most {_MAX_BYTES:,} bytes, got {size:,}.")
-    state = read_pickled(path, "the weights of a linear layer")
+    state = read_torch_save(path, "the weights of a linear layer")
     if not isinstance(state, dict) or set(state) != {"weight", "bias"}:
         raise ValueError(f"{path} must contain a weight and a bias, got {_summary(state)}.")
     weight, bias = state["weight"], state["bias"]

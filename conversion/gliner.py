@@ -23,8 +23,8 @@ from .configurations import read_config
 from .family import Family
 from .key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
 from .package_checkpoints import PackageCheckpoint
-from .pickled_weights import check_stored, read_pickled
 from .source_models import find_family
+from .torch_save_files import check_stored, read_torch_save
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -208,7 +208,7 @@ class GlinerCheckpoint(PackageCheckpoint):
         file = _find(self.place, "pytorch_model.bin")
         if file is None:
             raise OSError(f"{self.place} has neither model.safetensors nor pytorch_model.bin.")
-        tensors = read_pickled(file, "the weights of a GLiNER")
+        tensors = read_torch_save(file, "the weights of a GLiNER")
         if not isinstance(tensors, dict):
             raise ValueError(f"{file} must contain weights by name, got a {type(tensors).__name__}.")
         tensors = {name: tensor for name, tensor in tensors.items() if not _UNUSED.match(str(name))}

@@ -98,8 +98,8 @@ class HubClient:
 def _ids(config: Any) -> torch.Tensor:
     """Return the ids of two texts. If a model reads labels with them, each has one."""
     ids = torch.arange(1, 15).reshape(2, 7)
-    if config.zero_shot_classification:
-        ids[:, 1] = config.zero_shot_classification["label_token_id"]
+    if fields := getattr(config, "zero_shot_classification", None):
+        ids[:, 1] = fields["label_token_id"]
     return ids
 
 

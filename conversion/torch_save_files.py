@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def read_pickled(path: Path, what: str) -> Any:
+def read_torch_save(path: Path, what: str) -> Any:
     """Return the content of a file of `torch.save`, which may only have tensors and plain values.
 
     Args:
