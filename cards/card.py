@@ -110,7 +110,8 @@ def model_card(
     bare = not (training or name or summary or license or language or base_model or datasets or limits)
     training = training or Training()
     name = name or Path(model_id).name or type(model).__name__
-    task, has_pipeline = (task, True) if task else (model_class.hub_task, model_class.has_pipeline)
+    has_pipeline = model_class.has_pipeline or task not in (None, model_class.hub_task)
+    task = task or model_class.hub_task
     config = getattr(model.config, "encoder_config", model.config)
     loaded_from = model.config._name_or_path
     if base_model is None and loaded_from != model_id and _is_hub_repository(loaded_from):

@@ -40,13 +40,16 @@ HEADS = {
     "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "ForMultipleChoice",
     "MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES": "ForRetrieval",
 }
+# Heads for tasks that transformers has no table for.
+_OWN_HEADS = ("ForSpanExtraction", "ForZeroShotClassification")
 # Registering a class with an Auto class does not add it to these tables.
 for _table, _head in HEADS.items():
     getattr(modeling_auto, _table)[sequence_encoder.SequenceEncoderConfig.model_type] = f"SequenceEncoder{_head}"
-# The tests of training leave out the models in this table, which have no loss.
+# The tests of training leave out the models in this table, for whose losses they have no labels.
 modeling_auto.MODEL_MAPPING_NAMES[sequence_encoder.SequenceEncoderConfig.model_type] = (
     "SequenceEncoderModel",
     "SequenceEncoderForRetrieval",
+    *(f"SequenceEncoder{head}" for head in _OWN_HEADS),
 )
 
 
@@ -68,7 +71,8 @@ class Subject:
 
 
 def _classes(module: Any, family: str) -> dict[str, type[PreTrainedModel]]:
-    return {head: getattr(module, family + head) for head in HEADS.values() if hasattr(module, family + head)}
+    heads = (*HEADS.values(), *_OWN_HEADS)
+    return {head: getattr(module, family + head) for head in heads if hasattr(module, family + head)}
 
 
 def _preset(name: str) -> Subject:

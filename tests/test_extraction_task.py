@@ -110,6 +110,7 @@ def test_a_new_head_learns_and_finds_the_same_spans_after_saving(adapted: Path) 
     assert len(above) == sum(score > least for score in scores) < len(scores)
     card = (adapted / "README.md").read_text()
     assert 'labels = ["owl", "red"]' in card
+    assert 'pipeline("zero-shot-entities"' in card
     assert "windows of at most" in card
 
 
