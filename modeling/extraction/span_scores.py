@@ -4,7 +4,7 @@ GLiNER (Zaratiana et al., 2024, https://arxiv.org/abs/2311.08526) projects the c
 word, W₂ relu(W₁ [f; l] + b₁) + b₂, and multiplies it by the vector v of a label. Here, W₁ f and W₁ l are computed once
 for each word, and W₂ᵀ v once for each label, so that a span only costs the sum of two vectors and products with labels.
 
-Shapes: W words of a text, C labels, K widths of spans, D channels, F = 4 D inner channels, B texts.
+Shapes: W words of a text, C labels, K widths of spans, D channels, F = 4 D inner channels.
 """
 
 from typing import Any
@@ -85,20 +85,6 @@ class SpanScorer(nn.Module):
         probabilities = scores[tuple(found.t())].tolist()
         return [(a, a + w, c, p) for (a, w, c), p in zip(found.tolist(), probabilities, strict=True)]
 
-    def padded(self, words: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Score the spans of texts with the same numbers of words and labels, without any loop, for graphs.
-
-        Args:
-            words: (B, W, D).
-            labels: (B, C, D).
-
-        Returns:
-            (B, W, K, C), where spans beyond the last word have any number.
-        """
-        first, last = self._words(words)
-        weights, bias = self._labels(labels)
-        return _padded_span_products(first, last, weights, self.max_width) + bias[:, None, None]
-
     def _words(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         first = fused_linear(self.first_proj, self.first_word(words).relu())
         return first, fused_linear(self.last_proj, self.last_word(words).relu())
@@ -122,22 +108,23 @@ def span_products(first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor,
     """
     if is_eager_on_cpu(first, last, labels):
         return _SpanProducts.apply(first, last, labels, max_width)
-    return _padded_span_products(first, last, labels, max_width)
+    return _span_products_at_once(first, last, labels, max_width)
 
 
-def _padded_span_products(
+def _span_products_at_once(
     first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, max_width: int
 ) -> torch.Tensor:
-    """Compute the same for any number of texts of the same length, (..., W, F) and (..., C, F) to (..., W, K, C)."""
-    ends = F.pad(last, (0, 0, 0, max_width - 1)).unfold(-2, max_width, 1).transpose(-1, -2)
-    scores = (first.unsqueeze(-2) + ends).relu() @ labels.transpose(-1, -2).unsqueeze(-3)
-    words = torch.arange(first.shape[-2], device=first.device)
-    beyond = words[:, None] + torch.arange(max_width, device=first.device) >= first.shape[-2]
+    """Compute the same with all spans in memory, which suits accelerators and compilers."""
+    # One row of padding more than the widest span needs, since a text may have no words.
+    ends = F.pad(last, (0, 0, 0, max_width)).unfold(0, max_width, 1)[: len(last)].transpose(1, 2)
+    scores = (first[:, None] + ends).relu() @ labels.t()
+    words = torch.arange(len(first), device=first.device)
+    beyond = words[:, None] + torch.arange(max_width, device=first.device) >= len(first)
     return scores.masked_fill(beyond[..., None], torch.finfo(scores.dtype).min)
 
 
 class _SpanProducts(torch.autograd.Function):
-    """The same for one text on a CPU: a block of words and a width at a time, and nothing of a span is kept."""
+    """The same on a CPU: a block of words and a width at a time, and nothing of a span is kept."""
 
     @staticmethod
     def forward(

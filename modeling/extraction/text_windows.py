@@ -29,7 +29,7 @@ class TextWindow:
         first: The index of its first word in the text.
         num_words: The number of its words.
         ids: The ids of its tokens.
-        word_ids: The number of the word of each token in the window, from 1; 0 for tokens of none.
+        word_ids: The number of the word in the window that each token belongs to, from 1; 0 if it belongs to no word.
         label_ids: The number of the label that each token stands for, from 1; 0 for others.
         owned: The lowest and the highest sum of the first and the last word, in the text, of spans that belong to it.
     """

@@ -3,7 +3,7 @@
 The hidden layer reads the concatenation of a vector of a word, one of a label, and a product of both. Its parts for a
 word and for a label are computed once for each, so that only the product is computed for every pair.
 
-Shapes: W words of a text, C labels, D channels, B texts.
+Shapes: W words of a text, C labels, D channels.
 """
 
 from bisect import bisect_left
@@ -86,10 +86,6 @@ class TokenScorer(nn.Module):
                 lowest, reached = min([lowest, *words]), last + 1
                 found.append((first, last, label, min(lowest, float(ends[last, label]))))
         return found
-
-    def padded(self, words: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Score the words of texts with the same numbers of words and labels, (B, W, D), (B, C, D) to (B, W, C, 3)."""
-        return self._scores(self._words(words), self._labels(labels))
 
     def _words(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         own, factor = fused_linear(self.word, words).chunk(2, dim=-1)

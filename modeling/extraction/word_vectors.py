@@ -19,7 +19,7 @@ def numbered_together(numbers: torch.Tensor, counts: list[int]) -> torch.Tensor:
     """Number the words of all texts instead of those of each.
 
     Args:
-        numbers: (B, S) number of the word of each token, from 1; 0 for tokens of none.
+        numbers: (B, S) number of the word that each token belongs to, from 1; 0 if it belongs to no word.
         counts: The number of words of each text.
 
     Returns:
@@ -34,7 +34,7 @@ def first_vectors(hidden_states: torch.Tensor, numbers: torch.Tensor, total: int
 
     Args:
         hidden_states: (T, D).
-        numbers: (T,) number of the word of each token, from 1; 0 for tokens of none.
+        numbers: (T,) number of the word that each token belongs to, from 1; 0 if it belongs to no word.
         total: N.
     """
     numbers = numbers.to(hidden_states.device)
