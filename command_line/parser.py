@@ -264,7 +264,7 @@ def read_object(name: str, text: str) -> dict[str, Any]:
         text: The object, or the name of the file.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If it is not a JSON object.
     """
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
@@ -279,7 +279,7 @@ def read_label_descriptions(given: Mapping[str, Any] | str | None) -> dict[str, 
     """Read the value of `--label_descriptions`: a JSON object, or a file with one.
 
     Raises:
-        UsageError: If it is none, or has no labels, or a name or a description is empty.
+        UsageError: If it is not a JSON object, has no labels, or has an empty name or description.
     """
     found = read_object("label_descriptions", given) if isinstance(given, str) else given
     if found is None:

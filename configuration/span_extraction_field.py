@@ -54,8 +54,10 @@ def complete_span_extraction(config: Any) -> dict[str, Any]:
 
 def check_span_extraction(config: Any) -> None:
     """Check the values of `span_extraction`."""
-    given = dict(config.span_extraction or {}) if isinstance(config.span_extraction, dict) else config.span_extraction
-    if given and (label_encoder := given.pop("label_encoder", None)) is not None:
+    given = config.span_extraction
+    label_encoder = given.get("label_encoder") if isinstance(given, dict) else None
+    if label_encoder is not None:
+        given = {name: value for name, value in given.items() if name != "label_encoder"}
         if not isinstance(label_encoder, dict) or label_encoder.get("span_extraction"):
             raise ValueError(f"span_extraction['label_encoder'] must be fields of an encoder, got {label_encoder!r}.")
         type(config)(**label_encoder)

@@ -14,17 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file
 
 from ..configuration import SequenceEncoderConfig
 from .configurations import read_config
-from .family import Family
 from .key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
-from .package_checkpoints import PackageCheckpoint
-from .source_models import find_family
+from .package_checkpoints import PackageCheckpoint, family_of
 from .torch_save_files import check_stored, read_torch_save
+from .weight_files import read_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +90,7 @@ class GlinerCheckpoint(PackageCheckpoint):
 
     @cached_property
     def label_encoder_config(self) -> PreTrainedConfig | None:
-        """The configuration of a separate encoder of labels; None if there is none."""
+        """The configuration of the separate encoder of labels; None for a model that has no such encoder."""
         given = self.fields.get("labels_encoder_config")
         if self.fields.get("labels_encoder") is None:
             return None
@@ -115,6 +113,10 @@ class GlinerCheckpoint(PackageCheckpoint):
         Raises:
             ValueError: If the tokens have other ids than the configuration states.
         """
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         from .sidecar_files import folder_of, read_tokenizer
 
         folder = folder_of(os.fspath(self.place))
@@ -154,7 +156,7 @@ class GlinerCheckpoint(PackageCheckpoint):
         if (labels := self.label_encoder_config) is not None:
             # GLiNER has recurrent layers here that it does not run.
             config.span_extraction["num_recurrent_layers"] = 0
-            config.span_extraction["label_encoder"] = _fields_of(read_config(*_family_of(labels), labels))
+            config.span_extraction["label_encoder"] = _fields_of(read_config(*family_of(labels), labels))
 
     def head_rules(self, needed: Sequence[str]) -> list[Rule]:
         """See `PackageCheckpoint.head_rules`."""
@@ -176,7 +178,7 @@ class GlinerCheckpoint(PackageCheckpoint):
         found = self.label_encoder_config
         if found is None:
             return {}
-        family, head = _family_of(found)
+        family, head = family_of(found)
         config = read_config(family, head, found)
         rules = with_prefixes(family.rules(head, config, ""), "label_encoder.model.", _LABELS)
         own = {name: theirs.pop(name) for name in list(theirs) if name.startswith(_LABELS)}
@@ -197,13 +199,8 @@ class GlinerCheckpoint(PackageCheckpoint):
     def _weights(self) -> Tensors:
         file = _find(self.place, "model.safetensors")
         if file is not None:
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    # GLiNER's file leaves out tensors that share memory with others, and names those.
-                    shared = opened.metadata() or {}
-                    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            except (SafetensorError, RuntimeError) as error:
-                raise ValueError(f"The weights of {self.place} are damaged or incomplete ({error}).") from error
+            # GLiNER's file leaves out tensors that share memory with others, and names those.
+            tensors, shared = read_file(file, self.place)
             return tensors | {name: tensors[other] for name, other in shared.items() if other in tensors}
         file = _find(self.place, "pytorch_model.bin")
         if file is None:
@@ -215,10 +212,6 @@ class GlinerCheckpoint(PackageCheckpoint):
         for name, tensor in tensors.items():
             check_stored(name, tensor, file)
         return tensors
-
-
-def _family_of(config: PreTrainedConfig) -> tuple[Family, str]:
-    return find_family(f"{type(config).__name__.removesuffix('Config')}Model")
 
 
 def _fields_of(config: SequenceEncoderConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..configuration import SequenceEncoderConfig
 from .configurations import read_config
+from .family import Family
 from .key_mapping import Heads, Rule, Tensors, to_ours, with_prefixes
 from .source_models import find_family
 
@@ -128,7 +129,7 @@ class PackageCheckpoint(ABC):
             ValueError: If the configuration has no equivalent.
         """
         found = self.encoder_config
-        family, head = find_family(f"{type(found).__name__.removesuffix('Config')}Model")
+        family, head = family_of(found)
         config = read_config(family, head, found)
         config.pooler_act = None
         rules = with_prefixes(family.rules(head, config, ""), "model.", self.encoder_prefix)
@@ -182,3 +183,12 @@ class PackageCheckpoint(ABC):
         self.add_to(model)
         found: Any = model.base_model if base_model else model
         return cast("SequenceEncoderPreTrainedModel", found.eval())
+
+
+def family_of(config: PreTrainedConfig) -> tuple[Family, str]:
+    """Return the family of an encoder without a head, given its configuration, and what `find_family` calls no head.
+
+    Raises:
+        ValueError: If the family is not supported.
+    """
+    return find_family(f"{type(config).__name__.removesuffix('Config')}Model")

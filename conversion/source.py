@@ -85,7 +85,7 @@ class Source:
         return find_remote_code(self.place)
 
     def load_original(self, base_model: bool = False) -> PreTrainedModel:
-        """Load the checkpoint with the classes of its own family, or convert it if these exist only on the Hub.
+        """Load the checkpoint with the classes of its family, or convert it if transformers does not have them.
 
         Args:
             base_model: Whether to load only the encoder.
@@ -137,7 +137,7 @@ class Source:
         return tokenizer
 
     def own_tokenizer(self, model: PreTrainedModel | SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase | None:
-        """Load the tokenizer; None if there is none. See `tokenizer_for`."""
+        """Load the tokenizer, or return None if the checkpoint has none. See `tokenizer_for`."""
         found = self.remote_code
         added = found.tokenizer() if isinstance(found, PackageCheckpoint) else None
         return load_tokenizer(self.encoder, cast(Any, model)) if added is None else added

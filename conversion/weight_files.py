@@ -26,18 +26,34 @@ def read_weights(place: str | os.PathLike[str]) -> Tensors:
     """
     tensors: Tensors = {}
     for file in weight_files(place):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(
-                f"The weights of {place} are damaged or incomplete ({error}); copy or download them again."
-            ) from error
+        tensors |= read_file(file, place)[0]
     tensors = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{name} has the dtype {tensor.dtype}, which is not supported: it must be floating.")
     return tensors
+
+
+def read_file(file: Path, place: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
+    """Read a safetensors file.
+
+    Args:
+        file: The file.
+        place: The folder or Hub id that has it, for errors.
+
+    Returns:
+        The tensors by name, and the metadata of the file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"The weights of {place} are damaged or incomplete ({error}); copy or download them again."
+        ) from error
 
 
 def weight_files(place: str | os.PathLike[str]) -> list[Path]:

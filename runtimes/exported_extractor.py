@@ -98,7 +98,7 @@ class ExportedExtractor(ExtractionMixin, ExportedHead):
 
     @property
     def label_encoder(self) -> Any:
-        """The separate encoder of labels, which runs in torch; None if there is none."""
+        """The separate encoder of labels, which runs in torch; None if the model has no such encoder."""
         return self._head.label_encoder
 
     @property

@@ -110,9 +110,9 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
         """Compare texts with their labels. For the other inputs, see `SequenceEncoderModel.forward`.
 
         Args:
-            class_ids: (B, S) number of the label of each token, from 1; 0 for tokens of none. By default, a label
-                starts at each token with the id `label_token_id` of the configuration. Without such an id, the first
-                token is the only label.
+            class_ids: (B, S) number of the label that each token belongs to, from 1; 0 if it belongs to no label. By
+                default, a label starts at each token with the id `label_token_id` of the configuration. Without such an
+                id, the first token is the only label.
             labels: (B, C) floating, 1 for each label that fits the text, 0 for others and -100 for those to ignore; or
                 (B,) the index of the only one that fits.
             **kwargs: See `ForwardOptions`.
