@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import cached_file
 
 from ..configuration import SequenceEncoderConfig
+from ..saving.optional_files import optional_files
 from .configurations import read_config
 from .key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
 from .package_checkpoints import PackageCheckpoint, family_of
 from .torch_save_files import check_stored, read_torch_save
-from .weight_files import read_file
+from .weight_files import find_file, read_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -197,12 +197,12 @@ class GlinerCheckpoint(PackageCheckpoint):
             model.label_tokenizer = read_tokenizer(source)
 
     def _weights(self) -> Tensors:
-        file = _find(self.place, "model.safetensors")
+        file = find_file(self.place, "model.safetensors")
         if file is not None:
             # GLiNER's file leaves out tensors that share memory with others, and names those.
             tensors, shared = read_file(file, self.place)
             return tensors | {name: tensors[other] for name, other in shared.items() if other in tensors}
-        file = _find(self.place, "pytorch_model.bin")
+        file = find_file(self.place, "pytorch_model.bin")
         if file is None:
             raise OSError(f"{self.place} has neither model.safetensors nor pytorch_model.bin.")
         tensors = read_torch_save(file, "the weights of a GLiNER")
@@ -233,18 +233,13 @@ def find_gliner(place: str | os.PathLike[str]) -> GlinerCheckpoint | None:
     Raises:
         ValueError: If its configuration is damaged.
     """
-    if (file := _find(place, GLINER_CONFIG)) is None:
+    find = optional_files(os.fspath(place))
+    if find is None or (file := find(GLINER_CONFIG)) is None:
         return None
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{file} must contain a JSON object, got a {type(fields).__name__}.")
     return GlinerCheckpoint(place, fields)
-
-
-def _find(place: str | os.PathLike[str], name: str) -> Path | None:
-    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
-    found = cached_file(place, name, **quiet)
-    return None if found is None else Path(found)

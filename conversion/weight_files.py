@@ -63,10 +63,10 @@ def weight_files(place: str | os.PathLike[str]) -> list[Path]:
         OSError: If there are none, or an index refers to other files.
     """
     check_weight_maps(Path(place))
-    whole = _find(place, "model.safetensors")
+    whole = find_file(place, "model.safetensors")
     if whole is not None:
         return [whole]
-    index = _find(place, "model.safetensors.index.json")
+    index = find_file(place, "model.safetensors.index.json")
     if index is None:
         raise OSError(
             f"{place} has no model.safetensors. Weights in other formats are not read, because unpickling can execute "
@@ -74,12 +74,13 @@ def weight_files(place: str | os.PathLike[str]) -> list[Path]:
         )
     check_weight_maps(index.parent)
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    files = [(name, _find(place, name)) for name in names]
+    files = [(name, find_file(place, name)) for name in names]
     if missing := [name for name, file in files if file is None]:
         raise OSError(f"{place} has no {', '.join(missing)}, which its index names; copy or download the files again.")
     return [file for _, file in files if file is not None]
 
 
-def _find(place: str | os.PathLike[str], name: str) -> Path | None:
+def find_file(place: str | os.PathLike[str], name: str) -> Path | None:
+    """Return the file of a name in a folder or a repository, None if there is none."""
     found = cached_file(place, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)

@@ -194,12 +194,14 @@ def test_wrong_inputs_are_refused_before_any_compute(tmp_path: Path) -> None:
     model: Any = convert(tmp_path)
     for wrong, message in {
         "labels='cat'": "labels must be a list of texts or a dict of descriptions, got 'cat'",
-        "labels=[]": "labels must be one or more texts that are not empty",
+        "labels=[]": "labels must be one or more texts with visible characters",
+        "labels=['a', '\\u200b ']": "labels must be one or more texts with visible characters",
         "labels=['a', '']": "labels must be one or more texts",
         "labels=['a', 'a']": "labels must differ",
         "labels=['<<ENT>>']": "must not contain",
         "threshold=2": "threshold must be a number from 0 to 1, got 2",
         "max_tokens=0": "max_tokens must be at least 1, got 0",
+        "max_tokens='5'": "max_tokens must be an integer, got '5'",
         "max_length=5": "the model reads at most 5",
     }.items():
         options = {"labels": LABELS, **eval(f"dict({wrong})")}

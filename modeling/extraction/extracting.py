@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...configuration.span_extraction_field import span_extraction_fields
+from ...data.batching import check_max_tokens
 from ...tokenizer.private_copy import private_copy
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, run_packed
@@ -129,8 +130,7 @@ class ExtractionMixin:
         threshold = fields.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a number from 0 to 1, got {threshold!r}.")
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
+        check_max_tokens(max_tokens)
         names, read = checked_labels(labels)
         check_tokenizer(config, tokenizer)
         limits = (max_length, longest_positions(config), tokenizer.model_max_length)

@@ -4,6 +4,7 @@ A text that is too long for the model has several windows that overlap, and each
 """
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -233,9 +234,13 @@ def checked_labels(labels: Sequence[str] | Mapping[str, str]) -> tuple[list[str]
         raise ValueError(f"labels must be a list of texts or a dict of descriptions, got {labels!r}.")
     names = list(labels)
     read = [labels[name] for name in names] if isinstance(labels, Mapping) else names
-    wrong = [each for each in (*names, *read) if not isinstance(each, str) or not each.strip()]
-    if wrong or not names:
-        raise ValueError(f"labels must be one or more texts that are not empty, got {labels!r}.")
+    if not names or not all(isinstance(each, str) and _is_visible(each) for each in (*names, *read)):
+        raise ValueError(f"labels must be one or more texts with visible characters, got {labels!r}.")
     if len(set(names)) < len(names):
         raise ValueError(f"labels must differ from each other, got {names}.")
     return names, read
+
+
+def _is_visible(text: str) -> bool:
+    """Return whether a text has more than spaces, control characters, and marks of format such as zero-width spaces."""
+    return any(unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp", "Zs") for character in text)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.batching import longest_first
+from ...data.batching import check_max_tokens, longest_first
 from ...saving.written_for import INSTALLED
 from ...tokenizer.private_copy import lowercased, private_copy
 from ..cpu.busy_neighbours import warned_of_busy_neighbours
@@ -149,8 +149,7 @@ class TextEncodingMixin(TextLengthMixin):
         The steps can run in two threads. For the arguments and errors, see `iter_encode`.
         """
         recipe = self.recipe_for(pooling, normalize_embeddings)
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
+        check_max_tokens(max_tokens)
         kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, truncate_dim)
         prompt = recipe.prompt(prompt, prompt_name)
         own = private_copy(tokenizer)
