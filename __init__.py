@@ -63,6 +63,7 @@ _MODULES = {
     "load_served_model": "serving.loading",
     "save_sentence_transformer": "vectors.sentence_transformers",
     "segment_windows": "data.windows",
+    "static_encoder": "modeling.static_encoder",
     "to_jax": "runtimes.jax_function",
     "train_adapted_model": "training.task_adapter_training",
 }

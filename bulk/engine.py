@@ -181,4 +181,4 @@ def compute(computation: Computation, chunk: Chunk, tokens: Tokens, progress: An
     columns = computation.compute(chunk, tokens, progress)
     # The computation has counted the good rows.
     progress.update(len(chunk.good) - tokens.rows)
-    return Result(replace(chunk, texts=[]), columns, sum(map(len, tokens.ids)), tokens.truncated)
+    return Result(replace(chunk, texts=[]), columns, tokens.count, tokens.truncated)

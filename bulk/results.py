@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from ..tokenizer.token_rows import TokenRows
 from .rows import Chunk
 
 
@@ -78,20 +79,25 @@ class Tokens:
     """The tokens of the good rows of a chunk.
 
     Attributes:
-        inputs: Lists of integers by the names of model inputs; `input_ids` is one of them. Each good row has
+        inputs: Sequences of integers by the names of model inputs; `input_ids` is one of them. Each good row has
             `per_row` lists.
         truncated: The number of texts that were truncated.
         per_row: The number of inputs that a row has, which is that of the labels if each is compared with the text.
     """
 
-    inputs: dict[str, list[list[int]]]
+    inputs: dict[str, Any]
     truncated: int
     per_row: int = 1
 
     @property
-    def ids(self) -> list[list[int]]:
+    def ids(self) -> Any:
         """The token ids of each input."""
         return self.inputs["input_ids"]
+
+    @property
+    def count(self) -> int:
+        """The number of tokens."""
+        return len(self.ids.ids) if isinstance(self.ids, TokenRows) else sum(map(len, self.ids))
 
     @property
     def rows(self) -> int:

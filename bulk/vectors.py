@@ -13,6 +13,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling.packing import device_of
+from ..tokenizer.token_rows import TokenRows
 from .arguments import EmbeddingArguments, ModelArguments
 from .formats import VECTORS
 from .results import Tokens, count_truncated
@@ -86,8 +87,11 @@ class Vectors:
     def tokenize(self, texts: list[list[str]]) -> Tokens:
         """See `Computation.tokenize`."""
         encoded = self.prepared.tokenize(texts[0])
+        ids = encoded["input_ids"]
+        if isinstance(ids, TokenRows):
+            return Tokens({"input_ids": ids}, ids.truncated)
         truncated = count_truncated(encoded, self.prepared.tokenizer, self.prepared.max_length, texts)
-        return Tokens({"input_ids": encoded["input_ids"]}, truncated)
+        return Tokens({"input_ids": ids}, truncated)
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""

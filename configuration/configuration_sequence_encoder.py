@@ -388,6 +388,13 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         return self.num_hidden_layers + 1
 
     @property
+    def is_static(self) -> bool:
+        """Whether the encoder is only a table of token vectors (static embeddings)."""
+        changed = (self.scale_embeddings, self.embedding_norm, self.type_vocab_size, self.task_type_vocab_size)
+        plain = self.position_embedding == "none" and self.position_bias is None and self.embedding_size is None
+        return self.num_hidden_layers == 0 and self.norm_placement == "post" and plain and not any(changed)
+
+    @property
     def embedding_dim(self) -> int:
         """Number of channels of the embeddings."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size

@@ -16,7 +16,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.written_for import CALIBRATED, INSTALLED
+from ..saving.written_for import CALIBRATED, INSTALLED, STATIC
 from .attention.dispatch import POSITION_BIASES, check_takes_bias
 from .checks import check_attentions, check_embeddings_type, check_inputs, check_needed, on_host
 from .embeddings import InputEmbeddings
@@ -64,6 +64,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
+        if STATIC:
+            self.is_static = config.is_static
         self.post_init()
 
     @merge_with_config_defaults

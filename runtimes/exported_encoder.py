@@ -6,7 +6,7 @@ Shapes: B batch, S sequence, N texts, D channels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -159,7 +159,7 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
             raise ValueError(f"The vector of {name(int(finite.int().argmin()))} is not finite.")
 
     def _encode_ids(
-        self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
+        self, ids: Sequence[Any], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
     ) -> torch.Tensor:
         """Return the vectors of texts in float32; zero for a text without tokens."""
         channels = self._graph_channels or self.config.hidden_size * len(modes)

@@ -105,7 +105,9 @@ def saved_code(folder: Path, config: Any) -> dict[str, str]:
     calibrated = (folder / CALIBRATION).is_file() or bool(getattr(config, "logit_calibration", None))
     entries = {*classes_in_folder(config), *(name for name, _ in pipelines_in_folder(config, calibrated).values())}
     entries |= {"TaskAdapterConfig" if adapts else "SequenceEncoderConfig", LEFT_OUT}
-    return _written(tuple(sorted(entries)), fields, calibrated, bits, encodes and not (trained or adapts))
+    encodes = encodes and not (trained or adapts)
+    static = encodes and bool(getattr(encoder, "is_static", False))
+    return _written(tuple(sorted(entries)), fields, calibrated, bits, encodes, static)
 
 
 def _fixed_fields(config: Any, trained: bool) -> tuple[tuple[str, Any], ...]:
@@ -134,7 +136,12 @@ def _method_of(quantization: Any) -> str | None:
 
 @lru_cache(maxsize=256)
 def _written(
-    entries: tuple[str, ...], fields: tuple[tuple[str, Any], ...], calibrated: bool, bits: bool, encodes: bool
+    entries: tuple[str, ...],
+    fields: tuple[tuple[str, Any], ...],
+    calibrated: bool,
+    bits: bool,
+    encodes: bool,
+    static: bool,
 ) -> dict[str, str]:
     """Return the files that define some names. They are cached, so that a process always saves the same version.
 
@@ -144,13 +151,17 @@ def _written(
         calibrated: Whether the model has a calibration.
         bits: Whether the model is in eight bits.
         encodes: Whether the encoder has `encode`.
+        static: Whether the encoder is a table of token vectors.
     """
     fixed, tables = dict(fields), {**_TABLES, **_TABLES_OF_HEADS}
     selection = Selection(
         entries=tuple((_MODULES.get(entry) or model_classes()[entry].file, entry) for entry in entries),
         left_out=_PACKAGE_ONLY | (frozenset() if encodes else _TEXT_ENCODING),
         facts=Facts(
-            constants={"INSTALLED": False, "CALIBRATED": calibrated, "IN_EIGHT_BITS": bits, "ENCODES": encodes},
+            constants={
+                **{"INSTALLED": False, "CALIBRATED": calibrated, "IN_EIGHT_BITS": bits, "ENCODES": encodes},
+                "STATIC": static,
+            },
             fields=fixed,
             choices={table: frozenset({fixed[name]}) for table, name in tables.items() if name in fixed},
         ),

@@ -14,6 +14,8 @@ CALIBRATED = True
 IN_EIGHT_BITS = True
 # Whether encoders turn texts into vectors.
 ENCODES = True
+# Whether encoders may be tables of token vectors.
+STATIC = True
 # The `quant_method` of their configuration.
 EIGHT_BITS = "sequence_encoder_8bit"
 # The fields of the configuration whose value is the same for all models, and that value.

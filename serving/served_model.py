@@ -34,7 +34,7 @@ from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from ..runtimes.exported_encoder import ExportedEncoder
 from ..runtimes.exported_graph import ExportedHead, is_classifier
-from ..tokenizer.private_copy import lowercased, private_copy
+from ..tokenizer.private_copy import lowercased, private_copy, without_special_tokens
 from ..vectors.text_vectors import TextVectors
 
 EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"
@@ -146,7 +146,8 @@ class ServedModel:
     def _own(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         # That of a `TextVectors` makes texts lowercase already.
         lowercase = self.recipe.lowercase and self.vectors is None
-        return lowercased(private_copy(tokenizer)) if lowercase else private_copy(tokenizer)
+        own = lowercased(private_copy(tokenizer)) if lowercase else private_copy(tokenizer)
+        return without_special_tokens(own) if getattr(self.model, "is_static", False) else own
 
     @property
     def normalizes(self) -> bool:

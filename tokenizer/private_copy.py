@@ -60,3 +60,14 @@ def lowercased(tokenizer: AnyTokenizer) -> AnyTokenizer:
         normalizers.Lowercase() if normalizer is None else normalizers.Sequence([normalizers.Lowercase(), normalizer])
     )
     return tokenizer
+
+
+def without_special_tokens(tokenizer: AnyTokenizer) -> AnyTokenizer:
+    """Make a fast tokenizer add no special tokens to texts, in place, and return it.
+
+    Args:
+        tokenizer: A private copy of a tokenizer.
+    """
+    if isinstance(backend := getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+        cast(Any, backend).post_processor = None
+    return tokenizer

@@ -4,7 +4,7 @@ Shapes: N texts, D channels of the vectors.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ...saving.written_for import STATIC
+from ...tokenizer.token_rows import RowTokenizer
 from .embedding_recipe import EmbeddingRecipe, Normalize
 
 # Number of texts to tokenize and sort together, enough for hundreds of batches.
@@ -33,12 +35,15 @@ class PreparedEncoding:
     normalize: bool
     dtype: torch.dtype
     skipped: int = 0  # Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded.
+    rows: RowTokenizer | None = None  # Of a static encoder.
 
-    def tokenize(self, texts: list[str]) -> BatchEncoding:
-        """Tokenize texts with the prompt before each."""
+    def tokenize(self, texts: list[str]) -> Mapping[str, Any]:
+        """Tokenize texts with the prompt before each: `input_ids` has the ids of each text."""
+        if STATIC and self.rows is not None:
+            return {"input_ids": self.rows([self.prompt + text for text in texts] if self.prompt else texts)}
         return self._tokenize([self.prompt + text for text in texts])
 
-    def vectors(self, ids: list[list[int]], name: Callable[[int], str], progress: Any) -> torch.Tensor:
+    def vectors(self, ids: Sequence[Any], name: Callable[[int], str], progress: Any) -> torch.Tensor:
         """Compute the vectors (N, D) of texts.
 
         Args:

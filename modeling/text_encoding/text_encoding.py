@@ -3,7 +3,7 @@
 Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -13,8 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.batching import check_max_tokens, longest_first
-from ...saving.written_for import INSTALLED
-from ...tokenizer.private_copy import lowercased, private_copy
+from ...saving.written_for import INSTALLED, STATIC
+from ...tokenizer.private_copy import lowercased, private_copy, without_special_tokens
+from ...tokenizer.token_rows import RowTokenizer
 from ..cpu.busy_neighbours import warned_of_busy_neighbours
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, moved, run_packed
@@ -22,12 +23,19 @@ from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
 from .prepared_encoding import PreparedEncoding, check_sentences, tokenized_chunks
+from .static_encoding import mean_vectors
 from .text_length import TextLengthMixin
 from .text_pooling import needed_tokens, pooled
 
 
 class TextEncodingMixin(TextLengthMixin):
-    """Mixin that gives the encoder the methods `encode` and `iter_encode`."""
+    """Mixin that gives the encoder the methods `encode` and `iter_encode`.
+
+    Attributes:
+        is_static: Whether the encoder is a table of token vectors. `encode` then adds no special tokens.
+    """
+
+    is_static: bool = False
 
     def encode(
         self,
@@ -157,6 +165,10 @@ class TextEncodingMixin(TextLengthMixin):
         own = lowercased(own) if recipe.lowercase else own
         normalize = bool(normalize_embeddings)
         prepared = PreparedEncoding(self, own, recipe, prompt, max_length, max_tokens, kept, normalize, dtype)
+        if STATIC and self.is_static:
+            own = without_special_tokens(own)
+            rows = RowTokenizer(own, max_length) if recipe.pooling == ("mean",) else None
+            prepared = replace(prepared, tokenizer=own, rows=rows)
         return prepared if recipe.include_prompt else replace(prepared, skipped=prepared.count_prompt_tokens())
 
     def recipe_for(self, pooling: str | None = None, normalize_embeddings: bool | None = None) -> EmbeddingRecipe:
@@ -192,10 +204,14 @@ class TextEncodingMixin(TextLengthMixin):
         raise ValueError(f"The vector of {text} is not finite, because in {type(self).__name__} {cause}.")
 
     def _encode_ids(
-        self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
+        self, ids: Sequence[Any], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
     ) -> torch.Tensor:
         """Return the pooled vectors in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
+        if STATIC and self.is_static and modes == ("mean",):
+            vectors = mean_vectors(model, ids, skipped)
+            progress.update(len(ids))
+            return vectors
         device = device_of(self)
         dtype = torch.promote_types(model.dtype, torch.float32)
         vectors = torch.zeros(len(ids), model.config.hidden_size * len(modes), device=device, dtype=dtype)
@@ -219,6 +235,8 @@ class TextEncodingMixin(TextLengthMixin):
         Returns:
             (N, D x modes), before the later steps of the recipe.
         """
+        if STATIC and self.is_static and modes == ("mean",):
+            return mean_vectors(self, ids, skipped)
         lengths = [len(text) for text in ids]
         outputs = run_packed(self, ids, needed_tokens(lengths, modes, skipped))
         return pooled(outputs.last_hidden_state[0], lengths, modes, skipped)

@@ -37,6 +37,8 @@ class TextLengthMixin:
         positions = longest_positions(config)
         if max_length is None:
             recipe = self.embedding_recipe
+            if config.is_static:
+                return recipe.max_length if recipe else None  # It has no positions.
             limits = [positions, recipe.max_length if recipe and recipe.max_length else tokenizer.model_max_length]
             if recipe and not recipe.max_length:
                 limits.append(config.max_position_embeddings)  # As SentenceTransformer does.
