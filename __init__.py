@@ -56,6 +56,7 @@ _MODULES = {
     "choose_texts": "labelling.choosing",
     "convert": "conversion.converting",
     "create_app": "serving.app",
+    "distill": "training.distillation.distill",
     "explain": "explanation.explaining",
     "export": "runtimes.exporting",
     "exported_pipeline": "runtimes.pipelines",

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("training.quickstart.arguments:QUICKSTART", "training.quickstart.quickstart:quickstart"),
     "pretrain": ("training.pretraining.arguments:PRETRAIN", "training.pretraining.pretrain:run_command"),
     "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.adapt:run_command"),
+    "distill": ("training.distillation.arguments:DISTILL", "training.distillation.distill:run_command"),
     "convert": ("conversion.arguments:CONVERT", "conversion.command:convert_command"),
     "export": ("runtimes.arguments:EXPORT", "runtimes.command:export"),
     "quantize": ("quantization.arguments:QUANTIZE", "quantization.command:quantize_checkpoint"),

@@ -328,28 +328,29 @@ def name_and_type(column: str) -> tuple[str, str | None]:
     return (name, kind) if name and kind in NUMBERS else (column, None)
 
 
-def arguments_of(command: Command, options: Values) -> tuple[Any, ...]:
+def arguments_of(command: Command, options: Values, kinds: tuple[type, ...] = ()) -> tuple[Any, ...]:
     """Return the dataclasses of a command for options that were given in Python.
 
     Args:
         command: The command.
         options: The options by their names, without dashes.
+        kinds: The dataclasses to return, by default those of the command.
 
     Raises:
         UsageError: If the name or the value of an option is not allowed.
     """
+    kinds = kinds or command.kinds
     options = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
-    known = {each.name for kind in command.kinds for each in fields(kind)}
+    known = {each.name for kind in kinds for each in fields(kind)}
     if unknown := sorted(options.keys() - known):
         raise UsageError(f"there is no option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
-    for kind in command.kinds:
+    for kind in kinds:
         for each in fields(kind):
             value, choices = options.get(each.name), each.metadata.get("choices")
             if value is not None and choices and value not in choices:
                 raise UsageError(f"{each.name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
     return tuple(
-        kind(**{each.name: options[each.name] for each in fields(kind) if each.name in options})
-        for kind in command.kinds
+        kind(**{each.name: options[each.name] for each in fields(kind) if each.name in options}) for kind in kinds
     )
 
 

@@ -139,13 +139,15 @@ class TokenBudgetDataset(Dataset[list[Any]]):
         dataset: A dataset of examples with `input_ids`.
         max_tokens: The token budget of a batch. A single longer example gets its own batch.
         seed: The seed that determines which examples share a batch.
+        lengths: The number of tokens in each example. By default, all examples are read to count them.
 
     Raises:
         ValueError: If `max_tokens` is less than 1.
     """
 
-    def __init__(self, dataset: Any, max_tokens: int, seed: int = 0) -> None:
-        lengths = [len(example["input_ids"]) for example in dataset]
+    def __init__(self, dataset: Any, max_tokens: int, seed: int = 0, lengths: Sequence[int] | None = None) -> None:
+        if lengths is None:
+            lengths = [len(example["input_ids"]) for example in dataset]
         sampler = TokenBudgetBatchSampler(lengths, max_tokens, seed=seed)
         self.dataset, self.batches = dataset, list(sampler)
 
@@ -153,7 +155,11 @@ class TokenBudgetDataset(Dataset[list[Any]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> list[Any]:
-        return [self.dataset[i] for i in self.batches[index]]
+        batch = self.batches[index]
+        if hasattr(self.dataset, "__getitems__"):
+            # A dataset of `datasets` reads several examples faster at once.
+            return list(self.dataset.__getitems__(batch))
+        return [self.dataset[i] for i in batch]
 
 
 class TokenBudgetCollator:

@@ -19,19 +19,20 @@ from .report import Results
 from .run import Adaptation
 
 # The first step is not timed, because it allocates memory. Fewer than the least number of steps teach nothing.
-_TRIAL_STEPS, _LEAST_STEPS = 5, 10
+TRIAL_STEPS, _LEAST_STEPS = 5, 10
 # The rest is for what is not measured, such as saving.
 _USED = 0.9
 _FILE = "budget.json"
 
 
-class _StepTimes(TrainerCallback):
-    """Records when each step ends."""
+class StepTimes(TrainerCallback):
+    """A callback that records when each step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the time."""
         self.ends.append(time.perf_counter())
 
     @property
@@ -92,8 +93,8 @@ def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
 def _measured(run: Adaptation, setup: Any) -> tuple[float, float]:
     """Return the seconds of a training step, and those of an evaluation."""
     args = silent(run.args, run.scratch / "trial")
-    args.max_steps, args.warmup_steps, args.disable_tqdm = _TRIAL_STEPS, 0, True
-    trainer, times = setup.trainer(args), _StepTimes()
+    args.max_steps, args.warmup_steps, args.disable_tqdm = TRIAL_STEPS, 0, True
+    trainer, times = setup.trainer(args), StepTimes()
     show_table(trainer, ("loss",))
     trainer.add_callback(times)
     train_with_cleanup(trainer, None)

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...command_line.counts import counted
 from ...saving.whole_folders import write_atomically
@@ -41,8 +41,24 @@ _MAY_CHANGE = (
 )
 
 
+class ResumableRun(Protocol):
+    """A run with dataclasses of arguments, the last of which are those of `Trainer`."""
+
+    model: Any
+    data: Any
+    args: Any
+
+    @property
+    def output(self) -> Path:
+        """The output folder."""
+
+    @property
+    def scratch(self) -> Path:
+        """The scratch folder."""
+
+
 @contextlib.contextmanager
-def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
+def scratch_of(run: ResumableRun, settings: Mapping[str, Any]) -> Iterator[bool]:
     """Lock the scratch folder of a run, and delete it afterwards unless the run can be resumed from it.
 
     Only processes that save use the folder. The other processes get the same answer.
@@ -77,13 +93,14 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
 
 
 def has_progress(folder: Path) -> bool:
-    """Return whether a scratch folder contains a finished training run, trials of a search, or a checkpoint."""
+    """Return whether a scratch folder contains anything that a run can continue from."""
     if not (folder / _SETTINGS).exists():
         return False
     return (
         (folder / _RESULTS).exists()
         or (folder / SEARCH).exists()
         or any(folder.glob("folds/*.json"))
+        or any(folder.glob("teacher/shard-*"))
         or any(folder.glob(f"trainings/*/checkpoint-*/{MARKER}"))
     )
 
@@ -108,7 +125,7 @@ def progress_of(run: Adaptation) -> str:
     return f"Interrupted. {folder} keeps {' and '.join(kept)}. Continue with the same command and --resume."
 
 
-def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
+def _prepared(run: ResumableRun, settings: Mapping[str, Any]) -> bool:
     """Check what an earlier run left, remove what this run does not need, and return whether this run resumes it."""
     folder, file = run.scratch, run.scratch / _SETTINGS
     resumed = has_progress(folder) and run.args.resume
@@ -129,14 +146,14 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
     return resumed
 
 
-def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
+def record_settings(run: ResumableRun, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run once its encoder is complete."""
     if run.args.should_save:
         write_atomically(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
 def settings_of(
-    run: Adaptation, examples: Mapping[str, Any], unlabelled: Any = None, names: Any = None
+    run: ResumableRun, examples: Mapping[str, Any], unlabelled: Any = None, names: Any = None
 ) -> dict[str, Any]:
     """Return what must not change when a run is resumed: arguments, examples, names of classes, and processes."""
     given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}

@@ -1,0 +1,113 @@
+"""The options of `sequence-encoder distill` for the teacher, the student, the texts and the training.
+
+Nothing here imports torch, so that the command line reports mistakes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...command_line import UsageError
+from ...command_line.extras import require, require_reporters
+from ...command_line.options import (
+    MAX_LENGTH,
+    MAX_TOKENS,
+    OVERWRITE,
+    REPORT_TO,
+    SEED,
+    TRUE_OR_FALSE,
+    check_least,
+    option,
+)
+from ...command_line.parser import Command, check_used
+from ...data.corpus import TextArguments
+
+# Arguments that have no effect with another argument.
+_NOT_USED_WITH = {"num_train_epochs": "max_steps", "seconds": "max_steps"}
+
+
+@dataclass
+class StudentArguments:
+    """The teacher, and the size of the student.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "model"
+
+    model: str = option("Folder or Hub id of the teacher: a sentence encoder.")
+    layers: int | None = option("Number of layers of the student (default: half of those of the teacher).", None)
+    max_length: int | None = option(default=None, **MAX_LENGTH)
+    matryoshka_dims: list[int] | None = option(
+        "Sizes to which the student's vectors can be truncated (default: the powers of two from 32).", None
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self, layers=1, max_length=1)
+        if wrong := [size for size in self.matryoshka_dims or () if size < 1]:
+            raise UsageError(f"--matryoshka_dims must be at least 1, got {wrong[0]}.")
+
+
+@dataclass
+class DistillationOptions:
+    """Training options that `TrainingArguments` lacks, and those whose defaults differ here."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = option("Folder to write the student to.", "distilled")
+    overwrite: bool = option(default=False, **OVERWRITE)
+    resume: bool = option("Continue an interrupted run.", False)
+    seconds: float | None = option("Time budget of the whole run in seconds.", 600.0)
+    num_train_epochs: float = option("Largest number of epochs.", 10.0)
+    learning_rate: float = option("Peak learning rate.", 3e-4)
+    max_tokens: int = option(default=4096, **MAX_TOKENS)
+    early_stopping_patience: int | None = option("Stop after N evaluations without improvement.", 3)
+    seed: int = option(default=0, **SEED)
+    bf16: bool | None = option("Autocast to bfloat16 (default: if the hardware is fast at it).", None, **TRUE_OR_FALSE)
+    report_to: list[str] = option(default=["none"], **REPORT_TO)
+    lr_scheduler_type: str = option("Learning rate schedule: linear, cosine and others.", "linear", metavar="SCHEDULE")
+    warmup_steps: float = option("Number of warmup steps, or a share of all steps.", 0.1)
+    weight_decay: float = option("Weight decay; norms and biases are exempt.", 0.01)
+    eval_strategy: str = option("When to evaluate.", "steps", choices=["no", "steps", "epoch"])
+    eval_steps: float | None = option("Number of steps between evaluations, or a share of all steps.", 0.1)
+    save_steps: float = option("Number of steps between checkpoints, or a share of all steps.", 0.1)
+    save_total_limit: int | None = option("Number of checkpoints to keep.", 1)
+    logging_steps: float = option("Number of steps between logs, or a share of all steps.", 0.05)
+    per_device_train_batch_size: int = option("Must be 1: --max_tokens limits the batches.", 1)
+    per_device_eval_batch_size: int = option("Evaluation batch size per device.", 64)
+    remove_unused_columns: bool = option("Must be False.", False)
+    logging_nan_inf_filter: bool = option("Must be False: a NaN loss ends the run.", False)
+
+
+# Options that the help leaves out.
+_FIXED = ("per_device_train_batch_size", "remove_unused_columns", "logging_nan_inf_filter")
+
+
+def check_libraries(options: DistillationOptions) -> None:
+    """Check that all optional libraries that the run needs are installed.
+
+    Raises:
+        MissingLibraryError: If one of them is missing.
+    """
+    require("distill", "datasets", "filelock", "pyarrow", extra="embed")
+    require_reporters(options.report_to)
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    check_used(given, _NOT_USED_WITH.items())
+    return {}
+
+
+DISTILL = Command(
+    "distill",
+    "Make a smaller and faster model from a trained one, with texts that need no labels.",
+    'minilm --corpus "texts/*.parquet" --layers 3 --output_dir distilled',
+    (StudentArguments, TextArguments, DistillationOptions),
+    check=lambda student, texts, options: check_libraries(options),
+    with_trainer=True,
+    defaults=_defaults,
+    left_out=lambda given: _FIXED,
+)

@@ -1,0 +1,227 @@
+"""Run `sequence-encoder distill`: compute the outputs of a teacher once, and train a smaller student on them.
+
+The output folder contains the student, its tokenizer, its card and `distillation.json`, and only appears when it is
+complete. Until then, a scratch folder next to it keeps what `--resume` needs:
+
+.NAME-distillation/
+  lock, settings.json   as in `adaptation/scratch.py`
+  plan.json             the share of the texts and the number of steps that fit into `--seconds`
+  teacher/              what the teacher has computed, as `embed` writes it
+  texts/                the same, mapped into memory
+  trainings/student/    the checkpoints
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from ...bulk.arguments import PathOrName, RowArguments, arguments_of
+from ...bulk.run import Run
+from ...command_line.console import show_table
+from ...command_line.counts import counted
+from ...data.token_batches import TokenBudgetCollator, TokenBudgetDataset
+from ...saving.whole_folders import atomic_folder, check_replaceable, write_atomically
+from ..adaptation.budget import TRIAL_STEPS, StepTimes
+from ..adaptation.callbacks import callbacks_of
+from ..adaptation.scratch import digest_of, has_progress, record_settings, scratch_of, settings_of
+from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_with_cleanup
+from ..hub_trainer import HubTrainer
+from ..interruptions import GracefulStop
+from .arguments import DISTILL
+from .report import Report, compare, write_student
+from .run import KINDS, Distillation, DistillationArguments, parse
+from .student import Student, make_student, with_dropout_of
+from .teacher import Teacher, load_teacher, prepared_computation
+from .teacher_outputs import TARGET
+from .texts import Collator, SampledRows, affordable_share, read_outputs
+
+_PLAN, RESULTS = "plan.json", "distillation.json"
+# Number of texts in a shard of what the teacher computes.
+_SHARD_ROWS = 2048
+# The share of `--seconds` that the teacher may take, and the share that is planned in all: the rest is for what is not
+# measured, such as saving.
+_OF_TEACHER, _PLANNED = 1 / 3, 0.9
+_LEAST_STEPS = 10
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run `sequence-encoder distill`."""
+    run_distillation(parse(arguments))
+
+
+def distill(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Report:
+    """Make a smaller and faster model from a trained one, as `sequence-encoder distill`.
+
+    Args:
+        model: The folder or the Hub id of the teacher.
+        corpus: A file, folder, pattern or Hub dataset.
+        output_dir: The folder to write.
+        **options: The options of the command, by their names.
+
+    Returns:
+        The size, the quality and the speed of the student beside its teacher.
+
+    Raises:
+        ValueError: If an option is not allowed, or the teacher cannot be distilled.
+        FileExistsError: If the folder must not be replaced, or there is an interrupted run and neither `resume` nor
+            `overwrite` is set.
+    """
+    given = {"model": model, "corpus": corpus, "output_dir": output_dir, **options}
+    return run_distillation(Distillation(*arguments_of(DISTILL, given, KINDS)))
+
+
+def run_distillation(run: Distillation) -> Report:
+    """Run a distillation, from reading the teacher to saving the student. See `distill`."""
+    try:
+        with GracefulStop().watch():
+            return _distill(run)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(_progress_of(run)) from interruption
+
+
+def _distill(run: Distillation) -> Report:
+    args, started = run.args, time.perf_counter()
+    kept = Path(run.model.model)
+    may_be_finished = args.resume and (run.output / RESULTS).exists()
+    check_replaceable(run.output, args.overwrite or may_be_finished, "--overwrite", kept)
+    teacher = load_teacher(run)
+    settings = settings_of(run, {}) | {"content of the teacher": teacher.source.identity}
+    if may_be_finished and (report := Report.read(run.output / RESULTS)).run == digest_of(settings):
+        print(f"The run in {run.output.resolve()} is finished.")
+        return report
+    check_replaceable(run.output, args.overwrite, "--overwrite", kept)
+    with scratch_of(run, settings) as resumed:
+        if args.resume and not resumed:
+            print(f"--resume found no interrupted run for {run.output}; starting a new one.")
+        record_settings(run, settings)
+        set_seed(args.seed)
+        initial = make_student(teacher.model, teacher.layers)
+        plan = _compute_outputs(run, teacher)
+        teacher.loaded = None  # Nothing else needs it during the training.
+        train, held_out, lengths = read_outputs(run.scratch / "teacher", run.scratch / "texts", args.seed)
+        if not resumed:
+            print(
+                f"{counted(len(train), 'text')} of {counted(int(lengths.sum()), 'token')} to learn from, "
+                f"{len(held_out):,} held out."
+            )
+        batches = TokenBudgetDataset(train, args.max_tokens, args.seed, lengths.tolist())
+
+        def trainer(own: DistillationArguments, checkpoint: Path | None = None) -> HubTrainer:
+            return _trainer(own, Student(copy.deepcopy(initial), teacher.objective), batches, held_out, checkpoint)
+
+        if args.max_steps <= 0:
+            if "steps" not in plan:
+                plan["steps"] = _affordable_steps(run, trainer, len(batches), started)
+                _keep(run, plan)
+            args.max_steps = plan["steps"]
+        folder = run.scratch / "trainings" / "student"
+        remove_incomplete(folder)
+        own = copy.deepcopy(args)
+        own.output_dir = str(folder)
+        checkpoint = last_complete_checkpoint(folder)
+        trained = trainer(own, checkpoint)
+        show_table(trained, ("loss", "eval_loss", f"eval_{teacher.objective.metric}"))
+        train_with_cleanup(trained, checkpoint)
+        student = with_dropout_of(cast(Any, trained.model).model.cpu(), teacher.model.config).eval()
+        report = Report(
+            run=digest_of(settings),
+            texts=len(train) + len(held_out),
+            held_out=len(held_out),
+            steps=trained.state.global_step,
+            epochs=round(trained.state.global_step / len(batches), 2),
+            seconds=0.0,
+        )
+        compare(report, run, teacher, student, held_out)
+        report.seconds = time.perf_counter() - started
+        with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
+            write_student(report, run, teacher, student, trained, written)
+            (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
+    print(f"{report}\nSaved in {run.output.resolve()}.")
+    return report
+
+
+def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
+    """Let the teacher compute its outputs, unless an earlier run did, and return what is planned."""
+    file, folder = run.scratch / _PLAN, run.scratch / "teacher"
+    plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if plan.get("computed"):
+        return plan
+    computation, sentence = prepared_computation(run, teacher, copy.deepcopy(teacher.model))
+    shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS)
+    rows = SampledRows(run.data, shards)
+    if "share" not in plan:
+        seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else _OF_TEACHER * run.args.seconds
+        plan["share"] = 1.0
+        if seconds < math.inf:
+            rows.open(run.scratch)
+            plan["share"] = affordable_share(rows, computation, seconds)
+        _keep(run, plan)
+    rows.share = plan["share"]
+    parts = (run.model, run.data, shards)
+    Run("distill", parts, teacher.source, folder, rows, "parquet", lambda: (computation, sentence))()
+    plan["computed"] = True
+    _keep(run, plan)
+    return plan
+
+
+def _keep(run: Distillation, plan: dict[str, Any]) -> None:
+    write_atomically(run.scratch / _PLAN, [json.dumps(plan)])
+
+
+def _trainer(
+    args: DistillationArguments, student: Student, batches: Any, held_out: Any, checkpoint: Path | None
+) -> HubTrainer:
+    objective, pad_token_id = student.objective, cast(Any, student.model).config.pad_token_id
+    args.metric_for_best_model, args.greater_is_better, args.label_names = objective.metric, True, [TARGET]
+    return HubTrainer(
+        student,
+        args,
+        train_dataset=batches,
+        eval_dataset=held_out,
+        data_collator=TokenBudgetCollator(Collator(pad_token_id)),
+        compute_metrics=lambda found: objective.metrics(found.predictions, found.label_ids),
+        callbacks=callbacks_of(
+            args, args.eval_strategy != IntervalStrategy.NO, args.early_stopping_patience, checkpoint
+        ),
+    )
+
+
+def _affordable_steps(run: Distillation, trainer: Any, batches: int, started: float) -> int:
+    """Return the number of steps: those of `--num_train_epochs`, or as many as `--seconds` leaves time for."""
+    args = run.args
+    most = math.ceil(args.num_train_epochs * batches)
+    if not args.seconds:
+        return most
+    trial = copy.deepcopy(args)
+    trial.output_dir, trial.max_steps, trial.warmup_steps = str(run.scratch / "trial"), TRIAL_STEPS, 0
+    trial.eval_strategy, trial.early_stopping_patience = IntervalStrategy.NO, None
+    trial.save_strategy, trial.logging_strategy, trial.disable_tqdm = SaveStrategy.NO, IntervalStrategy.NO, True
+    measured, times = trainer(trial), StepTimes()
+    show_table(measured, ("loss",))
+    measured.add_callback(times)
+    train_with_cleanup(measured, None)
+    before = time.perf_counter()
+    measured.evaluate()
+    evaluation = time.perf_counter() - before
+    share = args.eval_steps or 0.1
+    evaluations = 2 + (1 / share if share < 1 else most / share)
+    left = _PLANNED * args.seconds - (time.perf_counter() - started) - evaluations * evaluation
+    steps = max(_LEAST_STEPS, math.floor(left / times.seconds))
+    if steps < most:
+        print(f"There is time for {steps / batches:.2g} epochs within {args.seconds:g} seconds.")
+    return min(steps, most)
+
+
+def _progress_of(run: Distillation) -> str:
+    """Describe what an interrupted run has saved, and how to resume it."""
+    if not has_progress(run.scratch):
+        return "Interrupted before anything was saved."
+    return f"Interrupted. {run.scratch} keeps what is computed. Continue with the same command and --resume."

@@ -1,0 +1,155 @@
+"""Compares a student with its teacher, and writes the folder of the student with its card.
+
+Shapes: N texts, D channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from huggingface_hub import EvalResult
+
+from ...bulk.results import Computation, Tokens
+from ...bulk.rows import Chunk
+from ...cards.card import model_card
+from ...command_line.progress import Progress
+from ...saving.card_mark import save_card
+from ..encoders import card_fields_of
+from ..hardware import device_name
+from ..hub_trainer import training_of
+from .run import Distillation
+from .teacher import Teacher, prepared_computation
+from .teacher_outputs import INPUTS, TARGET
+
+# The speeds are measured on this many texts, in turn.
+_TIMED_TEXTS, _ROUNDS = 512, 3
+
+
+@dataclass
+class Report:
+    """The size, the quality and the speed of a student beside its teacher.
+
+    Attributes:
+        run: The digest of the settings of the run.
+        texts: The number of texts that the teacher has read.
+        held_out: The number of those that the student has not learned from.
+        steps: The number of training steps.
+        epochs: How often the student has read the other texts.
+        seconds: The duration of the run.
+        quality: The metrics on the held-out texts.
+        speed: How many times as many tokens as its teacher the student computes in a second.
+        tokens_per_second: The tokens per second of `teacher` and `student`.
+        parameters: The number of parameters of `teacher` and `student`.
+        layers: The number of layers of `teacher` and `student`.
+        hardware: The hardware that all of it ran on.
+    """
+
+    run: str
+    texts: int
+    held_out: int
+    steps: int
+    epochs: float
+    seconds: float
+    quality: dict[str, float] = field(default_factory=dict)
+    speed: float = 0.0
+    tokens_per_second: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    hardware: str = field(default_factory=device_name)
+
+    @classmethod
+    def read(cls, file: Path) -> Report:
+        """Read a report that `as_json` has written."""
+        return cls(**json.loads(file.read_text(encoding="utf-8")))
+
+    def as_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def __str__(self) -> str:
+        quality = ", ".join(f"{name} {value:.4f}" for name, value in self.quality.items())
+        rates, sizes = self.tokens_per_second, self.parameters
+        return (
+            f"On {self.held_out:,} held-out texts, compared with the teacher: {quality}.\n"
+            f"The student has {self.layers['student']} of {self.layers['teacher']} layers and "
+            f"{sizes['student']:,} of {sizes['teacher']:,} parameters. It computes {rates['student']:,.0f} tokens a "
+            f"second, the teacher {rates['teacher']:,.0f} ({self.speed:.2f} times as fast, {self.hardware})."
+        )
+
+
+def compare(report: Report, run: Distillation, teacher: Teacher, student: Any, held_out: Any) -> None:
+    """Complete the report with the quality on the held-out texts and the speed, as `embed` computes both models."""
+    models = {"teacher": teacher.model, "student": student}
+    report.parameters = {name: each.num_parameters() for name, each in models.items()}
+    report.layers = {name: each.config.num_hidden_layers for name, each in models.items()}
+    rows = held_out.with_format(None)[:]
+    targets = np.stack(held_out[:][TARGET])
+    with Progress("Comparing the student with its teacher"):
+        # Preparing a model for inference may change the dtype of its weights.
+        computations = {
+            name: prepared_computation(run, teacher, copy.deepcopy(each))[0] for name, each in models.items()
+        }
+        outputs = outputs_of(computations["student"], rows, len(held_out))
+        report.quality = dict(teacher.objective.metrics(outputs, targets))
+        count = min(_TIMED_TEXTS, len(held_out))
+        tokens = sum(len(ids) for ids in rows[INPUTS[0]][:count])
+        seconds: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(_ROUNDS):
+            for name, computation in computations.items():
+                started = time.perf_counter()
+                outputs_of(computation, rows, count)
+                seconds[name].append(time.perf_counter() - started)
+    report.tokens_per_second = {name: tokens / min(times) for name, times in seconds.items()}
+    report.speed = report.tokens_per_second["student"] / report.tokens_per_second["teacher"]
+
+
+def outputs_of(computation: Computation, rows: dict[str, Any], count: int) -> np.ndarray:
+    """Return what a model computes for the first texts, whose tokens are known."""
+    tokens = Tokens({name: rows[name][:count] for name in INPUTS if name in rows}, 0)
+    chunk = Chunk(0, 0, True, pa.table({}), np.ones(count, bool), [])
+    with Progress("", show=False) as silent:
+        column = computation.compute(chunk, tokens, silent)[-1]
+    return column.flatten().to_numpy().reshape(count, -1)
+
+
+def write_student(
+    report: Report, run: Distillation, teacher: Teacher, student: Any, trainer: Any, folder: Path
+) -> None:
+    """Write a student, its tokenizer and its card into a folder."""
+    student.save_pretrained(folder)
+    teacher.tokenizer.save_pretrained(folder)
+    named = Path(run.model.model)
+    origin = named.resolve().name if named.exists() else run.model.model
+    training = training_of(trainer, task="feature-extraction")
+    training.data = (
+        f"Distilled from {origin} on {report.texts:,} texts without labels of {Path(run.data.corpus).name}. "
+        f"The student started from {report.layers['student']} of the {report.layers['teacher']} layers of its teacher."
+    )
+    training.seconds = report.seconds
+    training.results = [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type="local",
+            dataset_name=f"{report.held_out:,} held-out texts of {Path(run.data.corpus).name}",
+            metric_type=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in report.quality.items()
+    ]
+    training.remarks = str(report).partition("\n")[2]
+    card = model_card(
+        student,
+        run.output.resolve().name,
+        training,
+        **card_fields_of(run.model.model),
+        base_model=None if named.exists() else run.model.model,
+    )
+    save_card(folder / "README.md", card.content)

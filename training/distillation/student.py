@@ -1,0 +1,96 @@
+"""Builds a student with some of the layers of its teacher, and computes its outputs and its loss for `Trainer`.
+
+Shapes: B batch, S sequence, D channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ...command_line import UsageError
+from ...modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from .objectives import Objective
+
+# A student imitates what its teacher computes without dropout.
+_DROPOUTS = (
+    *("hidden_dropout", "attention_dropout", "mlp_dropout"),
+    *("embedding_dropout", "classifier_dropout", "pooler_dropout"),
+)
+
+
+def spread_layers(total: int, kept: int) -> list[int]:
+    """Return the indices of `kept` of `total` layers, spread evenly from the first to the last one."""
+    return [round(index * (total - 1) / max(1, kept - 1)) for index in range(kept)]
+
+
+def check_layers(total: int, kept: int | None) -> int:
+    """Return the number of layers of a student, by default half of those of its teacher.
+
+    Raises:
+        UsageError: If the student would not have fewer layers.
+    """
+    if total < 2:
+        raise UsageError(f"the teacher must have at least 2 layers, of which the student keeps some; it has {total}.")
+    if kept is not None and kept >= total:
+        raise UsageError(f"--layers must be less than {total}, the number of layers of the teacher, got {kept}.")
+    return kept or total // 2
+
+
+@torch.no_grad()
+def make_student(teacher: SequenceEncoderPreTrainedModel, kept: int) -> SequenceEncoderPreTrainedModel:
+    """Return a copy of a model in float32 with `kept` of its layers, which has no dropout; see `with_dropout_of`."""
+    before, config = cast(Any, teacher.config), copy.deepcopy(cast(Any, teacher.config))
+    chosen = spread_layers(before.num_hidden_layers, kept)
+    config.num_hidden_layers, config.logit_calibration = kept, None
+    config.layer_types = [before.layer_types[index] for index in chosen]
+    if config.num_hidden_groups is not None:
+        config.num_hidden_groups = min(kept, config.num_hidden_groups)
+    for name in _DROPOUTS:
+        setattr(config, name, 0.0)
+    student = type(teacher)(config).float()
+    encoder, original = cast(SequenceEncoderModel, student.base_model), cast(SequenceEncoderModel, teacher.base_model)
+    inside = "layers." if original is teacher else f"{teacher.base_model_prefix}.layers."
+    others = {name: weight for name, weight in teacher.state_dict().items() if not name.startswith(inside)}
+    student.load_state_dict(others, strict=False)
+    layers = original._layers_in_order()
+    for index, layer in zip(chosen, encoder._layers_in_order(), strict=True):
+        layer.load_state_dict(layers[index].state_dict())
+    encoder.embedding_recipe = original.embedding_recipe
+    return student
+
+
+def with_dropout_of(student: SequenceEncoderPreTrainedModel, teacher_config: Any) -> SequenceEncoderPreTrainedModel:
+    """Give the configuration of a trained student the dropout of its teacher, for later fine-tuning."""
+    for name in _DROPOUTS:
+        setattr(student.config, name, getattr(teacher_config, name))
+    return student
+
+
+class Student(nn.Module):
+    """A student that returns its loss, for a `Trainer`.
+
+    Args:
+        model: The student.
+        objective: What it learns.
+    """
+
+    def __init__(self, model: SequenceEncoderPreTrainedModel, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = cast(nn.Module, model), objective
+        # The summary of a `Trainer` reads it.
+        self.config = model.config
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        target: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the loss and the outputs for texts (B, S) and the outputs of the teacher."""
+        outputs = self.objective.outputs(self.model, input_ids, attention_mask, token_type_ids)
+        return {"loss": self.objective.loss(outputs, target), "outputs": outputs}
