@@ -17,6 +17,9 @@ MAX_LENGTH = {
     "help": "Maximum number of tokens of a text; longer texts are truncated (default: the limit of the model)."
 }
 MAX_TOKENS = {"help": "Maximum number of tokens in a batch; on a GPU, larger batches are faster."}
+SECONDS = {"help": "Time budget of the whole run in seconds."}
+EARLY_STOPPING_PATIENCE = {"help": "Stop after N evaluations without improvement."}
+MATRYOSHKA_DIMS = {"help": "Sizes to which the embeddings can be truncated after training."}
 OVERWRITE = {"help": "Replace the results of an earlier run."}
 SEED = {"help": "Random seed."}
 ENCODING = {"help": "Encoding of the files, such as latin-1 (default: utf-8)."}

@@ -14,11 +14,14 @@ from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import (
     DATASET_CONFIG_NAME,
+    EARLY_STOPPING_PATIENCE,
     LABEL_DESCRIPTIONS,
     LABEL_NAMES_FILE,
+    MATRYOSHKA_DIMS,
     MAX_LENGTH,
     OVERWRITE,
     REPORT_TO,
+    SECONDS,
     SEED,
     TRUE_OR_FALSE,
     option,
@@ -133,7 +136,7 @@ class AdaptedModelArguments:
     max_length: int | None = option(default=None, **MAX_LENGTH)
     rank: int = option("Rank of LoRA and DoRA.", 8)
     prompt_length: int = option("Number of virtual tokens for --tuning prompt.", 16)
-    matryoshka_dims: list[int] | None = option("Sizes to which the embeddings can be truncated after training.", None)
+    matryoshka_dims: list[int] | None = option(default=None, **MATRYOSHKA_DIMS)
     max_gap_tokens: int = option("Maximum number of mask tokens in a gap.", 16)
     block_length: int = option("Maximum number of mask tokens to append to a reply at a time.", 32)
 
@@ -227,7 +230,7 @@ class AdaptationOptions:
     num_train_epochs: float | None = option("Number of epochs (default: planned).", None)
     learning_rate: float | None = option("Peak learning rate (default: planned).", None)
     per_device_train_batch_size: int | None = option("Training batch size per device (default: planned).", None)
-    seconds: float | None = option("Time budget of the whole run in seconds.", None)
+    seconds: float | None = option(default=None, **SECONDS)
     class_weights: str = option("Class weights of the loss.", "none", choices=["none", "balanced"])
     masked_tuning: bool = option(
         "Mask random tokens in half of the training texts, so that explanations see familiar inputs.", False
@@ -235,7 +238,7 @@ class AdaptationOptions:
     seeds: int = option("Number of training runs; the best one is kept.", 1)
     average_seeds: bool = option("Average the weights of all training runs instead of keeping the best one.", False)
     search_trials: int = option("Number of hyperparameter search trials.", 0)
-    early_stopping_patience: int | None = option("Stop after N evaluations without improvement.", None)
+    early_stopping_patience: int | None = option(default=None, **EARLY_STOPPING_PATIENCE)
     calibrate: str = option(
         "Whether to calibrate the scores; auto needs 200 validation examples.",
         "auto",

@@ -12,10 +12,13 @@ from typing import Any
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import (
+    EARLY_STOPPING_PATIENCE,
+    MATRYOSHKA_DIMS,
     MAX_LENGTH,
     MAX_TOKENS,
     OVERWRITE,
     REPORT_TO,
+    SECONDS,
     SEED,
     TRUE_OR_FALSE,
     check_least,
@@ -42,7 +45,7 @@ class StudentArguments:
     layers: int | None = option("Number of layers of the student (default: half of those of the teacher).", None)
     max_length: int | None = option(default=None, **MAX_LENGTH)
     matryoshka_dims: list[int] | None = option(
-        "Sizes to which the student's vectors can be truncated (default: the powers of two from 32).", None
+        f"{MATRYOSHKA_DIMS['help'].rstrip('.')} (default: the powers of two from 32).", None
     )
 
     def __post_init__(self) -> None:
@@ -60,11 +63,11 @@ class DistillationOptions:
     output_dir: str | None = option("Folder to write the student to.", "distilled")
     overwrite: bool = option(default=False, **OVERWRITE)
     resume: bool = option("Continue an interrupted run.", False)
-    seconds: float | None = option("Time budget of the whole run in seconds.", 600.0)
+    seconds: float | None = option(default=600.0, **SECONDS)
     num_train_epochs: float = option("Largest number of epochs.", 10.0)
     learning_rate: float = option("Peak learning rate.", 3e-4)
     max_tokens: int = option(default=4096, **MAX_TOKENS)
-    early_stopping_patience: int | None = option("Stop after N evaluations without improvement.", 3)
+    early_stopping_patience: int | None = option(default=3, **EARLY_STOPPING_PATIENCE)
     seed: int = option(default=0, **SEED)
     bf16: bool | None = option("Autocast to bfloat16 (default: if the hardware is fast at it).", None, **TRUE_OR_FALSE)
     report_to: list[str] = option(default=["none"], **REPORT_TO)

@@ -127,6 +127,8 @@ def _distill(run: Distillation) -> Report:
         own = copy.deepcopy(args)
         own.output_dir = str(folder)
         checkpoint = last_complete_checkpoint(folder)
+        # The student may be best before training.
+        own.eval_on_start = checkpoint is None and own.eval_strategy != IntervalStrategy.NO
         trained = trainer(own, checkpoint)
         show_table(trained, ("loss", "eval_loss", f"eval_{teacher.objective.metric}"))
         train_with_cleanup(trained, checkpoint)

@@ -1,0 +1,127 @@
+"""`distill` makes a smaller model from a trained one, with texts alone, and continues where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
+
+from sequence_encoder import SequenceEncoderModel, distill, save_sentence_transformer
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
+from sequence_encoder.training.adaptation.callbacks import BestWeights
+from sequence_encoder.training.distillation.report import Report
+from sequence_encoder.training.distillation.student import spread_layers
+
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
+TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=1 + seed % 12)) for seed in range(160)]
+FAST: dict[str, Any] = {"max_steps": 24, "max_tokens": 128, "learning_rate": 5e-3, "use_cpu": True, "bf16": False}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, randomize: Callable[..., Any]) -> Path:
+    folder = tmp_path_factory.mktemp("teachers")
+    fields = {"num_hidden_layers": 4, "hidden_dropout": 0.1, "cls_token_id": 2, "sep_token_id": 3}
+    encoder = save_encoder(folder / "encoder", **fields)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model = randomize(SequenceEncoderModel.from_pretrained(encoder))
+    save_sentence_transformer(folder / "teacher", model, tokenizer, pooling="mean", normalize_embeddings=True)
+    return folder / "teacher"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    rows = [*({"text": text} for text in TEXTS), {"text": None}, {"text": ""}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def run(teacher: Path, corpus: Path, output: Path, **options: Any) -> Report:
+    return distill(teacher, corpus, output, **{**FAST, **options})
+
+
+def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
+    teacher: Path, corpus: Path, tmp_path: Path
+) -> None:
+    untrained = run(teacher, corpus, tmp_path / "untrained", max_steps=1, learning_rate=1e-9).quality["cosine"]
+    report = run(teacher, corpus, tmp_path / "student", layers=2)
+    assert report.quality["cosine"] > max(0.9, untrained + 0.02)
+    assert report.layers == {"teacher": 4, "student": 2}
+    assert (report.texts, report.held_out) == (161, 9)
+    student = SentenceTransformer(str(tmp_path / "student"))
+    vectors, wanted = student.encode(TEXTS), SentenceTransformer(str(teacher)).encode(TEXTS)
+    assert np.mean(np.sum(vectors * wanted, axis=1)) == pytest.approx(report.quality["cosine"], abs=0.05)
+    config = SequenceEncoderModel.from_pretrained(tmp_path / "student").config
+    assert (config.num_hidden_layers, config.hidden_dropout) == (2, 0.1)
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "Distilled from teacher on 161 texts without labels of texts.jsonl" in card
+    assert "times as fast" in card
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_untrained_student_has_the_first_and_the_last_layer(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    assert [spread_layers(6, kept) for kept in (1, 2, 3, 5)] == [[0], [0, 5], [0, 2, 5], [0, 1, 2, 4, 5]]
+    run(teacher, corpus, tmp_path / "student", max_steps=1, learning_rate=1e-12)
+    before, after = (load_file(folder / "model.safetensors") for folder in (teacher, tmp_path / "student"))
+    for name, weight in after.items():
+        assert weight.allclose(before[name.replace("layers.1.", "layers.3.")], atol=1e-6), name
+
+
+def test_a_run_that_was_stopped_continues_with_the_same_result(
+    teacher: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(teacher, corpus, tmp_path / "whole")
+    saved = BestWeights.on_save
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        saved(*args, **kwargs)
+        if args[2].global_step >= 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(BestWeights, "on_save", stop)
+    with pytest.raises(KeyboardInterrupt, match="keeps what is computed"):
+        run(teacher, corpus, tmp_path / "student")
+    monkeypatch.undo()
+    with pytest.raises(FileExistsError, match="contains an interrupted run; continue it with --resume"):
+        run(teacher, corpus, tmp_path / "student")
+    with pytest.raises(UsageError, match=r"these differ: layers \(was None, is 1\)"):
+        run(teacher, corpus, tmp_path / "student", layers=1, resume=True)
+    capsys.readouterr()
+    run(teacher, corpus, tmp_path / "student", resume=True)
+    assert "rows of" not in capsys.readouterr().out, "The teacher computed its outputs again."
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "student")]
+    for name, weight in weights[0].items():
+        assert weight.equal(weights[1][name]), name
+    run(teacher, corpus, tmp_path / "student", resume=True)
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"layers": 4}, "--layers must be less than 4, the number of layers of the teacher, got 4"),
+        ({"matryoshka_dims": [64]}, "--matryoshka_dims must be at most 32, got 64"),
+        ({"max_length": 2}, "max_length must be at least 3, got 2"),
+    ],
+)
+def test_options_that_do_not_fit_the_teacher_are_refused_before_anything_is_computed(
+    teacher: Path, corpus: Path, tmp_path: Path, options: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(UsageError, match=error):
+        run(teacher, corpus, tmp_path / "student", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_without_a_recipe_is_refused(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must be a sentence encoder such as all-MiniLM-L6-v2"):
+        run(teacher.parent / "encoder", corpus, tmp_path / "student")
+    assert not list(tmp_path.iterdir())
