@@ -34,6 +34,7 @@ _NAMES = {
     *TOKENIZER_FILES,
     *("config.json", "generation_config.json", "training_args.bin", MODULE_LIST),
     "config_sentence_transformers.json",
+    "distillation.json",
     *CALIBRATION_FILES,
     CALIBRATION_PICTURE,
     # The heads of BGE-M3 in the format of FlagEmbedding.
