@@ -91,7 +91,7 @@ class Predictions:
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""
-        logits, p_values = self._outputs(tokens, progress)
+        logits, p_values = self.outputs(tokens, progress)
         if not logits.isfinite().all():
             row = chunk.name(int(logits.isfinite().all(dim=1).int().argmin()))
             raise ValueError(f"The scores of {row} are not finite.")
@@ -124,9 +124,9 @@ class Predictions:
     def scores(self, texts: list[list[str]]) -> np.ndarray:
         """Return the scores (G, C) of the columns of texts."""
         with Progress("", show=False) as silent:
-            return self.activation(self._outputs(self.tokenize(texts), silent)[0]).cpu().numpy()
+            return self.activation(self.outputs(self.tokenize(texts), silent)[0]).cpu().numpy()
 
-    def _outputs(self, tokens: Tokens, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def outputs(self, tokens: Tokens, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits of the labels (G, C) in float32, zero for a text without tokens, and the p-values (G,).
 
         The p-values of a model that has none are 1.

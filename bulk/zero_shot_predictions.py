@@ -86,7 +86,8 @@ class EntailmentPredictions(ZeroShotPredictions):
         truncated = count_truncated(encoded, self.tokenizer, self.max_length, pairs, per_row)
         return Tokens({name: encoded[name] for name in encoded}, truncated, per_row)
 
-    def _outputs(self, tokens: Tokens, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def outputs(self, tokens: Tokens, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Predictions.outputs`."""
         found, _ = self._computed(tokens, cast(int, self.classifier.config.num_labels), progress)
         answers = found.reshape(tokens.rows, tokens.per_row, found.shape[1])
         entailment = answers[..., self._entailment]

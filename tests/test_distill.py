@@ -10,16 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from sequence_encoder import SequenceEncoderModel, distill, save_sentence_transformer
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+    SequenceEncoderModel,
+    distill,
+    save_sentence_transformer,
+)
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.training.adaptation.callbacks import BestWeights
 from sequence_encoder.training.distillation.report import Report
-from sequence_encoder.training.distillation.student import spread_layers
+from sequence_encoder.training.distillation.student import make_student, spread_layers
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=1 + seed % 12)) for seed in range(160)]
@@ -40,7 +48,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, randomize: Callable[..., A
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
-    rows = [*({"text": text} for text in TEXTS), {"text": None}, {"text": ""}]
+    pairs = zip(TEXTS, TEXTS[3:] + TEXTS[:3], strict=True)
+    rows = [{"text": text, "second": second} for text, second in pairs]
+    rows += [{"text": None, "second": ""}, {"text": "", "second": ""}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
@@ -63,7 +73,7 @@ def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
     config = SequenceEncoderModel.from_pretrained(tmp_path / "student").config
     assert (config.num_hidden_layers, config.hidden_dropout) == (2, 0.1)
     card = (tmp_path / "student" / "README.md").read_text()
-    assert "Distilled from teacher on 161 texts without labels of texts.jsonl" in card
+    assert "Distilled from teacher on 161 texts without labels from texts.jsonl" in card
     assert "times as fast" in card
     assert not list(tmp_path.glob(".*"))
 
@@ -105,10 +115,50 @@ def test_a_run_that_was_stopped_continues_with_the_same_result(
     assert "is finished" in capsys.readouterr().out
 
 
+KINDS: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
+    "classifier": (SequenceEncoderForSequenceClassification, {"num_labels": 3}, {}),
+    "several labels": (
+        SequenceEncoderForSequenceClassification,
+        {"num_labels": 4, "problem_type": "multi_label_classification"},
+        {},
+    ),
+    "cross-encoder": (SequenceEncoderForSequenceClassification, {"num_labels": 1}, {"text_pair_column": "second"}),
+    "tagger": (SequenceEncoderForTokenClassification, {"num_labels": 4}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_students_of_models_with_a_head_learn_its_answers(
+    teacher: Path, corpus: Path, tmp_path: Path, kind: str, randomize: Callable[..., Any]
+) -> None:
+    model_class, fields, options = KINDS[kind]
+    if kind == "classifier":
+        fields = {**fields, "logit_calibration": [{"scale": [2.0, 1.0, 1.0], "offset": [0.0, 1.0, 0.0]}]}
+    config = SequenceEncoderConfig.from_pretrained(teacher, **fields)
+    original = randomize(model_class(config))
+    original.save_pretrained(tmp_path / "original")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "original")
+    report = run(tmp_path / "original", corpus, tmp_path / "trained", layers=2, max_steps=30, **options)
+    student = model_class.from_pretrained(tmp_path / "trained")
+    assert (student.config.num_hidden_layers, student.config.logit_calibration) == (2, None)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "trained")
+    inputs = tokenizer(*[TEXTS] * (2 if options else 1), padding=True, return_tensors="pt")
+    real = inputs["attention_mask"].bool() if kind == "tagger" else slice(None)
+    models = {"teacher": original, "untrained": make_student(original, 2), "student": student}
+    with torch.no_grad():
+        answers = {name: model.eval()(**inputs).logits[real].flatten() for name, model in models.items()}
+    correlations = np.corrcoef(np.stack(list(answers.values())))[0]
+    assert correlations[2] > max(0.6, correlations[1] + 0.1)
+    (metric,) = report.quality
+    assert report.quality[metric] > 0.6
+    assert metric in (tmp_path / "trained" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"layers": 4}, "--layers must be less than 4, the number of layers of the teacher, got 4"),
+        ({"text_pair_column": "second"}, "--text_pair_column second needs a classifier or a cross-encoder"),
         ({"matryoshka_dims": [64]}, "--matryoshka_dims must be at most 32, got 64"),
         ({"max_length": 2}, "max_length must be at least 3, got 2"),
     ],
@@ -122,6 +172,6 @@ def test_options_that_do_not_fit_the_teacher_are_refused_before_anything_is_comp
 
 
 def test_an_encoder_without_a_recipe_is_refused(teacher: Path, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="must be a sentence encoder such as all-MiniLM-L6-v2"):
+    with pytest.raises(UsageError, match=r"without modules.json, and distill takes sentence encoders, classifiers"):
         run(teacher.parent / "encoder", corpus, tmp_path / "student")
     assert not list(tmp_path.iterdir())

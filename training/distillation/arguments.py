@@ -20,6 +20,7 @@ from ...command_line.options import (
     REPORT_TO,
     SECONDS,
     SEED,
+    TEXT_PAIR_COLUMN,
     TRUE_OR_FALSE,
     check_least,
     option,
@@ -41,7 +42,9 @@ class StudentArguments:
 
     _argument_group_name = "model"
 
-    model: str = option("Folder or Hub id of the teacher: a sentence encoder.")
+    model: str = option(
+        "Folder or Hub id of the teacher: a sentence encoder, a classifier, a cross-encoder or a tagger."
+    )
     layers: int | None = option("Number of layers of the student (default: half of those of the teacher).", None)
     max_length: int | None = option(default=None, **MAX_LENGTH)
     matryoshka_dims: list[int] | None = option(
@@ -52,6 +55,13 @@ class StudentArguments:
         check_least(self, layers=1, max_length=1)
         if wrong := [size for size in self.matryoshka_dims or () if size < 1]:
             raise UsageError(f"--matryoshka_dims must be at least 1, got {wrong[0]}.")
+
+
+@dataclass
+class DistillationTexts(TextArguments):
+    """The texts that the student learns from, which need no labels."""
+
+    text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
 
 
 @dataclass
@@ -108,7 +118,7 @@ DISTILL = Command(
     "distill",
     "Make a smaller and faster model from a trained one, with texts that need no labels.",
     'minilm --corpus "texts/*.parquet" --layers 3 --output_dir distilled',
-    (StudentArguments, TextArguments, DistillationOptions),
+    (StudentArguments, DistillationTexts, DistillationOptions),
     check=lambda student, texts, options: check_libraries(options),
     with_trainer=True,
     defaults=_defaults,

@@ -106,16 +106,18 @@ def _distill(run: Distillation) -> Report:
         initial = make_student(teacher.model, teacher.layers)
         plan = _compute_outputs(run, teacher)
         teacher.loaded = None  # Nothing else needs it during the training.
-        train, held_out, lengths = read_outputs(run.scratch / "teacher", run.scratch / "texts", args.seed)
+        by_query = run.data.text_pair_column is not None
+        texts = read_outputs(run.scratch / "teacher", run.scratch / "texts", args.seed, by_query)
         if not resumed:
-            print(
-                f"{counted(len(train), 'text')} of {counted(int(lengths.sum()), 'token')} to learn from, "
-                f"{len(held_out):,} held out."
-            )
-        batches = TokenBudgetDataset(train, args.max_tokens, args.seed, lengths.tolist())
+            what = counted(texts.count, "pair" if by_query else "text")
+            tokens = counted(sum(texts.lengths), "token")
+            print(f"{what} of {tokens} to learn from, {len(texts.held_out):,} held out.")
+        batches = TokenBudgetDataset(texts.units, args.max_tokens, args.seed, texts.lengths)
 
         def trainer(own: DistillationArguments, checkpoint: Path | None = None) -> HubTrainer:
-            return _trainer(own, Student(copy.deepcopy(initial), teacher.objective), batches, held_out, checkpoint)
+            return _trainer(
+                own, Student(copy.deepcopy(initial), teacher.objective), batches, texts.held_out, checkpoint
+            )
 
         if args.max_steps <= 0:
             if "steps" not in plan:
@@ -135,13 +137,13 @@ def _distill(run: Distillation) -> Report:
         student = with_dropout_of(cast(Any, trained.model).model.cpu(), teacher.model.config).eval()
         report = Report(
             run=digest_of(settings),
-            texts=len(train) + len(held_out),
-            held_out=len(held_out),
+            texts=texts.count + len(texts.held_out),
+            held_out=len(texts.held_out),
             steps=trained.state.global_step,
             epochs=round(trained.state.global_step / len(batches), 2),
             seconds=0.0,
         )
-        compare(report, run, teacher, student, held_out)
+        compare(report, run, teacher, student, texts.held_out)
         report.seconds = time.perf_counter() - started
         with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
             write_student(report, run, teacher, student, trained, written)
@@ -158,7 +160,7 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
         return plan
     computation, sentence = prepared_computation(run, teacher, copy.deepcopy(teacher.model))
     shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS)
-    rows = SampledRows(run.data, shards)
+    rows = SampledRows(run.data, shards, run.data.text_pair_column)
     if "share" not in plan:
         seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else _OF_TEACHER * run.args.seconds
         plan["share"] = 1.0
@@ -182,14 +184,14 @@ def _trainer(
     args: DistillationArguments, student: Student, batches: Any, held_out: Any, checkpoint: Path | None
 ) -> HubTrainer:
     objective, pad_token_id = student.objective, cast(Any, student.model).config.pad_token_id
-    args.metric_for_best_model, args.greater_is_better, args.label_names = objective.metric, True, [TARGET]
+    args.metric_for_best_model, args.greater_is_better, args.label_names = "loss", False, [TARGET]
     return HubTrainer(
         student,
         args,
         train_dataset=batches,
         eval_dataset=held_out,
         data_collator=TokenBudgetCollator(Collator(pad_token_id)),
-        compute_metrics=lambda found: objective.metrics(found.predictions, found.label_ids),
+        compute_metrics=lambda found: {objective.metric: objective.score(found.predictions, found.label_ids)},
         callbacks=callbacks_of(
             args, args.eval_strategy != IntervalStrategy.NO, args.early_stopping_patience, checkpoint
         ),

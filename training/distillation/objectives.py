@@ -1,43 +1,46 @@
 """What a student learns from the outputs of its teacher, by the kind of the teacher.
 
-Shapes: B batch, S sequence, D channels.
+Shapes: B batch, S sequence, N texts, D channels, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ...modeling.label_checks import IGNORED
 from ...modeling.pooling import POOLINGS
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
 
 # Vectors that are cut off at fewer dimensions are of little use.
 _SMALLEST = 32
+# Divides the logits, so that students also learn how the teacher ranks unlikely labels (Hinton et al., 2015).
+_TEMPERATURE = 2.0
 
 
 class Objective(Protocol):
     """What a student learns.
 
     Attributes:
-        metric: The name of the metric that chooses the best weights. Larger is better.
+        metric: The name of the metric that compares a student with its teacher. Larger is better.
+        task: The Hub's name of the task.
     """
 
     metric: ClassVar[str]
+    task: ClassVar[str]
 
-    def outputs(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def outputs(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return what a student computes for texts (B, S), in the form of the targets."""
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch."""
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
+        """Return the loss of a batch. `groups` (B,) are the numbers of the queries of pairs."""
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
-        """Compare the outputs of a student with those of its teacher."""
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the metric for the outputs of a student and those of its teacher."""
 
 
 class VectorObjective:
@@ -49,24 +52,23 @@ class VectorObjective:
     """
 
     metric: ClassVar[str] = "cosine"
+    task: ClassVar[str] = "feature-extraction"
 
     def __init__(self, prepared: PreparedEncoding, sizes: Sequence[int]) -> None:
         self.recipe, self.skipped = prepared.recipe, prepared.skipped
         self.sizes = [*(size for size in sizes if size < prepared.kept_channels), prepared.kept_channels]
 
-    def outputs(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def outputs(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the vectors (B, D). See `Objective`."""
-        states = model(input_ids, attention_mask, token_type_ids).last_hidden_state
-        mask = attention_mask.bool()
+        states = model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].bool()
         mask[:, : self.skipped] = False
         vectors = torch.cat([POOLINGS[mode](states, mask) for mode in self.recipe.pooling], dim=-1).float()
         for step in self.recipe.after:
             vectors = step(vectors)
         return vectors[:, : self.sizes[-1]]
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
         """See `Objective`."""
         losses = []
         for size in self.sizes:
@@ -75,10 +77,75 @@ class VectorObjective:
             losses.append(1 - F.cosine_similarity(found, wanted).mean() + error)
         return torch.stack(losses).mean()
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the mean cosine. See `Objective`."""
+        return float(F.cosine_similarity(torch.tensor(outputs), torch.tensor(targets)).mean())
+
+
+class LabelObjective:
+    """The probabilities of the labels of texts or of tokens."""
+
+    metric: ClassVar[str] = "agreement"
+    task: ClassVar[str] = "text-classification"
+
+    def outputs(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the logits (B, C) or (B, S, C). See `Objective`."""
+        logits: torch.Tensor = model(**inputs).logits.float()
+        return logits
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
         """See `Objective`."""
-        cosines = F.cosine_similarity(torch.tensor(outputs), torch.tensor(targets))
-        return {"cosine": float(cosines.mean())}
+        real = (targets != IGNORED).any(dim=-1)
+        found, wanted = outputs[real] / _TEMPERATURE, targets[real] / _TEMPERATURE
+        divergence = F.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True)
+        return divergence * _TEMPERATURE**2
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the share of texts or tokens for which both choose the same label. See `Objective`."""
+        real = (targets != IGNORED).any(axis=-1)
+        return float((outputs.argmax(-1) == targets.argmax(-1))[real].mean())
+
+
+class TagObjective(LabelObjective):
+    """The probabilities of the labels of tokens."""
+
+    task: ClassVar[str] = "token-classification"
+
+
+class SeveralLabelsObjective(LabelObjective):
+    """The probability of each label, of which a text can have several."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
+        """See `Objective`."""
+        found, wanted = outputs / _TEMPERATURE, targets / _TEMPERATURE
+        entropy = F.binary_cross_entropy_with_logits(wanted, wanted.sigmoid())
+        return (F.binary_cross_entropy_with_logits(found, wanted.sigmoid()) - entropy) * _TEMPERATURE**2
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the share of labels for which both say the same. See `Objective`."""
+        return float(((outputs > 0) == (targets > 0)).mean())
+
+
+class ScoreObjective(LabelObjective):
+    """The score of texts or of pairs, and the differences of the scores of the same query (Hofstätter et al., 2020)."""
+
+    metric: ClassVar[str] = "correlation"
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
+        """See `Objective`."""
+        errors = outputs - targets
+        loss = errors.square().mean()
+        if groups is not None:
+            # The error of a margin is the difference of two errors.
+            same = (groups[:, None] == groups).triu(1)
+            first, second = same.nonzero(as_tuple=True)
+            if len(first):
+                loss = loss + (errors[first] - errors[second]).square().mean()
+        return loss
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the correlation of the scores. See `Objective`."""
+        return float(np.corrcoef(outputs.ravel(), targets.ravel())[0, 1])
 
 
 def matryoshka_sizes(channels: int) -> list[int]:

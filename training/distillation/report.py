@@ -91,14 +91,15 @@ def compare(report: Report, run: Distillation, teacher: Teacher, student: Any, h
     report.parameters = {name: each.num_parameters() for name, each in models.items()}
     report.layers = {name: each.config.num_hidden_layers for name, each in models.items()}
     rows = held_out.with_format(None)[:]
-    targets = np.stack(held_out[:][TARGET])
+    # Those of all tokens, if the teacher is a tagger.
+    targets = np.concatenate([each.reshape(-1, each.shape[-1]) for each in held_out.with_format("numpy")[:][TARGET]])
     with Progress("Comparing the student with its teacher"):
         # Preparing a model for inference may change the dtype of its weights.
         computations = {
             name: prepared_computation(run, teacher, copy.deepcopy(each))[0] for name, each in models.items()
         }
         outputs = outputs_of(computations["student"], rows, len(held_out))
-        report.quality = dict(teacher.objective.metrics(outputs, targets))
+        report.quality = {teacher.objective.metric: teacher.objective.score(outputs, targets)}
         count = min(_TIMED_TEXTS, len(held_out))
         tokens = sum(len(ids) for ids in rows[INPUTS[0]][:count])
         seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -117,7 +118,10 @@ def outputs_of(computation: Computation, rows: dict[str, Any], count: int) -> np
     chunk = Chunk(0, 0, True, pa.table({}), np.ones(count, bool), [])
     with Progress("", show=False) as silent:
         column = computation.compute(chunk, tokens, silent)[-1]
-    return column.flatten().to_numpy().reshape(count, -1)
+    channels = column.type.value_type.list_size if pa.types.is_list(column.type) else column.type.list_size
+    while isinstance(column, pa.ListArray | pa.FixedSizeListArray):
+        column = column.flatten()
+    return column.to_numpy().reshape(-1, channels)
 
 
 def write_student(
@@ -128,15 +132,15 @@ def write_student(
     teacher.tokenizer.save_pretrained(folder)
     named = Path(run.model.model)
     origin = named.resolve().name if named.exists() else run.model.model
-    training = training_of(trainer, task="feature-extraction")
+    training = training_of(trainer, task=teacher.objective.task)
     training.data = (
-        f"Distilled from {origin} on {report.texts:,} texts without labels of {Path(run.data.corpus).name}. "
+        f"Distilled from {origin} on {report.texts:,} texts without labels from {Path(run.data.corpus).name}. "
         f"The student started from {report.layers['student']} of the {report.layers['teacher']} layers of its teacher."
     )
     training.seconds = report.seconds
     training.results = [
         EvalResult(
-            task_type="feature-extraction",
+            task_type=teacher.objective.task,
             dataset_type="local",
             dataset_name=f"{report.held_out:,} held-out texts of {Path(run.data.corpus).name}",
             metric_type=name,

@@ -9,9 +9,8 @@ from transformers import TrainingArguments
 
 from ...command_line import UsageError
 from ...command_line.options import check_least
-from ...data.corpus import TextArguments
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
-from .arguments import DISTILL, DistillationOptions, StudentArguments
+from .arguments import DISTILL, DistillationOptions, DistillationTexts, StudentArguments
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Distillation:
     """The arguments of one run."""
 
     model: StudentArguments
-    data: TextArguments
+    data: DistillationTexts
     args: DistillationArguments
 
     @property
@@ -62,7 +61,7 @@ class Distillation:
         return self.output.with_name(f".{self.output.name}-distillation")
 
 
-KINDS = (StudentArguments, TextArguments, DistillationArguments)
+KINDS = (StudentArguments, DistillationTexts, DistillationArguments)
 
 
 def parse(arguments: list[str]) -> Distillation:

@@ -85,12 +85,8 @@ class Student(nn.Module):
         self.config = model.config
 
     def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        target: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
+        self, target: torch.Tensor, groups: torch.Tensor | None = None, **inputs: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return the loss and the outputs for texts (B, S) and the outputs of the teacher."""
-        outputs = self.objective.outputs(self.model, input_ids, attention_mask, token_type_ids)
-        return {"loss": self.objective.loss(outputs, target), "outputs": outputs}
+        """Return the loss and the outputs for texts and the outputs of the teacher. See `Objective`."""
+        outputs = self.objective.outputs(self.model, inputs)
+        return {"loss": self.objective.loss(outputs, target, groups), "outputs": outputs}

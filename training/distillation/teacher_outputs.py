@@ -1,26 +1,31 @@
 """What a teacher computes for each text, which is written to Parquet with the tokens of the text.
 
-Shapes: N rows of a chunk, G of them with a text, D channels.
+Shapes: N rows of a chunk, G of them with a text, L tokens of a text, D channels, C labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
+from ...bulk.predictions import Predictions
 from ...bulk.results import Tokens
 from ...bulk.rows import Chunk
 from ...bulk.vectors import Vectors
+from ...data.batching import longest_first
+from ...data.padded_inputs import padded_inputs
 
-# The columns of the shards. The last one is the output of the teacher.
-INPUTS, TARGET = ("input_ids", "token_type_ids"), "target"
+# The columns of the shards: the inputs of the model, the number of the query in pairs, and the output of the teacher.
+INPUTS, GROUP, TARGET = ("input_ids", "token_type_ids"), "group", "target"
 
 
 class TeacherVectors(Vectors):
-    """The vectors of texts, and their tokens."""
+    """The vectors (D,) of texts, and their tokens."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -33,10 +38,69 @@ class TeacherVectors(Vectors):
         return [_lists(tokens.ids, chunk.good), *super().compute(chunk, tokens, progress)]
 
 
+class TeacherLogits(Predictions):
+    """The logits (C,) of texts or of pairs of texts, and their tokens."""
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """See `Computation.fields`."""
+        names = [name for name in INPUTS if name in self.tokenizer.model_input_names]
+        inputs = [pa.field(name, pa.list_(pa.int32())) for name in names]
+        return [*inputs, pa.field(GROUP, pa.int64()), pa.field(TARGET, self._kind)]
+
+    @property
+    def _kind(self) -> pa.DataType:
+        return pa.list_(pa.float32(), len(self.labels))
+
+    def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
+        """See `Computation.compute`."""
+        inputs = [_lists(tokens.inputs[name], chunk.good) for name in INPUTS if name in tokens.inputs]
+        groups = np.zeros(len(chunk.good), np.int64)
+        groups[chunk.good] = [_number(text) for text in chunk.texts[0]] if chunk.texts else 0
+        return [*inputs, pa.array(groups), self._logits(chunk, tokens, progress)]
+
+    def _logits(self, chunk: Chunk, tokens: Tokens, progress: Any) -> pa.Array:
+        found = np.zeros((len(chunk.good), len(self.labels)), np.float32)
+        found[chunk.good] = self.outputs(tokens, progress)[0].cpu().numpy()
+        return pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1], mask=pa.array(~chunk.good))
+
+
+class TeacherTags(TeacherLogits):
+    """The logits (L, C) of the tokens of texts, and the tokens."""
+
+    @property
+    def _kind(self) -> pa.DataType:
+        return pa.list_(super()._kind)
+
+    @torch.no_grad()
+    def _logits(self, chunk: Chunk, tokens: Tokens, progress: Any) -> pa.Array:
+        lengths, names = [len(ids) for ids in tokens.ids], list(tokens.inputs)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        found = np.zeros((int(offsets[-1]), len(self.labels)), np.float32)
+        for batch in longest_first(lengths, self.max_tokens, progress):
+            given = [{name: tokens.inputs[name][index] for name in names} for index in batch]
+            inputs = padded_inputs(given, self.classifier.config.pad_token_id)
+            logits = self.classifier(**{name: each.to(self.classifier.device) for name, each in inputs.items()}).logits
+            for index, own in zip(batch, logits.float().cpu().numpy(), strict=True):
+                found[offsets[index] : offsets[index + 1]] = own[: lengths[index]]
+        values = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), len(self.labels))
+        return pa.ListArray.from_arrays(_offsets(lengths, chunk.good), values, mask=pa.array(~chunk.good))
+
+
+def _number(text: str) -> int:
+    """Return a number that equal texts share."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "little")
+
+
 def _lists(values: Sequence[Sequence[int]], good: np.ndarray) -> pa.ListArray:
     """Return a column (N,) of lists of integers, null for bad rows, of which there are no `values` (G,)."""
-    lengths = np.zeros(len(good), np.int32)
-    lengths[good] = [len(each) for each in values]
-    offsets = np.concatenate([[0], lengths.cumsum(dtype=np.int32)]).astype(np.int32)
-    flat = np.fromiter((value for each in values for value in each), np.int32, int(offsets[-1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), mask=pa.array(~good))
+    lengths = [len(each) for each in values]
+    flat = np.fromiter((value for each in values for value in each), np.int32, sum(lengths))
+    return pa.ListArray.from_arrays(_offsets(lengths, good), pa.array(flat), mask=pa.array(~good))
+
+
+def _offsets(lengths: Sequence[int], good: np.ndarray) -> pa.Array:
+    """Return where the lists of rows (N,) start and end, given the lengths (G,) of those that are good."""
+    every = np.zeros(len(good), np.int32)
+    every[good] = lengths
+    return pa.array(np.concatenate([[0], every.cumsum()]).astype(np.int32))

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ...bulk.results import Computation
 from ...bulk.rows import Chunk, CorpusRows
 from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...data.padded_inputs import padded_inputs
-from .teacher_outputs import INPUTS, TARGET
+from ...modeling.label_checks import IGNORED
+from .teacher_outputs import GROUP, INPUTS, TARGET
 
 # The share of the texts that is held out, and the largest number.
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 1000
+# The largest number of pairs of a query in a batch.
+_PAIRS = 16
 # Texts by which the speed of the teacher is measured. The first ones warm it up.
 _WARM_UP, _MEASURED = 16, 512
 
@@ -67,33 +71,81 @@ def affordable_share(rows: SampledRows, computation: Computation, seconds: float
     return min(1.0, seconds / (taken * total))
 
 
-def read_outputs(folder: Path, cache: Path, seed: int) -> tuple[Any, Any, np.ndarray]:
+@dataclass(frozen=True)
+class LearningTexts:
+    """What a student learns from.
+
+    Attributes:
+        units: A dataset, of which a batch takes whole items: texts, or the pairs of a query.
+        lengths: The number of tokens of each item.
+        held_out: The texts or pairs that are held out.
+        count: The number of texts or pairs that are not.
+    """
+
+    units: Any
+    lengths: list[int]
+    held_out: Any
+    count: int
+
+
+def read_outputs(folder: Path, cache: Path, seed: int, by_query: bool) -> LearningTexts:
     """Read what the teacher has computed.
 
     Args:
         folder: The folder of its shards.
         cache: A folder for a copy that is mapped into memory.
         seed: The seed that chooses the texts to hold out.
-
-    Returns:
-        The rows to train on, those that are held out, and the number of tokens (N,) of the former.
+        by_query: Whether the texts are pairs, of which those of a query stay together.
 
     Raises:
-        UsageError: If there are fewer than two texts.
+        UsageError: If there are fewer than two texts, or pairs of two queries.
     """
     from datasets import Dataset
 
     files = sorted(map(str, folder.glob("shard-*.parquet")))
     rows = Dataset.from_parquet(files, cache_dir=str(cache))
-    rows = rows.select_columns([name for name in (*INPUTS, TARGET) if name in rows.column_names])
     lengths = np.asarray(pc.fill_null(pc.list_value_length(rows.data.column(INPUTS[0])), 0))
-    usable = np.random.default_rng(seed).permutation(np.flatnonzero(lengths))
-    if len(usable) < 2:
-        raise UsageError(f"--corpus must have at least two texts, one of which is held out, got {len(usable)}.")
-    count = min(_MOST_HELD_OUT, math.ceil(_HELD_OUT * len(usable)))
-    held_out, train = usable[:count], np.sort(usable[count:])
-    rows = rows.with_format("numpy")
-    return rows.select(train), rows.select(held_out), lengths[train]
+    usable = np.flatnonzero(lengths)
+    groups = np.asarray(rows.data.column(GROUP))[usable] if by_query else np.arange(len(usable))
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    if len(order) < 2:
+        what = "pairs of at least two first texts" if by_query else "at least two texts"
+        raise UsageError(f"--corpus must have {what}, because some are held out, got {len(order)}.")
+    count = min(_MOST_HELD_OUT, math.ceil(_HELD_OUT * len(order)))
+    is_held_out = np.isin(groups, order[:count])
+    train, held_out = usable[~is_held_out], usable[is_held_out][:_MOST_HELD_OUT]
+    names = [*INPUTS, *([GROUP] if by_query else []), TARGET]
+    rows = rows.select_columns([name for name in names if name in rows.column_names]).with_format("numpy")
+    units: Any = rows.select(train)
+    items = lengths[train]
+    if by_query:
+        units = Queries(units, groups[~is_held_out])
+        items = np.array([items[pairs].sum() for pairs in units.rows])
+    return LearningTexts(units, items.tolist(), rows.select(held_out), len(train))
+
+
+class Queries:
+    """A dataset whose items are the pairs of a query, or some of them if there are many.
+
+    Args:
+        pairs: A dataset of pairs.
+        groups: (N,) the number of the query of each.
+    """
+
+    def __init__(self, pairs: Any, groups: np.ndarray) -> None:
+        self.pairs = pairs
+        order = np.argsort(groups, kind="stable")
+        starts = np.flatnonzero(np.diff(groups[order])) + 1
+        self.rows = [
+            rows[first : first + _PAIRS] for rows in np.split(order, starts) for first in range(0, len(rows), _PAIRS)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the pairs of several queries."""
+        return list(self.pairs.__getitems__(np.concatenate([self.rows[index] for index in indices]).tolist()))
 
 
 class Collator:
@@ -109,5 +161,9 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the batch of rows."""
         inputs = [{name: row[name] for name in INPUTS if name in row} for row in rows]
-        targets = torch.from_numpy(np.stack([row[TARGET] for row in rows]))
-        return {**padded_inputs(inputs, self.pad_token_id), TARGET: targets}
+        batch = padded_inputs(inputs, self.pad_token_id)
+        if GROUP in rows[0]:
+            batch["groups"] = torch.tensor([int(row[GROUP]) for row in rows])
+        # The tokens of a text are padded; all other outputs of a teacher have the same size.
+        batch[TARGET] = pad_sequence([torch.tensor(row[TARGET]) for row in rows], True, IGNORED)
+        return batch
