@@ -46,13 +46,16 @@ class StudentArguments:
         "Folder or Hub id of the teacher: a sentence encoder, a classifier, a cross-encoder or a tagger."
     )
     layers: int | None = option("Number of layers of the student (default: half of those of the teacher).", None)
+    hidden_size: int | None = option(
+        "Hidden size of a student that is also narrower (default: that of the teacher).", None
+    )
     max_length: int | None = option(default=None, **MAX_LENGTH)
     matryoshka_dims: list[int] | None = option(
         f"{MATRYOSHKA_DIMS['help'].rstrip('.')} (default: the powers of two from 32).", None
     )
 
     def __post_init__(self) -> None:
-        check_least(self, layers=1, max_length=1)
+        check_least(self, layers=1, hidden_size=1, max_length=1)
         if wrong := [size for size in self.matryoshka_dims or () if size < 1]:
             raise UsageError(f"--matryoshka_dims must be at least 1, got {wrong[0]}.")
 

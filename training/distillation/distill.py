@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -36,12 +38,14 @@ from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_wit
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from .arguments import DISTILL
+from .narrowing import basis_of_states, principal_directions
+from .objectives import VectorObjective
 from .report import Report, compare, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
 from .student import Student, make_student, with_dropout_of
 from .teacher import Teacher, load_teacher, prepared_computation
-from .teacher_outputs import TARGET
-from .texts import Collator, SampledRows, affordable_share, read_outputs
+from .teacher_outputs import INPUTS, TARGET
+from .texts import Collator, LearningTexts, SampledRows, affordable_share, read_outputs
 
 _PLAN, RESULTS = "plan.json", "distillation.json"
 # Number of texts in a shard of what the teacher computes.
@@ -50,6 +54,8 @@ _SHARD_ROWS = 2048
 # measured, such as saving.
 _OF_TEACHER, _PLANNED = 1 / 3, 0.9
 _LEAST_STEPS = 10
+# Texts by which the directions of vectors are found, and those by which the directions of hidden states are.
+_SAMPLED, _READ = 8192, 128
 
 
 def run_command(arguments: list[str]) -> None:
@@ -103,15 +109,15 @@ def _distill(run: Distillation) -> Report:
             print(f"--resume found no interrupted run for {run.output}; starting a new one.")
         record_settings(run, settings)
         set_seed(args.seed)
-        initial = make_student(teacher.model, teacher.layers)
         plan = _compute_outputs(run, teacher)
-        teacher.loaded = None  # Nothing else needs it during the training.
         by_query = run.data.text_pair_column is not None
         texts = read_outputs(run.scratch / "teacher", run.scratch / "texts", args.seed, by_query)
         if not resumed:
             what = counted(texts.count, "pair" if by_query else "text")
             tokens = counted(sum(texts.lengths), "token")
             print(f"{what} of {tokens} to learn from, {len(texts.held_out):,} held out.")
+        initial = _initial_student(run, teacher, texts)
+        teacher.loaded = None  # Nothing needs it during the training.
         batches = TokenBudgetDataset(texts.units, args.max_tokens, args.seed, texts.lengths)
 
         def trainer(own: DistillationArguments, checkpoint: Path | None = None) -> HubTrainer:
@@ -174,6 +180,25 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     plan["computed"] = True
     _keep(run, plan)
     return plan
+
+
+def _initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -> Any:
+    """Return the student before training, and let a narrower one learn the most important directions."""
+    basis, size = None, run.model.hidden_size
+    if size is not None:
+        sample = list(range(min(len(texts.lengths), _SAMPLED)))
+        rows = texts.units.__getitems__(sample)
+        batch = Collator(cast(Any, teacher.model.config).pad_token_id)(rows[:_READ])
+        basis = basis_of_states(
+            teacher.model, {name: batch[name] for name in (*INPUTS, "attention_mask") if name in batch}, size
+        )
+        if isinstance(teacher.objective, VectorObjective):
+            targets = torch.tensor(np.stack([row[TARGET] for row in rows]))
+            teacher.objective.directions = principal_directions(targets, teacher.objective.sizes[-1])
+    student = make_student(teacher.model, teacher.layers, basis)
+    if isinstance(teacher.objective, VectorObjective):
+        cast(Any, student.base_model).embedding_recipe = teacher.objective.recipe
+    return student
 
 
 def _keep(run: Distillation, plan: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Shapes: B batch, S sequence, N texts, D channels, C labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from ...modeling.label_checks import IGNORED
 from ...modeling.pooling import POOLINGS
+from ...modeling.text_encoding.embedding_recipe import Dense, Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
 
 # Vectors that are cut off at fewer dimensions are of little use.
@@ -49,14 +51,26 @@ class VectorObjective:
     Args:
         prepared: How the teacher turns texts into vectors.
         sizes: The sizes to which vectors can be truncated.
+        hidden_size: The hidden size of a narrower student, whose vectors are those of the teacher in other directions,
+            the most important one first.
+
+    Attributes:
+        recipe: How the student turns texts into vectors.
+        directions: (D, d) the directions of the vectors of a narrower student.
     """
 
     metric: ClassVar[str] = "cosine"
     task: ClassVar[str] = "feature-extraction"
 
-    def __init__(self, prepared: PreparedEncoding, sizes: Sequence[int]) -> None:
-        self.recipe, self.skipped = prepared.recipe, prepared.skipped
-        self.sizes = [*(size for size in sizes if size < prepared.kept_channels), prepared.kept_channels]
+    def __init__(self, prepared: PreparedEncoding, sizes: Sequence[int], hidden_size: int | None = None) -> None:
+        self.recipe, self.skipped, channels = prepared.recipe, prepared.skipped, prepared.kept_channels
+        if hidden_size is not None:
+            # A dense layer is for vectors of the teacher's size.
+            after = tuple(step for step in self.recipe.after if not isinstance(step, Dense))
+            self.recipe = replace(self.recipe, after=after)
+            channels = min(channels, self.recipe.channels(hidden_size))
+        self.sizes = [*(size for size in sizes if size < channels), channels]
+        self.directions: torch.Tensor | None = None
 
     def outputs(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the vectors (B, D). See `Objective`."""
@@ -70,7 +84,7 @@ class VectorObjective:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
         """See `Objective`."""
-        losses = []
+        losses, targets = [], self._turned(targets)
         for size in self.sizes:
             found, wanted = outputs[:, :size], targets[:, :size]
             error = F.mse_loss(found, wanted) / wanted.square().mean().clamp(min=1e-12)
@@ -79,7 +93,14 @@ class VectorObjective:
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return the mean cosine. See `Objective`."""
-        return float(F.cosine_similarity(torch.tensor(outputs), torch.tensor(targets)).mean())
+        return float(F.cosine_similarity(torch.tensor(outputs), self._turned(torch.tensor(targets))).mean())
+
+    def _turned(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return the vectors of the teacher in the directions of the student."""
+        if self.directions is None:
+            return targets
+        turned = targets @ self.directions.to(targets)
+        return F.normalize(turned, dim=-1) if Normalize() in self.recipe.after else turned
 
 
 class LabelObjective:

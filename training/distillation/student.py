@@ -13,6 +13,7 @@ from torch import nn
 
 from ...command_line import UsageError
 from ...modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from .narrowing import narrow, narrowed
 from .objectives import Objective
 
 # A student imitates what its teacher computes without dropout.
@@ -27,40 +28,58 @@ def spread_layers(total: int, kept: int) -> list[int]:
     return [round(index * (total - 1) / max(1, kept - 1)) for index in range(kept)]
 
 
-def check_layers(total: int, kept: int | None) -> int:
+def check_layers(total: int, kept: int | None, narrower: bool) -> int:
     """Return the number of layers of a student, by default half of those of its teacher.
 
     Raises:
-        UsageError: If the student would not have fewer layers.
+        UsageError: If the student would not be smaller.
     """
     if total < 2:
         raise UsageError(f"the teacher must have at least 2 layers, of which the student keeps some; it has {total}.")
-    if kept is not None and kept >= total:
-        raise UsageError(f"--layers must be less than {total}, the number of layers of the teacher, got {kept}.")
+    if kept is not None and (kept > total or (kept == total and not narrower)):
+        allowed = "at most" if narrower else "less than"
+        raise UsageError(f"--layers must be {allowed} {total}, the number of layers of the teacher, got {kept}.")
     return kept or total // 2
 
 
 @torch.no_grad()
-def make_student(teacher: SequenceEncoderPreTrainedModel, kept: int) -> SequenceEncoderPreTrainedModel:
-    """Return a copy of a model in float32 with `kept` of its layers, which has no dropout; see `with_dropout_of`."""
+def make_student(
+    teacher: SequenceEncoderPreTrainedModel, kept: int, basis: torch.Tensor | None = None
+) -> SequenceEncoderPreTrainedModel:
+    """Return a copy of a model in float32 with fewer layers, which has no dropout; see `with_dropout_of`.
+
+    Args:
+        teacher: The model.
+        kept: The number of layers.
+        basis: (D, d) the directions of the hidden states that a narrower student keeps.
+    """
     before, config = cast(Any, teacher.config), copy.deepcopy(cast(Any, teacher.config))
     chosen = spread_layers(before.num_hidden_layers, kept)
     config.num_hidden_layers, config.logit_calibration = kept, None
     config.layer_types = [before.layer_types[index] for index in chosen]
     if config.num_hidden_groups is not None:
         config.num_hidden_groups = min(kept, config.num_hidden_groups)
+    if basis is not None:
+        narrow(config, basis.shape[1])
     for name in _DROPOUTS:
         setattr(config, name, 0.0)
     student = type(teacher)(config).float()
-    encoder, original = cast(SequenceEncoderModel, student.base_model), cast(SequenceEncoderModel, teacher.base_model)
+    original, encoder = cast(SequenceEncoderModel, teacher.base_model), cast(SequenceEncoderModel, student.base_model)
     inside = "layers." if original is teacher else f"{teacher.base_model_prefix}.layers."
-    others = {name: weight for name, weight in teacher.state_dict().items() if not name.startswith(inside)}
-    student.load_state_dict(others, strict=False)
+    _copy(teacher, student, basis, inside)
     layers = original._layers_in_order()
     for index, layer in zip(chosen, encoder._layers_in_order(), strict=True):
-        layer.load_state_dict(layers[index].state_dict())
+        _copy(layers[index], layer, basis)
     encoder.embedding_recipe = original.embedding_recipe
     return student
+
+
+def _copy(source: Any, target: Any, basis: torch.Tensor | None, left_out: str = "\n") -> None:
+    """Copy the weights of a module to one of the same kind, except those whose names start with `left_out`."""
+    weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith(left_out)}
+    if basis is not None:
+        weights = narrowed(weights, {name: weight.shape for name, weight in target.state_dict().items()}, basis)
+    target.load_state_dict({**target.state_dict(), **weights})
 
 
 def with_dropout_of(student: SequenceEncoderPreTrainedModel, teacher_config: Any) -> SequenceEncoderPreTrainedModel:

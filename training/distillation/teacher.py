@@ -23,6 +23,7 @@ from ...modeling import (
 from ...saving.exported_models import check_not_exported
 from ...vectors.vector_kinds import text_vectors_of
 from ..encoders import check_trainable, named_error
+from .narrowing import check_hidden_size
 from .objectives import (
     LabelObjective,
     Objective,
@@ -93,7 +94,9 @@ def load_teacher(run: Distillation) -> Teacher:
             f"{asked.model} is a {type(model).__name__}{f' {kind}' if other is not None or lacks_recipe else ''}, and "
             f"distill takes sentence encoders, classifiers, cross-encoders and taggers. {use_of(model)}"
         )
-    layers = check_layers(model.config.num_hidden_layers, asked.layers)
+    layers = check_layers(model.config.num_hidden_layers, asked.layers, asked.hidden_size is not None)
+    if asked.hidden_size is not None:
+        check_hidden_size(model.config, asked.hidden_size)
     model.float()
     return Teacher(source, tokenizer, _objective_of(run, model, tokenizer), layers, model)
 
@@ -109,10 +112,10 @@ def _objective_of(run: Distillation, model: Any, tokenizer: PreTrainedTokenizerB
     if not is_classifier and (pair := run.data.text_pair_column) is not None:
         raise UsageError(f"--text_pair_column {pair} needs a classifier or a cross-encoder, got a {kind}.")
     if isinstance(computation, TeacherVectors):
-        channels = computation.prepared.kept_channels
-        if too_large := [size for size in sizes or () if size > channels]:
-            raise UsageError(f"--matryoshka_dims must be at most {channels}, got {too_large[0]}.")
-        return VectorObjective(computation.prepared, sizes or matryoshka_sizes(channels))
+        largest = run.model.hidden_size or computation.prepared.kept_channels
+        if too_large := [size for size in sizes or () if size > largest]:
+            raise UsageError(f"--matryoshka_dims must be at most {largest}, got {too_large[0]}.")
+        return VectorObjective(computation.prepared, sizes or matryoshka_sizes(largest), run.model.hidden_size)
     if sizes is not None:
         raise UsageError(f"--matryoshka_dims needs a sentence encoder, got a {kind}.")
     if not is_classifier:
