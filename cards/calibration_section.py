@@ -75,6 +75,10 @@ def _sentences(calibration: Calibration) -> list[str]:
             f"The logits of each text are divided by its own temperature, from {sure:.4g} (most confident) to "
             f"{unsure:.4g} (least confident)."
         )
+    elif scaling["method"] == "affine":
+        sentences.append(
+            f"The logits of all spans are multiplied by {scaling['scale']:.4g}, and {scaling['offset']:.4g} is added."
+        )
     else:
         sentences.append("The logits of each label have their own scale and offset.")
     for asked, found in calibration.facts["sets_on_held_out_texts"].items():

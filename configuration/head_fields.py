@@ -1,10 +1,11 @@
 """Checks a field of a `SequenceEncoderConfig` that holds what one head needs, as a dict.
 
 A dataclass describes such a field: its annotations and defaults say what a value may be, and metadata what else it must
-be, `choices` or the `least` number.
+be: `choices`, the `least` integer, or `unlimited` for any number.
 """
 
 # The configuration imports this module, so that it cannot be imported here.
+import math
 from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Any
@@ -44,6 +45,8 @@ def _wanted(field: Field[Any], value: Any) -> str | None:
     if isinstance(field.default, bool):
         return None if isinstance(value, bool) else "true or false"
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if "unlimited" in field.metadata:
+        return None if number and math.isfinite(value) else "a finite number"
     if isinstance(field.default, float):
         return None if number and 0 <= value < 1 else "a number from 0 to below 1"
     least = field.metadata.get("least", 0)

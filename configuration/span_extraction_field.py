@@ -24,6 +24,8 @@ class SpanExtractionFields:
         label_encoder: The fields of the configuration of a separate encoder of labels; None if the encoder reads them
             before the text.
         threshold: The probability above which a span is returned by default.
+        logit_scale: What all logits are multiplied by, a positive number, which `calibrate` fits.
+        logit_offset: What is added to them then.
     """
 
     label_token_id: int | None = None
@@ -37,6 +39,8 @@ class SpanExtractionFields:
     dropout: float = 0.4
     label_encoder: dict[str, Any] | None = None
     threshold: float = 0.5
+    logit_scale: float = field(default=1.0, metadata={"unlimited": True})
+    logit_offset: float = field(default=0.0, metadata={"unlimited": True})
 
 
 def span_extraction_fields(config: Any) -> SpanExtractionFields:
@@ -62,6 +66,8 @@ def check_span_extraction(config: Any) -> None:
             raise ValueError(f"span_extraction['label_encoder'] must be fields of an encoder, got {label_encoder!r}.")
         type(config)(**label_encoder)
     check_head_fields("span_extraction", given, SpanExtractionFields, config.vocab_size)
+    if (scale := (given or {}).get("logit_scale", 1.0)) <= 0:
+        raise ValueError(f"span_extraction['logit_scale'] must be positive, got {scale}.")
     size = (given or {}).get("hidden_size") or 2
     if size % 2:
         raise ValueError(f"span_extraction['hidden_size'] must be even, got {size}.")

@@ -13,6 +13,7 @@ from ..inference.uses import with_learned_labels
 from ..modeling import (
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
+    SequenceEncoderForSpanExtraction,
     SequenceEncoderForTokenClassification,
 )
 from ..tasks import HEAD_TASKS
@@ -21,6 +22,8 @@ from ..tasks.example_arguments import ExampleArguments
 
 # The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
 _LENGTH = 512
+# What `task_of` is asked for by `calibrate`.
+_CALIBRATED = "calibrated"
 _KINDS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 
 
@@ -85,17 +88,21 @@ def task_of(model: Any, action: str = "evaluated") -> str:
         return "ner"
     if isinstance(model, SequenceEncoderForQuestionAnswering):
         return "qa"
+    if action == _CALIBRATED and isinstance(model, SequenceEncoderForSpanExtraction):
+        return "extraction"
     found = type(model).__name__
     if isinstance(model, SequenceEncoderForSequenceClassification | SequenceEncoderForTokenClassification):
         named = model.config.problem_type
         found += f" with {counted(labels, 'label')}{f' for {named}' if named else ''}"
+    kinds = "for entities or for question answering"
+    if action == _CALIBRATED:
+        kinds = "for entities, for question answering or for span extraction"
     other = with_learned_labels(model)
     advice = "`sequence-encoder adapt --test_file` measures models for other tasks"
     if other is not None:
         advice = f"Labels that are only named in a call cannot be; use {other}"
     raise UsageError(
-        "model must be for classification with at least two labels, for entities or for question answering to be "
-        f"{action}, got a {found}. {advice}."
+        f"model must be for classification with at least two labels, {kinds} to be {action}, got a {found}. {advice}."
     )
 
 

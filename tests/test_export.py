@@ -417,6 +417,8 @@ def test_bad_arguments_are_rejected_before_any_work(
 def test_an_exported_extractor_finds_the_same_spans(tmp_path: Path) -> None:
     _, tokenizer = save_gliner(tmp_path / "gliner", "deberta")
     model: Any = convert(tmp_path / "gliner")
+    # Those of a calibration.
+    model.config.span_extraction |= {"logit_scale": 0.5, "logit_offset": -0.1}
     export(model, tokenizer, tmp_path / "exported", "onnx")
     exported = ExportedExtractor.from_pretrained(tmp_path / "exported")
     texts = ["a cat, a red-dog is of berlin", "", "the model " * 30]

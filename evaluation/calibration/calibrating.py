@@ -15,11 +15,11 @@ from ...cards.calibration_section import summary_of
 from ...command_line import UsageError
 from ...command_line.extras import require
 from ...command_line.progress import Progress
-from ...modeling import SequenceEncoderPreTrainedModel
+from ...modeling import SequenceEncoderForSpanExtraction, SequenceEncoderPreTrainedModel
 from ...modeling.calibration.calibration import Calibration, calibration_of, weight_digests
 from ...tasks import HEAD_TASKS, HeadTask
 from ...tasks.answers import Answers
-from ...tasks.example_arguments import ExampleArguments
+from ...tasks.example_arguments import ExampleArguments, with_named_triples
 from ..examples import task_of
 from ..outputs import outputs_of
 from .arguments import AUTO, COVERAGES, SCALINGS
@@ -33,6 +33,7 @@ from .fitting import (
 )
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
+from .fitting_spans import calibrate_spans, read_spans
 from .reliability import Confidences, plot_reliability
 from .unfamiliarity import (
     Known,
@@ -97,7 +98,8 @@ def calibrate(
     `config.logit_calibration`, and `model.calibration` has the rest. `save_pretrained` saves both.
 
     Args:
-        model: A model for classification with one label or several, for entities, or for answers to questions.
+        model: A model for classification with one label or several, for entities, for answers to questions, or for
+            spans with any labels. The latter get no sets and no score of unfamiliar texts.
         tokenizer: Its tokenizer.
         examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
             by default `text` and `label`, or `labels` with several labels per text.
@@ -129,12 +131,19 @@ def calibrate(
                     "examples must be a list of dictionaries or a datasets.Dataset, and number "
                     f"{index + 1} is {example!r}."
                 )
-        examples = Dataset.from_list(examples)
+        names = dict.fromkeys(name for example in examples for name in example)
+        cells = {name: with_named_triples([example.get(name) for example in examples]) for name in names}
+        examples = Dataset.from_dict(cells)
     if scaling not in SCALINGS:
         raise UsageError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}.")
     if not len(examples):
         raise UsageError("calibrate needs examples, got none.")
     task_name = task_of(model, "calibrated")
+    if isinstance(model, SequenceEncoderForSpanExtraction):
+        check_span_options(away is not None, coverages, scaling)
+        reader, rows = read_spans(examples, columns, SPLIT)
+        model.calibration, before, after = calibrate_spans(model, tokenizer, rows, reader, max_length)
+        return CalibrationReport(model.calibration, before, after)
     task = HEAD_TASKS[task_name](columns or ExampleArguments())
     rows = task.read({SPLIT: examples}, labels_of(model))[SPLIT]
     check_examples(task_name, task, rows, coverages)
@@ -143,6 +152,21 @@ def calibrate(
     inputs = encoded_rows(task, rows, task.encode(rows, tokenizer))
     methods = tuple(FITS) if scaling == AUTO else (scaling,)
     return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, methods, task.max_length)
+
+
+def check_span_options(has_away: bool, coverages: Sequence[float], scaling: str) -> None:
+    """Check the options for a model that finds spans for any labels.
+
+    Raises:
+        UsageError: If one has no effect.
+    """
+    reads = "for models that find spans for any labels"
+    if has_away:
+        raise UsageError(f"unfamiliar texts have no effect {reads}; leave out --unfamiliar_file.")
+    if tuple(coverages) != COVERAGES:
+        raise UsageError(f"coverages have no effect {reads}, which have no sets of labels; leave them out.")
+    if scaling != AUTO:
+        raise UsageError(f"scaling must be auto {reads}, got {scaling!r}: they have one scale and one offset.")
 
 
 def calibrate_encoded(

@@ -162,7 +162,7 @@ class Calibration:
     """What a calibrated model knows about its own scores.
 
     Args:
-        task: `classification`, `multi-label`, `ner` or `qa`.
+        task: `classification`, `multi-label`, `ner`, `qa` or `extraction`.
         scaling: The method and the numbers of the scaling.
         weights: Digests of the weights that the calibration belongs to, see `weight_digests`.
         sets: The prediction sets, if there are any.

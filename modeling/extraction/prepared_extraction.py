@@ -71,6 +71,22 @@ class PreparedExtraction:
             progress.update(sum(not places for places in tokenized.places))
         return self.of_texts(tokenized, self._in_windows(tokenized.windows, progress))
 
+    def in_words(
+        self, windows: list[TextWindow], allowed: Sequence[set[int] | None], progress: Any = None
+    ) -> list[list[Span]]:
+        """Return the spans of each text in words, given its windows.
+
+        Args:
+            windows: The windows of all texts.
+            allowed: For each text the numbers of the labels that its spans may have; None for all.
+            progress: A progress bar, which advances by the texts whose windows are all done.
+        """
+        found = self._by_text(windows, self._in_windows(windows, progress))
+        return [
+            chosen([span for span in found[text] if labels is None or span[2] in labels], self.nested, self.multi_label)
+            for text, labels in enumerate(allowed)
+        ]
+
     def in_window(self, scores: torch.Tensor) -> list[Span]:
         """Return the spans above the threshold in a window, given its logits."""
         found: list[Span] = self.model.scorer.spans(scores.float().sigmoid(), self.threshold)
@@ -78,13 +94,19 @@ class PreparedExtraction:
 
     def of_texts(self, tokenized: TokenizedTexts, in_windows: Iterable[list[Span]]) -> list[list[dict[str, Any]]]:
         """Return the spans of each text, given those above the threshold in each window."""
-        found: dict[int, list[Span]] = defaultdict(list)
-        for window, spans in zip(tokenized.windows, in_windows, strict=True):
-            shifted = [(a + window.first, b + window.first, label, score) for a, b, label, score in spans]
-            found[window.text] += [span for span in shifted if window.owns(span)]
+        found = self._by_text(tokenized.windows, in_windows)
         return [
             self._chosen(text, tokenized.places[number], found[number]) for number, text in enumerate(tokenized.texts)
         ]
+
+    @staticmethod
+    def _by_text(windows: list[TextWindow], in_windows: Iterable[list[Span]]) -> dict[int, list[Span]]:
+        """Return the spans that the windows of each text own, in words of the text."""
+        found: dict[int, list[Span]] = defaultdict(list)
+        for window, spans in zip(windows, in_windows, strict=True):
+            shifted = [(a + window.first, b + window.first, label, score) for a, b, label, score in spans]
+            found[window.text] += [span for span in shifted if window.owns(span)]
+        return found
 
     def _in_windows(self, windows: list[TextWindow], progress: Any) -> list[list[Span]]:
         """Return the spans above the threshold in each window."""

@@ -202,7 +202,15 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
             label_vectors = vectors.repeat(len(num_words), 1)
         if self.recurrent is not None:
             word_vectors = recurrent(self.recurrent, word_vectors, num_words)
-        return self.scorer(word_vectors, label_vectors, num_words, num_labels)
+        return self._scaled(self.scorer(word_vectors, label_vectors, num_words, num_labels))
+
+    def _scaled(self, scores: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Apply the scale and the offset of a calibration. The lowest number stays finite."""
+        fields = span_extraction_fields(self.config)
+        scale, offset = fields.logit_scale, fields.logit_offset
+        if scale == 1 and offset == 0:
+            return scores
+        return [(text * scale + offset).clamp(min=torch.finfo(text.dtype).min) for text in scores]
 
     def _projected(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors if self.projection is None else self.projection(vectors)

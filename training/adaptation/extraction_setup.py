@@ -40,6 +40,9 @@ class ExtractionSetup(HeadSetup):
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         check_fixed(run.args, label_smoothing_factor=0)
+        if run.data.held_out_labels and run.args.metric_for_best_model is None:
+            # A model that has learned its labels too well does not read others any more (Xian et al., 2017).
+            run.args.metric_for_best_model, run.args.greater_is_better = "harmonic_f1", True
         super().__init__(run, examples)
 
     def _task(self) -> Extraction:
@@ -59,7 +62,9 @@ class ExtractionSetup(HeadSetup):
             raise UsageError(f"{self.run.model.model} has a separate encoder of labels, which adapt does not train.")
         self.keeps_head = kept.get("label_token_id") is not None
         if self.keeps_head:
-            self.head = {**kept, "max_width": max(self.task.max_width, span_extraction_fields(config).max_width)}
+            # The scale of a calibration does not fit the weights after the training.
+            self.head = {**kept, "logit_scale": 1.0, "logit_offset": 0.0}
+            self.head["max_width"] = max(self.task.max_width, span_extraction_fields(config).max_width)
         else:
             tokenizer.add_tokens([_LABEL_TOKEN, _SEPARATOR], special_tokens=True)
             marker, separator = map(tokenizer.convert_tokens_to_ids, (_LABEL_TOKEN, _SEPARATOR))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import harmonic_mean
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from ....command_line import UsageError
 from ....command_line.counts import counted
-from ....tasks.columns import check_columns, check_spellings, check_values, label_text, named
+from ....tasks.columns import label_text
+from ....tasks.span_examples import SpanExamples, places_of
 from ....tasks.task import Examples, HeadTask, Metrics, TruncationCounts
 from .label_draws import LabelDraws
 from .span_measures import THRESHOLDS, best_threshold, by_label, measured
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
     from ....tasks.example_arguments import ExampleArguments
 
-# The first word, the last word and the name of a label.
-Entity = tuple[int, int, str]
-# The default column with the labels, for texts in GLiNER's form and for others.
-_GLINER_TEXT, _GLINER_LABELS = "tokenized_text", "ner"
 # The share of the training entities that the model must be able to represent, and the widths that it can have.
 _WIDE_ENOUGH, _LEAST_WIDTH, _MOST_WIDTH = 0.995, 8, 32
 # The seed of the labels of evaluations, which are the same for all seeds of the training.
@@ -62,12 +59,8 @@ class _Found:
     truth: set[tuple[int, int, int, int]] = field(default_factory=set)
 
 
-class Extraction(HeadTask):
-    """Labelled spans of words, from examples in one of three forms.
-
-    A row has a list of words and a list of `[first, last, label]`, numbers of words, as for GLiNER; or a text and a
-    list of `{"start": 0, "end": 5, "label": "person"}` in characters; or a list of words and a list of tags such as
-    `B-person`. A row in GLiNER's form may state in `ner_labels` or `ner_negatives` which labels it was searched for.
+class Extraction(SpanExamples, HeadTask):
+    """Finds the spans of texts that fit labels, learnt from the examples that `SpanExamples` reads.
 
     Args:
         data: The source of the examples, and the names of their columns.
@@ -76,7 +69,6 @@ class Extraction(HeadTask):
         held_out: Labels to leave out of the training.
 
     Attributes:
-        names: All labels, set by `read`.
         unseen: The numbers of the labels that no training example has.
         max_width: The number of words that nearly all training entities have at most.
         threshold: The probability from which spans count. Evaluations of the validation examples choose it.
@@ -86,11 +78,10 @@ class Extraction(HeadTask):
     auto_class = "AutoModel"
     peft_task: ClassVar[str | None] = None
     best_metric = "f1"
-    metric_names = ("precision", "recall", "f1", "f1_at_0.5", "zero_shot_f1")
+    metric_names = ("precision", "recall", "f1", "f1_at_0.5", "zero_shot_f1", "harmonic_f1")
     tunings: ClassVar[tuple[str, ...]] = ("full",)
     libraries = ("seqeval",)
     hub_task = "token-classification"
-    label_column = "ner_tags"
 
     def __init__(
         self,
@@ -99,9 +90,9 @@ class Extraction(HeadTask):
         descriptions: Mapping[str, str] | None = None,
         held_out: Sequence[str] = (),
     ) -> None:
-        super().__init__(data, max_length)
+        SpanExamples.__init__(self, data)
+        HeadTask.__init__(self, data, max_length)
         self.descriptions, self.held_out = dict(descriptions or {}), list(map(label_text, held_out))
-        self.names: list[str] = []
         self.unseen: set[int] = set()
         self.threshold, self.chooses_threshold = 0.5, True
         self.cut: TruncationCounts = WindowCounts()
@@ -110,45 +101,18 @@ class Extraction(HeadTask):
 
     def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
-        data, columns = self.data, examples["train"].column_names
-        self.text = data.text_column or (next((name for name in (_GLINER_TEXT, "tokens") if name in columns), "text"))
-        self.label = data.label_column or (_GLINER_LABELS if self.text == _GLINER_TEXT else self.label_column)
+        rows = self.read_spans(examples)
         self.texts = (self.text,)
-        check_columns(examples, {"text_column": self.text, "label_column": self.label})
-        examples = {split: named(rows, self.label) for split, rows in examples.items()}
-        self.by_words = isinstance(examples["train"][0][self.text], list)
-        is_text, wanted = (_is_words, "a list of words") if self.by_words else (_is_str, "a text")
-        check_values(data, examples, "text_column", self.text, is_text, f"{wanted} in every row")
-        self.tags = self.by_words and any(_is_tags(cell) and cell for cell in examples["train"][self.label])
-        if self.tags:
-            kind, is_label = "tags, one for each word,", _is_tags
-        else:
-            # `ExampleFiles` turns GLiNER's triples into dicts.
-            kind = "lists of [first word, last word, label]" if self.by_words else "lists of start, end and label"
-            is_label = _is_triples if self.by_words else _is_spans
-        check_values(data, examples, "label_column", self.label, is_label, f"{kind} in every row")
-        check_spellings(data, examples, self.label, self._spellings)
-        found: Counter[str] = Counter()
-        for split, rows in examples.items():
-            for number, row in enumerate(rows):
-                self._check_places(split, number, row)
-                found.update({label for *_, label in self.entities_of(row)} | set(self._searched(row) or ()))
-        widths = [last - first + 1 for row in examples["train"] for first, last, _ in self.entities_of(row)]
+        widths = [last - first + 1 for row in rows["train"] for first, last, _ in self.entities_of(row)]
         if not widths:
             raise UsageError(f"--label_column {self.label}: the training examples have no entities.")
-        self._set_names(sorted(found))
+        self._check_names()
         quantile = int(np.quantile(widths, _WIDE_ENOUGH, method="higher"))
         self.max_width = min(max(quantile, _LEAST_WIDTH), _MOST_WIDTH)
-        return dict(examples)
+        return rows
 
-    def _spellings(self, cell: Any) -> list[str]:
-        if self.tags:
-            return [tag[2:] for tag in cell if tag != "O"]
-        # As they are written, they may be lists.
-        return [entity["label"] if isinstance(entity, dict) else entity[-1] for entity in cell]
-
-    def _set_names(self, names: list[str]) -> None:
-        self.names = names
+    def _check_names(self) -> None:
+        names = self.names
         for argument, given in (("held_out_labels", self.held_out), ("label_descriptions", self.descriptions)):
             if unknown := [name for name in given if name not in names]:
                 raise UsageError(
@@ -158,51 +122,6 @@ class Extraction(HeadTask):
         self.unseen = {names.index(name) for name in self.held_out}
         if len(self.unseen) == len(names):
             raise UsageError("--held_out_labels names all labels of the examples, so nothing is left to train on.")
-
-    def _check_places(self, split: str, number: int, row: Any) -> None:
-        text, cells = row[self.text], row[self.label]
-        if self.tags:
-            if len(text) != len(cells):
-                raise UsageError(
-                    f"--label_column {self.label} must contain one tag per word; {self.data.place_of(split, number)} "
-                    f"has {counted(len(text), 'word')} and {counted(len(cells), 'tag')}."
-                )
-            return
-        for cell in cells:
-            first, end = (cell["first"], cell["last"] + 1) if self.by_words else (cell["start"], cell["end"])
-            if not 0 <= first < end <= len(text):
-                unit, last = ("words", end - 1) if self.by_words else ("characters", end)
-                where = self.data.place_of(split, number)
-                raise UsageError(
-                    f"--label_column {self.label}: {where} has an entity from {first} to {last}, "
-                    f"which is outside its text of {len(text)} {unit}."
-                )
-
-    def words_of(self, row: Any) -> list[str]:
-        """Return the words of a row."""
-        text = row[self.text]
-        return list(text) if self.by_words else [text[start:end] for start, end in _places(text)]
-
-    def entities_of(self, row: Any) -> list[Entity]:
-        """Return the entities of a row, in words. One that ends inside a word has the whole word."""
-        cells = row[self.label]
-        if self.tags:
-            from seqeval.metrics.sequence_labeling import get_entities
-
-            return [(first, last, label_text(label)) for label, first, last in get_entities(cells)]
-        if self.by_words:
-            return [(cell["first"], cell["last"], label_text(cell["label"])) for cell in cells]
-        places, entities = _places(row[self.text]), []
-        for cell in cells:
-            inside = [n for n, (start, end) in enumerate(places) if start < cell["end"] and end > cell["start"]]
-            if inside:
-                entities.append((inside[0], inside[-1], label_text(cell["label"])))
-        return entities
-
-    def _searched(self, row: Any) -> list[str] | None:
-        """Return the labels that a row was searched for besides those of its entities; None for all."""
-        found = [row[name] for name in ("ner_labels", "ner_negatives") if self.by_words and row.get(name) is not None]
-        return None if not found else [label_text(label) for labels in found for label in labels]
 
     # Inputs.
 
@@ -231,7 +150,7 @@ class Extraction(HeadTask):
         prompt = Prompt(tokenizer, [], self.fields, self.max_length - self.draws.most_tokens)
         texts = [self.words_of(row) for row in rows]
         entities = [[(a, b, numbers[label]) for a, b, label in self.entities_of(row)] for row in rows]
-        searched = [self._searched(row) for row in rows]
+        searched = [self.searched(row) for row in rows]
         known = [[-1] if each is None else sorted({numbers[label] for label in each}) for each in searched]
         columns: dict[str, list[Any]] = {}
         start, end = len(prompt.before), len(prompt.after)
@@ -278,14 +197,17 @@ class Extraction(HeadTask):
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
             found = self._found(rows, inputs, prediction)
-            trained = self._of(found, unseen=False)
+            trained, unseen = self._of(found, unseen=False), self._of(found, unseen=True)
+            # Without spans of held-out labels, there is nothing to choose by them.
+            groups = [trained, unseen] if unseen.truth else [trained]
             if self.chooses_threshold:
-                self.threshold = best_threshold(trained.spans, trained.truth)
+                self.threshold = best_threshold(*((each.spans, each.truth) for each in groups))
             metrics = measured(trained.spans, trained.truth, self.threshold)
             metrics["f1_at_0.5"] = measured(trained.spans, trained.truth, 0.5)["f1"]
             if self.unseen:
-                unseen = self._of(found, unseen=True)
                 metrics["zero_shot_f1"] = measured(unseen.spans, unseen.truth, self.threshold)["f1"]
+                of_groups = [measured(each.spans, each.truth, self.threshold)["f1"] for each in groups]
+                metrics["harmonic_f1"] = harmonic_mean(of_groups)
             return {**metrics, "threshold": self.threshold}
 
         return judge
@@ -323,7 +245,7 @@ class Extraction(HeadTask):
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """See `HeadTask`. The answer is a list of spans with their probabilities, in words or characters."""
         answers: list[list[dict[str, Any]]] = [[] for _ in range(len(rows))]
-        places = None if self.by_words else [_places(text) for text in rows[self.text]]
+        places = None if self.by_words else [places_of(text) for text in rows[self.text]]
         for (number, first, last, label), score in self._found(rows, inputs, found).spans:
             if score <= self.threshold:
                 continue
@@ -366,42 +288,3 @@ class Collator:
             "class_ids": padded("class_ids", 0),
             "labels": torch.tensor(labels),
         }
-
-
-def _places(text: str) -> list[tuple[int, int]]:
-    from ....modeling.extraction.text_windows import words_of
-
-    return words_of(text)
-
-
-def _is_str(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word.strip() for word in value)
-
-
-def _is_tags(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(tag, str) and (tag == "O" or (tag[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") and tag[2:].strip()))
-        for tag in value
-    )
-
-
-def _is_triples(value: Any) -> bool:
-    return _are_spans(value, "first", "last")
-
-
-def _is_spans(value: Any) -> bool:
-    return _are_spans(value, "start", "end")
-
-
-def _are_spans(value: Any, *names: str) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(span, dict)
-        and isinstance(span.get("label"), str)
-        and bool(span["label"].strip())
-        and all(isinstance(span.get(name), int) for name in names)
-        for span in value
-    )
