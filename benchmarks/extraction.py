@@ -33,10 +33,13 @@ from gliner_peer import (
 )
 from optimize import ragged_texts
 from peers import extra_memory, interleaved, print_machine, short_texts
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from sequence_encoder import SequenceEncoderForSpanExtraction, convert, optimize
+from sequence_encoder.configuration.span_extraction_field import span_extraction_fields
+from sequence_encoder.modeling.extraction.text_windows import Prompt, windows_of_words
+from sequence_encoder.training.adaptation.tasks.extraction import Collator
+from sequence_encoder.training.extraction_trainer import ExtractionTrainer
 
 MAX_WORDS, BATCH = 300, 8
 MANY_LABELS = (*LABELS, "date")
@@ -96,60 +99,31 @@ def _end_of_word(text: str, number: int) -> int:
     return ends[min(number, len(ends)) - 1] if ends else 0
 
 
-class Collator:
-    """Makes the inputs of a `SequenceEncoderForSpanExtraction` from rows in GLiNER's format."""
-
-    def __init__(self, model: SequenceEncoderForSpanExtraction, tokenizer: PreTrainedTokenizerBase) -> None:
-        fields = model.config.span_extraction
-        self.label_token_id, self.tokenizer = fields["label_token_id"], tokenizer
-        ids = (fields["label_token_id"], fields["separator_token_id"])
-        self.marks = tokenizer.convert_ids_to_tokens(list(ids))
-
-    def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """Return a padded batch."""
-        label, separator = self.marks
-        prompts = [[part for name in row["ner_labels"] for part in (label, name)] + [separator] for row in rows]
-        words = [prompt + row["tokenized_text"] for prompt, row in zip(prompts, rows, strict=True)]
-        batch = self.tokenizer(words, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
-        numbers = [
-            [max(0, -1 if word is None else word - len(prompt) + 1) for word in batch.word_ids(index)]
-            for index, prompt in enumerate(prompts)
-        ]
-        marked = batch["input_ids"] == self.label_token_id
-        entities = [
-            torch.tensor([[a, b, row["ner_labels"].index(name)] for a, b, name in row["ner"]]).reshape(-1, 3)
-            for row in rows
-        ]
-        return {
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "word_ids": torch.tensor(numbers),
-            "class_ids": marked.cumsum(dim=1) * marked,
-            "labels": pad_sequence(entities, batch_first=True, padding_value=-100),
-        }
+def encoded(rows: Rows, model: SequenceEncoderForSpanExtraction, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """Return the inputs of our model for rows in GLiNER's format, with the labels of each before its words."""
+    fields, found = span_extraction_fields(model.config), []
+    for row in rows:
+        labels = row["ner_labels"]
+        prompt = Prompt(tokenizer, labels, fields)
+        (window,) = windows_of_words([row["tokenized_text"]], tokenizer, prompt, fields)
+        entities = [[first, last, labels.index(label)] for first, last, label in row["ner"]]
+        inputs = {"input_ids": window.ids, "word_ids": window.word_ids, "class_ids": window.label_ids}
+        found.append({**inputs, "labels": entities})
+    return found
 
 
-class OurTrainer(Budgeted, Trainer):
-    """The trainer of transformers, with the learning rates of `gliner_peer.py`."""
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return AdamW with a learning rate for the encoder and one for the head."""
-        parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.model.named_parameters():
-            parts[name.startswith("model.")].append(parameter)
-        rates = {True: SETTINGS["learning_rate"], False: SETTINGS["others_lr"]}
-        groups = [{"params": parts[encoder], "lr": rates[encoder]} for encoder in parts]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=SETTINGS["weight_decay"])
-        return self.optimizer
+class OurTrainer(Budgeted, ExtractionTrainer):
+    """The trainer of `adapt --task extraction`."""
 
 
 def our_trainer(rows: Rows, folder: str, **changes: Any) -> tuple[OurTrainer, PreTrainedTokenizerBase]:
     """Return a trainer of our model that starts from the same weights as gliner's, and the tokenizer."""
     build_gliner().save_pretrained(folder)
     model, tokenizer = convert(folder), AutoTokenizer.from_pretrained(folder)
-    keys = ("per_device_train_batch_size", "max_steps", "max_grad_norm")
+    keys = ("learning_rate", "weight_decay", "per_device_train_batch_size", "max_steps", "max_grad_norm")
     args = TrainingArguments(output_dir=folder, **PLAIN, **{**{key: SETTINGS[key] for key in keys}, **changes})
-    return OurTrainer(model, args, Collator(model, tokenizer), rows), tokenizer
+    collator = Collator(tokenizer.pad_token_id)
+    return OurTrainer(model, args, collator, encoded(rows, model, tokenizer)), tokenizer
 
 
 def timed_steps(who: str, rows: Path, steps: int) -> Callable[[], float]:

@@ -217,6 +217,9 @@ def test_held_out_labels_are_never_trained_but_evaluated(encoder: Path, tmp_path
     assert known_mentions(task, {"train": rows, "test": rows})["test"]["f1"] == 1
     options = {"learning_rate": 1e-4, "num_train_epochs": 1, "held_out_labels": "owl"}
     results = run("extraction", encoder, tmp_path / "out", **files(tmp_path), **options)
+    metrics = results.best.metrics["validation"]
+    means = [2 * f1 * zero / max(f1 + zero, 1e-9) for f1, zero in [(metrics["f1"], metrics["zero_shot_f1"])]]
+    assert metrics["harmonic_f1"] == pytest.approx(means[0])
     assert "zero_shot_f1" in results.best.metrics["test"]
 
 
@@ -224,8 +227,10 @@ def test_measures_are_of_exact_spans_and_the_threshold_is_the_best() -> None:
     truth = {(0, 1, 1, 0), (0, 2, 3, 1), (1, 0, 0, 0)}
     spans = [((0, 1, 1, 0), 0.9), ((0, 2, 3, 0), 0.6), ((1, 0, 0, 0), 0.4), ((1, 4, 4, 0), 0.12)]
     assert measured(spans, truth, 0.5) == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5})
-    assert best_threshold(spans, truth) == 0.35
-    assert best_threshold([], truth) == 0.5
+    assert best_threshold((spans, truth)) == 0.35
+    assert best_threshold(([], truth)) == 0.5
+    # Of a label that is never found above 0.12, the others must not decide alone.
+    assert best_threshold((spans, truth), ([((1, 4, 4, 2), 0.12)], {(1, 4, 4, 2)})) == 0.1
 
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]

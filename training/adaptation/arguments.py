@@ -183,7 +183,9 @@ class TaskDataArguments(ExampleArguments):
     )
     label_descriptions: dict[str, str] | str | None = option(default=None, **LABEL_DESCRIPTIONS)
     held_out_labels: list[str] | None = option(
-        "Labels to leave out of the training, and to evaluate as labels that the model has never seen.", None
+        "Labels to leave out of the training, and to evaluate as labels that the model has never seen. The weights and "
+        "the threshold are those that are best for these and the other labels.",
+        None,
     )
     unlabelled_file: str | None = option("Texts without labels, used if they improve the model.", None)
     dataset_name: str | None = option("Dataset on the Hub, to use instead of files.", None, metavar="DATASET")

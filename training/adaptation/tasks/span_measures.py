@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import harmonic_mean
 
 # Text, first word, last word and label.
 Span = tuple[int, int, int, int]
@@ -24,9 +25,17 @@ def measured(spans: Scored, truth: set[Span], threshold: float) -> dict[str, flo
     }
 
 
-def best_threshold(spans: Scored, truth: set[Span]) -> float:
-    """Return the threshold with the best F1. Of several, it is the one nearest to 0.5."""
-    return max(THRESHOLDS, key=lambda threshold: (measured(spans, truth, threshold)["f1"], -abs(threshold - 0.5)))
+def best_threshold(*groups: tuple[Scored, set[Span]]) -> float:
+    """Return the threshold with the best harmonic mean of the F1 of groups of labels, each with its spans and truth.
+
+    Of several, it is the one nearest to 0.5.
+    """
+
+    def quality(threshold: float) -> tuple[float, float]:
+        f1s = [measured(spans, truth, threshold)["f1"] for spans, truth in groups]
+        return harmonic_mean(f1s), -abs(threshold - 0.5)
+
+    return max(THRESHOLDS, key=quality)
 
 
 def by_label(spans: Scored, truth: set[Span], threshold: float, names: Sequence[str]) -> dict[str, dict[str, float]]:
