@@ -19,6 +19,7 @@ from ..command_line.options import (
     MAX_TOKENS,
     MODEL,
     TEXT_PAIR_COLUMN,
+    THEN,
     TRUE_OR_FALSE,
     check_least,
     option,
@@ -158,17 +159,29 @@ class PredictionArguments:
     abstain_below: float | None = option(
         "Write no label for texts whose p-value of unfamiliarity is lower; needs a calibrated model.", None
     )
+    then: str | None = option(default=None, **THEN)
+    then_below: float | None = option(
+        "Score of MODEL below which --then reads a text (default: 0.9; `sequence-encoder evaluate --then` finds the "
+        "best).",
+        None,
+    )
     dtype: str = option(default="auto", **DTYPE)
     trust_remote_code: bool = option(default=False, **_TRUST)
 
     def __post_init__(self) -> None:
+        if self.then is None and self.then_below is not None:
+            raise UsageError(f"--then_below needs --then, got --then_below {self.then_below}.")
+        if self.then is not None and self.coverage is not None:
+            raise UsageError(f"--coverage cannot be used with --then, got --coverage {self.coverage}.")
+        if self.then_below is not None and not 0 <= self.then_below <= 1:
+            raise UsageError(f"--then_below must be a number from 0 to 1, got {self.then_below}.")
         if self.labels is None:
             for name in ("hypothesis_template", "multi_label"):
                 if (value := getattr(self, name)) is not None:
                     raise UsageError(f"--{name} needs --labels, got --{name} {value}.")
             return
         self.labels = _named_once(self.labels)
-        for name in ("text_pair_column", "coverage", "abstain_below"):
+        for name in ("text_pair_column", "coverage", "abstain_below", "then"):
             if (value := getattr(self, name)) is not None:
                 raise UsageError(f"--{name} cannot be used with --labels, got --{name} {value}.")
         template = self.hypothesis_template

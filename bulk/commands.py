@@ -24,6 +24,7 @@ from .arguments import (
     arguments_of,
     check_libraries,
 )
+from .cascade import CascadedPredictions
 from .engine import local_engine
 from .extraction import Extraction
 from .listed_vectors import ListedVectors, check_options
@@ -140,10 +141,10 @@ def predict(
     engine = engine or EngineArguments()
     check_libraries("predict", engine=engine.engine)
     if engine.engine == "ray":
-        model, corpus = with_absolute_paths(model), with_absolute_paths(corpus)
-    source = Source(model.model)
+        model, corpus, options = (with_absolute_paths(part) for part in (model, corpus, options))
+    source, then = Source(model.model), None if options.then is None else Source(options.then)
 
-    def load() -> tuple[Predictions, str]:
+    def load() -> tuple[Computation, str]:
         given = (source, model.device, options.dtype, options.trust_remote_code)
         if options.labels is not None:
             found, tokenizer, sentence = load_model(*given)
@@ -154,11 +155,16 @@ def predict(
                 " It is a cross-encoder, and each text is read alone; for pairs, name the column of the second texts "
                 "with --text_pair_column."
             )
-        return Predictions(classifier, tokenizer, model, options), sentence
+        predictions = Predictions(classifier, tokenizer, model, options)
+        if then is None:
+            return predictions, sentence
+        larger, tokenizer, _ = load_classifier(then, *given[1:])
+        return CascadedPredictions(predictions, larger, tokenizer, model, options), sentence
 
     parts = (model, corpus, options, rows)
     read = CorpusRows(corpus, rows, options.text_pair_column)
-    return Run("predict", parts, source, Path(rows.output_dir), read, "parquet", load, _engine(model, engine))()
+    engine_of = _engine(model, engine)
+    return Run("predict", parts, source, Path(rows.output_dir), read, "parquet", load, engine_of, then=then)()
 
 
 def extract(

@@ -26,7 +26,7 @@ from .arguments import ModelArguments, PredictionArguments
 from .results import Tokens, count_truncated
 from .rows import Chunk
 
-_REGRESSION, _MULTI_LABEL = "regression", "multi_label_classification"
+REGRESSION, MULTI_LABEL = "regression", "multi_label_classification"
 
 
 class Predictions:
@@ -173,8 +173,8 @@ def _activation(config: Any, labels: int) -> tuple[Callable[[torch.Tensor], torc
     stated = stated_activation(config)
     if stated in ACTIVATIONS:
         return ACTIVATIONS[stated](), stated.rpartition(".")[2].lower()
-    if config.problem_type == _REGRESSION:
+    if config.problem_type == REGRESSION:
         return torch.nn.Identity(), "identity"
-    if config.problem_type == _MULTI_LABEL or labels == 1:
+    if config.problem_type == MULTI_LABEL or labels == 1:
         return torch.nn.Sigmoid(), "sigmoid"
     return torch.nn.Softmax(dim=-1), "softmax"

@@ -51,11 +51,10 @@ def _check(count: int, most: int, what: str) -> None:
 
 
 def with_absolute_paths(part: Any) -> Any:
-    """Return the options of a model or a corpus with absolute paths, since workers may have other working folders."""
-    changed = {}
-    model, corpus = (getattr(part, name, None) for name in ("model", "corpus"))
-    if model is not None and Path(model).is_dir():
-        changed["model"] = str(Path(model).absolute())
+    """Return the options with absolute paths of models and corpora, since workers may have other working folders."""
+    models = {name: getattr(part, name, None) for name in ("model", "then")}
+    changed = {name: str(Path(model).absolute()) for name, model in models.items() if model and Path(model).is_dir()}
+    corpus = getattr(part, "corpus", None)
     # A pattern is not the name of a file.
     if corpus not in (None, DOCUMENTATION) and find_files(corpus, "corpus") is not None:
         changed["corpus"] = str(Path(corpus).absolute())

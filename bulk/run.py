@@ -48,6 +48,7 @@ class Run:
         load: Loads the model, and returns the computation and a sentence about it.
         engine: Where to compute. It takes `load`, and the engine is used within its context.
         option: The option that names the output.
+        then: A larger model for some of the rows.
         one_row_an_entity: Whether each row of the corpus has a list of results, each of which is a row of the output.
     """
 
@@ -60,6 +61,7 @@ class Run:
     load: Load
     engine: Callable[[Load], AbstractContextManager[Engine]] = local_engine
     option: str = "output_dir"
+    then: Source | None = None
     one_row_an_entity: bool = False
 
     def __call__(self) -> Counts:
@@ -76,7 +78,8 @@ class Run:
             raise ValueError(f"--format {self.file_format} is written by one process, got {process_count()}.")
         folder = OutputFolder(self.output, self.command, self.option)
         folder.check(self.rows.corpus.corpus)
-        settings = settings_of(self.command, self.parts, self.model.identity)
+        identity = " ".join(each.identity for each in (self.model, self.then) if each is not None)
+        settings = settings_of(self.command, self.parts, identity)
         folder.check_settings(settings)
         # Someone may have deleted a shard, to compute it again.
         if (counts := folder.finished()) and self._numbers(counts.rows) <= self._existing():

@@ -27,6 +27,10 @@ DELIMITER = {"help": "Character that separates the columns of CSV files, such as
 DATASET_CONFIG_NAME = {"help": "Configuration of the dataset on the Hub."}
 TEXT_COLUMN = {"help": "Column with the texts."}
 TEXT_PAIR_COLUMN = {"help": "Column with the second text of each pair."}
+THEN: dict[str, Any] = {
+    "help": "Larger classifier with the same labels, which reads the texts that MODEL is not sure of.",
+    "metavar": "MODEL",
+}
 LABEL_COLUMN = {"help": "Column with the labels."}
 LABEL_NAMES_FILE = {"help": "File with the name of a label on each line."}
 LABEL_DESCRIPTIONS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..command_line.options import DEVICE, MAX_LENGTH, MODEL, OVERWRITE, SEED, check_least, option
+from ..command_line.options import DEVICE, MAX_LENGTH, MODEL, OVERWRITE, SEED, THEN, check_least, option
 from ..command_line.parser import AddValues, Command
 from ..tasks.example_arguments import ExampleArguments
 
@@ -33,6 +33,7 @@ class EvaluationArguments:
         metavar="MODEL [MODEL ...]",
         action=AddValues,
     )
+    then: str | None = option(default=None, **THEN)
     max_length: int | None = option(default=None, **MAX_LENGTH)
     bootstrap_samples: int = option("Number of bootstrap samples for the confidence intervals.", 1000)
     seed: int = option(default=0, **SEED)

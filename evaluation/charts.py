@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .cascade import Cascade
 
 _WIDTH, HEIGHT = 320, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 16, 8, 34
@@ -47,11 +50,11 @@ class _Axis(NamedTuple):
         """Return how far along the axis a value is, from 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """Return the place of each tick, and its number."""
+    def ticks(self, powers: bool = False) -> list[tuple[float, str]]:
+        """Return the place of each tick, and its number, or the power of ten with that exponent."""
         digits = max(0, -math.floor(math.log10(self.step) + 1e-6))
         values = (self.low + index * self.step for index in range(round((self.high - self.low) / self.step) + 1))
-        return [(self.share(value), f"{value:.{digits}f}") for value in values]
+        return [(self.share(value), f"{10**value:.2g}" if powers else f"{value:.{digits}f}") for value in values]
 
 
 _SHARES = _Axis.over(0, 1)
@@ -85,6 +88,26 @@ def curves(named: Mapping[str, Sequence[tuple[float, float]]], colors: Mapping[s
     up = _Axis.over(0, max(y for points in named.values() for _, y in points) or 1.0)
     marks = [_line([(x, up.share(y)) for x, y in points], colors[name]) for name, points in named.items()]
     return _chart(marks, "coverage", "risk", _SHARES, up, {name: colors[name] for name in named})
+
+
+def cascades(named: Mapping[str, Cascade], colors: Mapping[str, str]) -> str:
+    """Draw the accuracy of two models over their speed for each name, with a circle for the chosen threshold."""
+    points = [point for each in named.values() for point in each.curve]
+    lowest, highest = (most(point.accuracy for point in points) for most in (min, max))
+    up = _Axis.over(lowest, max(highest, lowest + 0.01))
+    # The fastest are the small model alone, which can be hundreds of times as fast.
+    across = _Axis.over(0, math.log10(max(2.0, *(point.speed for point in points))))
+    marks = []
+    for name, each in named.items():
+        places = [(across.share(math.log10(max(p.speed, 1e-3))), up.share(p.accuracy)) for p in each.curve]
+        marks.append(_line(places, colors[name]))
+        if each.chosen is not None:
+            x, y = _place(across.share(math.log10(max(each.chosen.speed, 1e-3))), up.share(each.chosen.accuracy))
+            said = f"{each.chosen.speed:.1f} times as fast, accuracy {each.chosen.accuracy:.3f}"
+            marks.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colors[name]}"><title>{said}</title></circle>'
+            )
+    return _chart(marks, "speed", "accuracy", across, up, {name: colors[name] for name in named}, powers=True)
 
 
 def pairs(rows: Sequence[tuple[str, float, float]], colors: Mapping[str, str]) -> str:
@@ -132,9 +155,10 @@ def _chart(
     across: _Axis,
     up: _Axis,
     colors: Mapping[str, str] | None = None,
+    powers: bool = False,
 ) -> str:
     ticks = []
-    for share, number in across.ticks():
+    for share, number in across.ticks(powers):
         x, y = _place(share, 0)
         ticks.append(f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{number}</text>')
     middle = f"{(_TOP + HEIGHT - _BOTTOM) / 2:.0f}"

@@ -55,11 +55,13 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     elif options.matched_dir is not None and (data.label_column or "label") not in examples[home].column_names:
         raise UsageError(f"--matched_dir needs --label_shares, because {home} has no labels.")
     others = [_load(name, device) for name in options.other_models]
+    then = None if options.then is None else _load(options.then, device)
     found = evaluate(
         model,
         tokenizer,
         examples,
         also=others,
+        then=then,
         columns=data,
         max_length=options.max_length,
         bootstrap_samples=options.bootstrap_samples,

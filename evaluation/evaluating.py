@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..command_line.progress import Progress, counted_by
 from ..modeling.calibration.calibration import calibration_of
 from ..tasks.example_arguments import ExampleArguments
 from .calibration.calibrating import labels_of
+from .cascade import TwoAnswers
 from .estimates import estimates_of
 from .examples import Examples, read_examples, task_of
 from .findings import FileEvaluation, Findings
@@ -33,11 +35,12 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Answered:
-    """The inputs of the texts of a file, what a model says about them, and its answers."""
+    """The inputs of the texts of a file, what a model says about them, its answers, and how long that took."""
 
     inputs: Any
     predictions: Predictions
     judged: Judged
+    seconds: float
 
 
 class Evaluation(Findings):
@@ -66,6 +69,7 @@ def evaluate(
     examples: Mapping[str, Any],
     *,
     also: Sequence[tuple[Any, Any]] = (),
+    then: tuple[Any, Any] | None = None,
     columns: ExampleArguments | None = None,
     max_length: int | None = None,
     bootstrap_samples: int = 1000,
@@ -79,6 +83,7 @@ def evaluate(
         examples: The rows of each file by its name, the first of which is home: lists of dictionaries or
             `datasets.Dataset`s, with the columns that `sequence-encoder adapt` reads. A file may lack labels.
         also: Other models for the same task with their tokenizers, such as those of other seeds, for the agreement.
+        then: A larger classifier with the same labels and its tokenizer, for texts that the model is not sure of.
         columns: The names of the columns.
         max_length: The number of tokens to truncate texts to; by default the limit of the model.
         bootstrap_samples: The number of bootstrap samples for intervals.
@@ -95,26 +100,53 @@ def evaluate(
     if bootstrap_samples < 1:
         raise UsageError(f"bootstrap_samples must be at least 1, got {bootstrap_samples}.")
     task_name, labels = task_of(model), labels_of(model)
-    for other, _ in also:
+    if then is not None and task_name != "classification":
+        raise UsageError(f"a larger model (then) needs classifiers with one label per text, got the task {task_name}.")
+    for other, _ in (*also, *([] if then is None else [then])):
         if task_of(other) != task_name or labels_of(other) != labels:
             raise UsageError(
-                f"the models in also must have the task {task_name} and the labels {', '.join(labels)}, in this order, "
+                f"the other models must have the task {task_name} and the labels {', '.join(labels)}, in this order, "
                 f"got {task_of(other)} with {', '.join(labels_of(other))}."
             )
     read = read_examples(task_name, labels, examples, columns)
+    if then is not None and not read[0].labelled:
+        raise UsageError(f"a larger model (then) needs labels in the first file, and {read[0].name} has none.")
     mine, *others = ([answers_of(each, *pair, max_length) for each in read] for pair in ((model, tokenizer), *also))
     indices = counted_by(Progress("Comparing the files", len(read), "file"), range(len(read)))
     files = [_evaluate_file(model, read, mine, others, index, bootstrap_samples, seed) for index in indices]
-    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    return Evaluation(name, task_name, labels, files, seed)
+    if then is not None:
+        files = _with_cascades(files, mine, [answers_of(each, *then, max_length) for each in read])
+    return Evaluation(_name_of(model), task_name, labels, files, seed, then="" if then is None else _name_of(then[0]))
+
+
+def _name_of(model: Any) -> str:
+    return str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+
+
+def _with_cascades(files: list[FileEvaluation], small: list[Answered], large: list[Answered]) -> list[FileEvaluation]:
+    """Add what a larger model adds to each file, with the threshold that the first file chooses."""
+    both = [
+        None
+        if one.judged.correct is None or other.judged.correct is None
+        else TwoAnswers(one.judged.confidence, one.judged.correct, other.judged.correct, (one.seconds, other.seconds))
+        for one, other in zip(small, large, strict=True)
+    ]
+    below = None if both[0] is None else both[0].threshold()
+    return [
+        each if answers is None else replace(each, cascade=answers.cascade(below))
+        for each, answers in zip(files, both, strict=True)
+    ]
 
 
 def answers_of(examples: Examples, model: Any, tokenizer: Any, max_length: int | None) -> Answered:
     """Return what a model says about the texts of a file, and its answers. Without a length, the model limits it."""
+    started = time.perf_counter()
     inputs = examples.encode(model, tokenizer, max_length)
     predictions = predict(model, tokenizer, inputs, f"texts of {examples.name}")
+    seconds = time.perf_counter() - started
     judge = JUDGES[examples.task_name]
-    return Answered(inputs, predictions, judge(examples.task, examples.rows, inputs, predictions, examples.labelled))
+    judged = judge(examples.task, examples.rows, inputs, predictions, examples.labelled)
+    return Answered(inputs, predictions, judged, seconds)
 
 
 def _evaluate_file(

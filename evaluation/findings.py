@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..version import __version__
+from .cascade import Cascade
 from .estimates import PREFERRED
 from .label_correction import Matching
 from .label_errors import LabelErrors
@@ -39,6 +40,7 @@ class FileEvaluation:
         label_shares: The true shares of the labels.
         matching: Why the shares of the labels should be matched, or None if they should not.
         label_errors: The labels at home that are probably wrong, for classification with one label per text.
+        cascade: The accuracy and the speed of the model with a larger one for texts that it is not sure of.
     """
 
     name: str
@@ -61,6 +63,7 @@ class FileEvaluation:
     label_shares: list[float] | None = None
     matching: Matching | None = None
     label_errors: LabelErrors | None = None
+    cascade: Cascade | None = None
 
     @property
     def estimate(self) -> float | None:
@@ -79,6 +82,7 @@ class Findings:
         files: What was found out about each file.
         seed: The seed of the bootstrap and of the classifiers.
         command: The command that made the evaluation, empty in Python.
+        then: The name of the larger model, if there is one.
         version: The version of this package.
     """
 
@@ -88,6 +92,7 @@ class Findings:
     files: list[FileEvaluation]
     seed: int
     command: str = ""
+    then: str = ""
     version: str = __version__
 
     def __getitem__(self, name: str) -> FileEvaluation:

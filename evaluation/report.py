@@ -68,8 +68,9 @@ def as_text(evaluation: Findings) -> str:
         for each in evaluation.files
         if (advised := advice_on(evaluation, each))
     ]
+    cascades = [f"{each.name}: {each.cascade.in_words(evaluation.then)}" for each in evaluation.files if each.cascade]
     doubts = [f"{each.name}: {doubted}" for each in evaluation.files if (doubted := doubts_on(each))]
-    return "\n\n".join((as_table(evaluation), *advice, *doubts))
+    return "\n\n".join((as_table(evaluation), *advice, *cascades, *doubts))
 
 
 def doubts_on(each: FileEvaluation) -> str:
@@ -219,7 +220,16 @@ def as_page(evaluation: Findings) -> str:
         for each in evaluation.files
         if each.right is not None and each.estimate is not None
     ]
+    cascades = {each.name: each.cascade for each in evaluation.files if each.cascade}
     figures = [
+        _figure(
+            "Accuracy and speed",
+            f"The accuracy if {evaluation.then} reads some texts, over the speed beside it alone. Circles show "
+            "the threshold that the first file chooses.",
+            charts.cascades(cascades, colors),
+        )
+        if cascades
+        else "",
         _figure(
             "Risk and coverage", "The share of errors among the most confident answers.", charts.curves(curves, colors)
         )
@@ -254,6 +264,8 @@ def _section(evaluation: Findings, each: FileEvaluation, colors: Mapping[str, st
     ]
     if advised := advice_on(evaluation, each):
         parts.append(f"<p><b>{_safe(advised)}</b></p><pre>{_safe(remedy(evaluation, each))}</pre>")
+    if each.cascade:
+        parts.append(f"<p>{_safe(each.cascade.in_words(evaluation.then))}</p>")
     figures = []
     if each.reliability:
         error = each.metrics["expected_calibration_error"].value

@@ -25,6 +25,7 @@ from sequence_encoder import (
     evaluate,
 )
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.evaluation import charts
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, examples_of, save_encoder
 
@@ -201,6 +202,31 @@ def test_the_command_writes_a_report_that_escapes_texts(
     with pytest.raises(SystemExit, match="--label_shares must have the labels red, green, blue, got red, green"):
         main([*command[:-1], "other", *matched[:1], "m", *matched[2:-1]])
     assert not Path("other").exists()
+
+
+def test_a_larger_model_answers_what_the_model_is_not_sure_of(encoder: Path, tmp_path: Path) -> None:
+    rows = examples_of("classification", 200, 0)
+    small, tokenizer = trained(encoder, rows[:24], only_head=True)
+    large, _ = trained(encoder, rows[:24])
+    large.config._name_or_path = "large"
+    files = {"home": rows, "away": examples_of("classification", 50, 1), "new": files_of("classification")["new"]}
+    found = evaluate(small, tokenizer, files, then=(large, tokenizer), bootstrap_samples=5)
+    home = found["home"].cascade
+    assert home is not None
+    assert home.chosen is not None
+    assert home.small < home.chosen.accuracy
+    assert home.chosen.accuracy >= home.large - 0.01
+    # The threshold of home holds elsewhere too, and nothing is known without labels.
+    assert found["away"].cascade.chosen.below == home.chosen.below
+    assert found["new"].cascade is None
+    assert (home.curve[0].passed_on, home.curve[0].accuracy) == (0.0, home.small)
+    assert (home.curve[-1].passed_on, home.curve[-1].accuracy) == (1.0, home.large)
+    assert f"--then large --then_below {home.chosen.below:.3f}" in str(found)
+    found.save(tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert f"times as fast, accuracy {home.chosen.accuracy:.3f}" in page
+    with pytest.raises(UsageError, match="needs labels in the first file, and new has none"):
+        evaluate(small, tokenizer, {"new": files["new"], "home": rows}, then=(large, tokenizer))
 
 
 def test_the_advice_comes_true(

@@ -47,13 +47,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def save_classifier(encoder: Path, tmp_path: Path, randomize: Callable[..., Any]) -> Callable[..., Path]:
-    """Return `save_classifier(**fields)`, which saves a model with a head."""
+    """Return `save_classifier(folder, **fields)`, which saves a model with a head."""
 
-    def save(**fields: Any) -> Path:
+    def save(folder: str = "model", **fields: Any) -> Path:
         config = SequenceEncoderConfig.from_pretrained(encoder, **fields)
-        randomize(SequenceEncoderForSequenceClassification(config)).save_pretrained(tmp_path / "model")
-        AutoTokenizer.from_pretrained(encoder, model_max_length=12).save_pretrained(tmp_path / "model")
-        return tmp_path / "model"
+        randomize(SequenceEncoderForSequenceClassification(config)).save_pretrained(tmp_path / folder)
+        AutoTokenizer.from_pretrained(encoder, model_max_length=12).save_pretrained(tmp_path / folder)
+        return tmp_path / folder
 
     return save
 
@@ -123,6 +123,46 @@ def test_labels_that_the_model_cannot_score_are_refused(
     with pytest.raises(UsageError, match=r"--labels: '.* fox' takes .. tokens in its hypothesis.* in 12 tokens"):
         predict_corpus(**options_of(model, corpus, output, labels=["dog", "the cat and the dog and the brown fox"]))
     assert not output.exists()
+
+
+def test_a_larger_model_reads_the_texts_that_the_first_is_not_sure_of(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    small, large = save_classifier(id2label=LABELS), save_classifier("large", id2label=LABELS, num_hidden_layers=1)
+    alone = [tmp_path / name for name in ("of small", "of large")]
+    for model, output in zip((small, large), alone, strict=True):
+        predict_corpus(**options_of(model, corpus, output, scores=True))
+    first, second = (table_of(output).to_pylist() for output in alone)
+    below = float(np.median([first[number]["score"] for number in GOOD]))
+    command = ["predict", *arguments_of(small, corpus, tmp_path / "both", then=large, then_below=below)]
+    main([*command, "--scores"])
+    rows = table_of(tmp_path / "both").to_pylist()
+    for number in GOOD:
+        passed_on = first[number]["score"] < below
+        expected = (second if passed_on else first)[number]
+        assert rows[number]["label"] == expected["label"]
+        assert rows[number]["answered_by"] == str(large if passed_on else small)
+        np.testing.assert_allclose(rows[number]["scores"], expected["scores"], rtol=1e-5)
+    assert {rows[number]["answered_by"] for number in GOOD} == {str(small), str(large)}
+    for number in (NULL, LONG):
+        assert [rows[number][name] for name in ("label", "score", "answered_by")] == [None] * 3
+    # The results are those of both models, so another larger one is another run.
+    save_classifier("large", id2label=LABELS, num_hidden_layers=2)
+    with pytest.raises(SystemExit, match="results of other settings"):
+        main([*command, "--scores"])
+
+
+def test_a_larger_model_must_have_the_same_labels(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    small = save_classifier(id2label=LABELS)
+    other = save_classifier("other", id2label={0: "dog", 1: "cat", 2: "owl"})
+    with pytest.raises(UsageError, match=r"--then .* must have the labels of .*, cat, dog, owl, .* got dog, cat, owl"):
+        predict_corpus(**options_of(small, corpus, tmp_path / "out", then=str(other)))
+    score = save_classifier("score", num_labels=1, problem_type="regression")
+    with pytest.raises(UsageError, match=r"--then needs classifiers with one label per text, which .*score is not"):
+        predict_corpus(**options_of(small, corpus, tmp_path / "out", then=str(score)))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("stated", ["nowhere", "in config.json", "as now"])
