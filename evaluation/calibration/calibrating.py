@@ -163,7 +163,7 @@ def check_span_options(has_away: bool, coverages: Sequence[float], scaling: str)
     reads = "for models that find spans for any labels"
     if has_away:
         raise UsageError(f"unfamiliar texts have no effect {reads}; leave out --unfamiliar_file.")
-    if tuple(coverages) != COVERAGES:
+    if not isinstance(coverages, Sequence) or tuple(coverages) != COVERAGES:
         raise UsageError(f"coverages have no effect {reads}, which have no sets of labels; leave them out.")
     if scaling != AUTO:
         raise UsageError(f"scaling must be auto {reads}, got {scaling!r}: they have one scale and one offset.")

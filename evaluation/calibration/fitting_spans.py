@@ -69,19 +69,19 @@ def calibrate_spans(
         The calibration, the confidences before it, and those after it, each with a scaling from other texts.
 
     Raises:
-        UsageError: If the model finds too few spans, or if all of them are right or wrong.
+        UsageError: If the model finds too few spans, or none that is right.
         ValueError: If the labels leave no room for words.
     """
     found = find_spans(model, tokenizer, rows, examples, max_length)
-    right = int(found.correct.sum())
-    if len(found.texts) < _LEAST_SPANS or right in (0, len(found.texts)):
+    right, (different, owners) = int(found.correct.sum()), found.texts.unique(return_inverse=True)
+    if len(owners) < _LEAST_SPANS or len(different) < 2 or not right:
         raise UsageError(
-            f"the model must find at least {_LEAST_SPANS} spans in the examples, right and wrong ones, and it finds "
-            f"{len(found.texts)}, of which {right} are right."
+            f"the model must find at least {_LEAST_SPANS} spans in two or more examples, and some must be right; it "
+            f"finds {len(owners)} in {len(different)}, of which {right} are right."
         )
     with Progress("Fitting the calibration"):
         scale, offset = _fit(found.logits, found.correct)
-        folds, held_out = folds_of(len(rows))[found.texts], torch.empty_like(found.logits)
+        folds, held_out = folds_of(len(different))[owners], torch.empty_like(found.logits)
         for fold in folds.unique():
             inside = folds == fold
             other_scale, other_offset = _fit(found.logits[~inside], found.correct[~inside])
