@@ -57,8 +57,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, randomize: Callable[..., A
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
     pairs = zip(TEXTS, TEXTS[3:] + TEXTS[:3], strict=True)
-    rows = [{"text": text, "second": second} for text, second in pairs]
-    rows += [{"text": None, "second": ""}, {"text": "", "second": ""}]
+    rows = [{"text": text, "second": second, "label": seed % 3} for seed, (text, second) in enumerate(pairs)]
+    rows += [{"text": None, "second": "", "label": 0}, {"text": "", "second": "", "label": 0}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
@@ -70,9 +70,12 @@ def run(teacher: Path, corpus: Path, output: Path, **options: Any) -> Report:
 def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
     teacher: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    untrained = run(teacher, corpus, tmp_path / "untrained", max_steps=1, learning_rate=1e-9).quality["cosine"]
-    report = run(teacher, corpus, tmp_path / "student", layers=2)
-    assert report.quality["cosine"] > max(0.9, untrained + 0.02)
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("text,about\n" + "".join(f"{text},{'cat' in text}\n" for text in TEXTS))
+    report = run(teacher, corpus, tmp_path / "student", layers=2, test_file=labelled, label_column="about")
+    assert report.labelled["metric"] == "accuracy of a linear classifier"
+    assert min(report.labelled["student"], report.labelled["teacher"]) > 0.6
+    assert report.quality["cosine"] > 0.9
     assert report.layers == {"teacher": 4, "student": 2}
     assert (report.texts, report.held_out) == (161, 9)
     student = SentenceTransformer(str(tmp_path / "student"))
@@ -83,6 +86,7 @@ def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
     card = (tmp_path / "student" / "README.md").read_text()
     assert "Distilled from teacher on 161 texts without labels from texts.jsonl" in card
     assert "times as fast" in card
+    assert "On 160 labelled texts, the accuracy of a linear classifier is" in card
     assert not list(tmp_path.glob(".*"))
 
 
@@ -154,6 +158,7 @@ def test_students_of_models_with_a_head_learn_its_answers(
     model_class, fields, options = KINDS[kind]
     if kind == "classifier":
         fields = {**fields, "logit_calibration": [{"scale": [2.0, 1.0, 1.0], "offset": [0.0, 1.0, 0.0]}]}
+        options = {"test_file": corpus, "label_column": "label"}
     config = SequenceEncoderConfig.from_pretrained(teacher, **fields)
     original = randomize(model_class(config))
     original.save_pretrained(tmp_path / "original")
@@ -170,6 +175,10 @@ def test_students_of_models_with_a_head_learn_its_answers(
     correlations = np.corrcoef(np.stack(list(answers.values())))[0]
     assert correlations[2] > max(0.6, correlations[1] + 0.1)
     (metric,) = report.quality
+    if kind == "classifier":
+        predicted = answers["student"].reshape(-1, 3).argmax(1).numpy()
+        wanted = np.array([seed % 3 for seed in range(len(TEXTS))])
+        assert report.labelled["student"] == pytest.approx(np.mean(predicted == wanted), abs=0.02)
     assert metric in (tmp_path / "trained" / "README.md").read_text()
 
 

@@ -51,6 +51,7 @@ def columns(client: HubClient) -> dict[str, Column]:
     """
     return {
         "adapt": commands.adapt_from,
+        "distill": commands.distill,
         "calibrate": commands.calibrate,
         "evaluate": commands.evaluate,
         "explain": commands.explain,

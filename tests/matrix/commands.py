@@ -29,6 +29,21 @@ def adapt_from(model: Model, shop: Workshop, work: Path) -> None:
     assert (work / "adapted" / "model.safetensors").is_file()
 
 
+def distill(model: Model, shop: Workshop, work: Path) -> None:
+    """`distill`: the student has fewer layers, and is compared with its teacher."""
+    pairs = model.kind is KINDS["ranker"]
+    rows = [{"text": text, "second": other} for text in TEXTS for other in TEXTS]
+    corpus = work / "pairs.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(
+        *("distill", model.folder, "--corpus", corpus, *(["--text_pair_column", "second"] if pairs else [])),
+        *("--output_dir", work / "distilled", "--max_steps", 2),
+    )
+    report = json.loads((work / "distilled" / "distillation.json").read_text())
+    assert report["layers"]["student"] < report["layers"]["teacher"]
+    assert (work / "distilled" / "model.safetensors").is_file()
+
+
 def calibrate(model: Model, shop: Workshop, work: Path) -> None:
     """`calibrate`: the new folder has a calibration."""
     examples = shop.examples(model.kind, 60, 3)

@@ -13,6 +13,7 @@ from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import (
     EARLY_STOPPING_PATIENCE,
+    LABEL_COLUMN,
     MATRYOSHKA_DIMS,
     MAX_LENGTH,
     MAX_TOKENS,
@@ -65,6 +66,8 @@ class DistillationTexts(TextArguments):
     """The texts that the student learns from, which need no labels."""
 
     text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
+    test_file: str | None = option("Test examples with labels, to compare the student with its teacher.", None)
+    label_column: str = option(default="label", **LABEL_COLUMN)
 
 
 @dataclass
@@ -113,6 +116,8 @@ def check_libraries(options: DistillationOptions) -> None:
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    if "label_column" in given and "test_file" not in given:
+        raise UsageError("--label_column needs a --test_file, since the texts of --corpus need no labels.")
     check_used(given, _NOT_USED_WITH.items())
     return {}
 

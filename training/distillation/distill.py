@@ -38,6 +38,7 @@ from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_wit
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from .arguments import DISTILL
+from .labelled import read_labelled
 from .narrowing import basis_of_states, principal_directions
 from .objectives import VectorObjective
 from .report import Report, compare, write_student
@@ -99,6 +100,8 @@ def _distill(run: Distillation) -> Report:
     may_be_finished = args.resume and (run.output / RESULTS).exists()
     check_replaceable(run.output, args.overwrite or may_be_finished, "--overwrite", kept)
     teacher = load_teacher(run)
+    names = [str(name) for _, name in sorted((cast(Any, teacher.model.config).id2label or {}).items())]
+    labelled = read_labelled(run.data, teacher.objective, names)
     settings = settings_of(run, {}) | {"content of the teacher": teacher.source.identity}
     if may_be_finished and (report := Report.read(run.output / RESULTS)).run == digest_of(settings):
         print(f"The run in {run.output.resolve()} is finished.")
@@ -149,7 +152,7 @@ def _distill(run: Distillation) -> Report:
             epochs=round(trained.state.global_step / len(batches), 2),
             seconds=0.0,
         )
-        compare(report, run, teacher, student, texts.held_out)
+        compare(report, run, teacher, student, texts.held_out, labelled)
         report.seconds = time.perf_counter() - started
         with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
             write_student(report, run, teacher, student, trained, written)

@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from huggingface_hub import EvalResult
 
-from ...bulk.results import Computation, Tokens
-from ...bulk.rows import Chunk
 from ...cards.card import model_card
 from ...command_line.progress import Progress
 from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
 from ..hardware import device_name
 from ..hub_trainer import training_of
+from .labelled import LabelledTexts
 from .run import Distillation
 from .teacher import Teacher, prepared_computation
-from .teacher_outputs import INPUTS, TARGET
+from .teacher_outputs import TARGET, outputs_of, tokens_of
 
 # The speeds are measured on this many texts, in turn.
 _TIMED_TEXTS, _ROUNDS = 512, 3
@@ -45,6 +43,7 @@ class Report:
         epochs: How often the student has read the other texts.
         seconds: The duration of the run.
         quality: The metrics on the held-out texts.
+        labelled: The metric on `--test_file`, of `teacher` and `student`.
         speed: How many times as many tokens as its teacher the student computes in a second.
         tokens_per_second: The tokens per second of `teacher` and `student`.
         parameters: The number of parameters of `teacher` and `student`.
@@ -59,6 +58,7 @@ class Report:
     epochs: float
     seconds: float
     quality: dict[str, float] = field(default_factory=dict)
+    labelled: dict[str, Any] = field(default_factory=dict)
     speed: float = 0.0
     tokens_per_second: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
@@ -77,15 +77,28 @@ class Report:
     def __str__(self) -> str:
         quality = ", ".join(f"{name} {value:.4f}" for name, value in self.quality.items())
         rates, sizes = self.tokens_per_second, self.parameters
+        found, labelled = self.labelled, ""
+        if found:
+            labelled = (
+                f"On {found['texts']:,} labelled texts, the {found['metric']} is {found['student']:.4f}, and "
+                f"{found['teacher']:.4f} for the teacher.\n"
+            )
         return (
-            f"On {self.held_out:,} held-out texts, compared with the teacher: {quality}.\n"
+            f"On {self.held_out:,} held-out texts, compared with the teacher: {quality}.\n{labelled}"
             f"The student has {self.layers['student']} of {self.layers['teacher']} layers and "
             f"{sizes['student']:,} of {sizes['teacher']:,} parameters. It computes {rates['student']:,.0f} tokens a "
             f"second, the teacher {rates['teacher']:,.0f} ({self.speed:.2f} times as fast, {self.hardware})."
         )
 
 
-def compare(report: Report, run: Distillation, teacher: Teacher, student: Any, held_out: Any) -> None:
+def compare(
+    report: Report,
+    run: Distillation,
+    teacher: Teacher,
+    student: Any,
+    held_out: Any,
+    labelled: LabelledTexts | None,
+) -> None:
     """Complete the report with the quality on the held-out texts and the speed, as `embed` computes both models."""
     models = {"teacher": teacher.model, "student": student}
     report.parameters = {name: each.num_parameters() for name, each in models.items()}
@@ -98,30 +111,21 @@ def compare(report: Report, run: Distillation, teacher: Teacher, student: Any, h
         computations = {
             name: prepared_computation(run, teacher, copy.deepcopy(each))[0] for name, each in models.items()
         }
-        outputs = outputs_of(computations["student"], rows, len(held_out))
+        outputs = outputs_of(computations["student"], tokens_of(rows, len(held_out)))
         report.quality = {teacher.objective.metric: teacher.objective.score(outputs, targets)}
-        count = min(_TIMED_TEXTS, len(held_out))
-        tokens = sum(len(ids) for ids in rows[INPUTS[0]][:count])
+        timed = tokens_of(rows, min(_TIMED_TEXTS, len(held_out)))
+        if labelled is not None:
+            scores = {name: labelled.score_of(computation) for name, computation in computations.items()}
+            report.labelled = {"metric": labelled.metric, "texts": len(labelled.labels), **scores}
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(_ROUNDS):
             for name, computation in computations.items():
                 started = time.perf_counter()
-                outputs_of(computation, rows, count)
+                outputs_of(computation, timed)
                 seconds[name].append(time.perf_counter() - started)
+    tokens = sum(map(len, timed.ids))
     report.tokens_per_second = {name: tokens / min(times) for name, times in seconds.items()}
     report.speed = report.tokens_per_second["student"] / report.tokens_per_second["teacher"]
-
-
-def outputs_of(computation: Computation, rows: dict[str, Any], count: int) -> np.ndarray:
-    """Return what a model computes for the first texts, whose tokens are known."""
-    tokens = Tokens({name: rows[name][:count] for name in INPUTS if name in rows}, 0)
-    chunk = Chunk(0, 0, True, pa.table({}), np.ones(count, bool), [])
-    with Progress("", show=False) as silent:
-        column = computation.compute(chunk, tokens, silent)[-1]
-    channels = column.type.value_type.list_size if pa.types.is_list(column.type) else column.type.list_size
-    while isinstance(column, pa.ListArray | pa.FixedSizeListArray):
-        column = column.flatten()
-    return column.to_numpy().reshape(-1, channels)
 
 
 def write_student(

@@ -5,7 +5,7 @@ Shapes: N rows of a chunk, G of them with a text, L tokens of a text, D channels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -14,9 +14,10 @@ import pyarrow as pa
 import torch
 
 from ...bulk.predictions import Predictions
-from ...bulk.results import Tokens
+from ...bulk.results import Computation, Tokens
 from ...bulk.rows import Chunk
 from ...bulk.vectors import Vectors
+from ...command_line.progress import Progress
 from ...data.batching import longest_first
 from ...data.padded_inputs import padded_inputs
 
@@ -85,6 +86,22 @@ class TeacherTags(TeacherLogits):
                 found[offsets[index] : offsets[index + 1]] = own[: lengths[index]]
         values = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), len(self.labels))
         return pa.ListArray.from_arrays(_offsets(lengths, chunk.good), values, mask=pa.array(~chunk.good))
+
+
+def tokens_of(rows: Mapping[str, Any], count: int) -> Tokens:
+    """Return the tokens of the first texts."""
+    return Tokens({name: rows[name][:count] for name in INPUTS if name in rows}, 0)
+
+
+def outputs_of(computation: Computation, tokens: Tokens) -> np.ndarray:
+    """Return the outputs of a model for texts: (N, D), or (L of all texts, C) for the tokens of a tagger."""
+    chunk = Chunk(0, 0, True, pa.table({}), np.ones(tokens.rows, bool), [])
+    with Progress("", show=False) as silent:
+        column: Any = computation.compute(chunk, tokens, silent)[-1]
+    channels = (column.type.value_type if pa.types.is_list(column.type) else column.type).list_size
+    while isinstance(column, pa.ListArray | pa.FixedSizeListArray):
+        column = column.flatten()
+    return column.to_numpy().reshape(-1, channels)
 
 
 def _number(text: str) -> int:
