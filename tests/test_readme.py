@@ -40,11 +40,17 @@ TINY_MODEL = [
     *("--size", "tiny", "--config_overrides", "hidden_size=32,num_attention_heads=2,intermediate_size=48"),
     *("--vocab_size", "300", "--max_length", "48", "--max_tokens", "192", "--num_proc", "1", "--report_to", "none"),
 ]
-SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": [*FEW_STEPS, "--overwrite"], "convert": ["--overwrite"]}
+SHORTER = {
+    "pretrain": [*FEW_STEPS, *TINY_MODEL],
+    "adapt": [*FEW_STEPS, "--overwrite"],
+    "distill": [*FEW_STEPS, "--layers", "1"],
+    "convert": ["--overwrite"],
+}
 
 
 WRITERS_OF_ROWS = (
     "sequence-encoder choose",
+    "sequence-encoder distill",
     "sequence-encoder embed",
     "sequence-encoder extract",
     "sequence-encoder predict",

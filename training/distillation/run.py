@@ -23,6 +23,8 @@ class DistillationArguments(DistillationOptions, TrainingArguments):  # type: ig
 
     def __post_init__(self) -> None:
         check_least(self, early_stopping_patience=1, seconds=1, max_tokens=1)
+        if self.resume and self.overwrite:
+            raise UsageError("--resume continues a run and --overwrite starts over; set only one.")
         check_training_arguments(self)
         check_fixed(
             self,
