@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 
 from ..saving.code_saving import CodeSavingMixin
 from ..saving.loading import SafeConfigLoadingMixin
-from ..saving.written_for import CALIBRATED, INSTALLED
+from ..saving.written_for import CALIBRATED, INSTALLED, STATIC
 from .checked_fields import CheckedFieldsMixin
 from .layer_groups import group_of_each_layer, with_overrides
 from .logit_calibration_field import keeps_calibration
@@ -264,6 +264,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         """
         if INSTALLED:
             config_dict = cls.checked_fields(config_dict)
+        if STATIC:
+            # Of a static encoder, for model2vec. Transformers takes the second for an option of generation.
+            config_dict = {name: config_dict[name] for name in config_dict if name not in ("normalize", "max_length")}
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}

@@ -157,6 +157,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 AnyConfig = TypeVar("AnyConfig")
 
+
+def static_fields(vocab_size: int, hidden_size: int) -> dict[str, Any]:
+    """Return the fields of an encoder that is only a table of token vectors."""
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": 0,
+        "num_attention_heads": 1,
+        "position_embedding": "none",
+        "scale_embeddings": False,
+        "initializer": "normal",
+        **_NO_DROPOUT,
+    }
+
+
 # Each has an id in a configuration, and in a tokenizer.
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
 

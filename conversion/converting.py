@@ -74,7 +74,8 @@ def convert(
         )
     if not isinstance(source, PreTrainedModel):
         if (found := find_remote_code(source)) is not None:
-            loaded, recipe = convert_remote_code(found, base_model), read_recipe(found.place)
+            recipe = found.recipe() if isinstance(found, PackageCheckpoint) else read_recipe(found.place)
+            loaded = convert_remote_code(found, base_model)
             converted = loaded if to is None else convert_and_release(loaded, to, base_model)
         else:
             loaded = load_checkpoint(source, base_model)

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from ..configuration import SequenceEncoderConfig
 from .key_mapping import Rule, Tensors, module
-from .package_checkpoints import PackageCheckpoint
+from .package_checkpoints import HeadedCheckpoint
 from .weight_files import read_weights
 
 _POOLINGS = {"first": "cls", "avg": "mean"}
@@ -47,7 +47,7 @@ _SCORER_RULES = {
 _UNUSED = ("model.encoder_model.pooler.",)
 
 
-class GliclassCheckpoint(PackageCheckpoint):
+class GliclassCheckpoint(HeadedCheckpoint):
     """A checkpoint of GLiClass."""
 
     model_type = "GLiClass"
@@ -71,7 +71,7 @@ class GliclassCheckpoint(PackageCheckpoint):
 
     @property
     def encoder_config(self) -> PreTrainedConfig:
-        """See `PackageCheckpoint.encoder_config`."""
+        """See `HeadedCheckpoint.encoder_config`."""
         given = self.fields.get("encoder_config")
         if not isinstance(given, dict):
             raise ValueError(f"encoder_config of {self.place} must be the configuration of its encoder, got {given!r}.")
@@ -80,7 +80,7 @@ class GliclassCheckpoint(PackageCheckpoint):
         return self.read_encoder_config(given if size is None else {**given, "vocab_size": size})
 
     def complete(self, config: SequenceEncoderConfig) -> None:
-        """See `PackageCheckpoint.complete`. What the fields leave out has the defaults of the package."""
+        """See `HeadedCheckpoint.complete`. What the fields leave out has the defaults of the package."""
         fields, size = self.fields, config.vocab_size
         label_token, separator = (self._token(f"{name}_token_index", size) for name in ("class", "text"))
         if label_token is None:
@@ -103,11 +103,11 @@ class GliclassCheckpoint(PackageCheckpoint):
         }
 
     def head_rules(self, needed: Sequence[str]) -> list[Rule]:
-        """See `PackageCheckpoint.head_rules`."""
+        """See `HeadedCheckpoint.head_rules`."""
         return [*_RULES, *_SCORER_RULES[self.fields.get("scorer_type", "simple")]]
 
     def weights(self) -> Tensors:
-        """See `PackageCheckpoint.weights`."""
+        """See `HeadedCheckpoint.weights`."""
         # Without normalised vectors, nothing is scaled.
         unused = _UNUSED if self.fields.get("normalize_features", False) else (*_UNUSED, "model.logit_scale")
         return {name: tensor for name, tensor in read_weights(self.place).items() if not name.startswith(unused)}

@@ -20,7 +20,7 @@ from ..configuration import SequenceEncoderConfig
 from ..saving.optional_files import optional_files
 from .configurations import read_config
 from .key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
-from .package_checkpoints import PackageCheckpoint, family_of
+from .package_checkpoints import HeadedCheckpoint, family_of
 from .torch_save_files import check_stored, read_torch_save
 from .weight_files import find_file, read_file
 
@@ -79,7 +79,7 @@ _TOKENS = [
 ]
 
 
-class GlinerCheckpoint(PackageCheckpoint):
+class GlinerCheckpoint(HeadedCheckpoint):
     """A folder or a repository of GLiNER."""
 
     architecture = "GLiNER"
@@ -100,7 +100,7 @@ class GlinerCheckpoint(PackageCheckpoint):
 
     @cached_property
     def encoder_config(self) -> PreTrainedConfig:
-        """See `PackageCheckpoint.encoder_config`. Without one in the folder, it is that of `model_name` on the Hub."""
+        """See `HeadedCheckpoint.encoder_config`. Without one in the folder, it is that of `model_name` on the Hub."""
         given = self.fields.get("encoder_config")
         if isinstance(given, dict):
             return self.read_encoder_config(given)
@@ -136,7 +136,7 @@ class GlinerCheckpoint(PackageCheckpoint):
         return tokenizer
 
     def complete(self, config: SequenceEncoderConfig) -> None:
-        """See `PackageCheckpoint.complete`. What the fields leave out has GLiNER's defaults."""
+        """See `HeadedCheckpoint.complete`. What the fields leave out has GLiNER's defaults."""
         tokenizer, fields = self.tokenizer(), self.fields
         tokens = (fields.get("ent_token", "<<ENT>>"), fields.get("sep_token", "<<SEP>>"))
         label_token, separator = map(tokenizer.convert_tokens_to_ids, tokens)
@@ -159,7 +159,7 @@ class GlinerCheckpoint(PackageCheckpoint):
             config.span_extraction["label_encoder"] = _fields_of(read_config(*family_of(labels), labels))
 
     def head_rules(self, needed: Sequence[str]) -> list[Rule]:
-        """See `PackageCheckpoint.head_rules`."""
+        """See `HeadedCheckpoint.head_rules`."""
         lstm = [
             Rule(name, (name.replace("recurrent", "rnn.lstm"),)) for name in needed if name.startswith("recurrent.")
         ]
@@ -168,13 +168,13 @@ class GlinerCheckpoint(PackageCheckpoint):
         return [*module("projection", "token_rep_layer.projection"), *labels, *lstm, *scores]
 
     def weights(self) -> Tensors:
-        """See `PackageCheckpoint.weights`."""
+        """See `HeadedCheckpoint.weights`."""
         found = {name: tensor for name, tensor in self._weights().items() if not _UNUSED.match(name)}
         separate = self.label_encoder_config is not None
         return {name: tensor for name, tensor in found.items() if not (separate and name.startswith("rnn."))}
 
     def other_encoders(self, theirs: Tensors, needed: Sequence[str]) -> Tensors:
-        """See `PackageCheckpoint.other_encoders`."""
+        """See `HeadedCheckpoint.other_encoders`."""
         found = self.label_encoder_config
         if found is None:
             return {}
@@ -186,7 +186,7 @@ class GlinerCheckpoint(PackageCheckpoint):
         return to_ours(rules, own, names, Heads(config.num_attention_heads, config.key_value_heads))
 
     def add_to(self, model: Any) -> None:
-        """See `PackageCheckpoint.add_to`."""
+        """See `HeadedCheckpoint.add_to`."""
         if self.label_encoder_config is not None:
             from .sidecar_files import download, read_tokenizer
 

@@ -282,7 +282,7 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
 def _inspect_package(name: str, found: PackageCheckpoint) -> Inspection:
     family, obstacle, parameters = None, None, None
     try:
-        family = found.encoder_config.model_type
+        family = found.family
         found.check()
         parameters = count_parameters(found.config({})[0], found.model_class)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Checkpoints of other packages, which put an encoder of a known family under a head of their own.
+"""Checkpoints of other packages, which are not imported.
 
-The table of the family maps the weights of the encoder, and a table for the package those of the head. Neither package
-is imported.
+Most put an encoder of a known family under a head of their own. The table of the family maps the weights of the
+encoder, and a table for the package those of the head.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling import SequenceEncoderPreTrainedModel
+    from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,86 @@ class PackageCheckpoint(ABC):
         architecture: The name of its class, or of the package.
         where: Where its code is, in words.
         model_class: The name of the class that computes the same.
-        encoder_prefix: What comes before the names of its encoder's weights.
         allowed: The values that a field may have. The first is the default.
     """
 
     architecture: ClassVar[str]
     where: ClassVar[str]
     model_class: ClassVar[str]
-    encoder_prefix: ClassVar[str]
     allowed: ClassVar[Mapping[str, tuple[Any, ...]]]
     place: str | os.PathLike[str]
     fields: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def family(self) -> str:
+        """The name of the family of its encoder.
+
+        Raises:
+            ValueError: If transformers does not know the encoder, or its configuration is not valid.
+        """
+
+    @abstractmethod
+    def config(self, theirs: Mapping[str, Any]) -> tuple[SequenceEncoderConfig, list[Rule]]:
+        """Return our configuration, and the rules for the weights of the encoder.
+
+        Args:
+            theirs: Their weights by name, as far as they have been read.
+
+        Raises:
+            ValueError: If the configuration has no equivalent.
+        """
+
+    @abstractmethod
+    def convert(self, base_model: bool = False) -> SequenceEncoderPreTrainedModel:
+        """Convert it. See `convert`.
+
+        Args:
+            base_model: Whether to convert only the encoder.
+
+        Raises:
+            ValueError: If the configuration has no equivalent, or if weights are missing, unused or of another shape.
+        """
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Load its tokenizer with the tokens that the package adds; None if that in its folder has them."""
+        return None
+
+    def recipe(self) -> EmbeddingRecipe | None:
+        """Return how its texts become vectors; None if its folder says nothing about it."""
+        from ..modeling.text_encoding.recipe_files import read_recipe
+
+        return read_recipe(self.place)
+
+    def check(self) -> None:
+        """Check that the fields have values that our model supports.
+
+        Raises:
+            ValueError: If some have others. The message names all of them.
+        """
+        faults = []
+        for name, allowed in self.allowed.items():
+            value = self.fields.get(name, allowed[0])
+            # True equals 1.
+            if not any(type(value) is type(each) and value == each for each in allowed):
+                faults.append(f"{name}={value!r} is not supported: it must be {' or '.join(map(repr, allowed))}.")
+        if faults:
+            raise ValueError(f"{self.place} cannot be converted. {' '.join(faults)}")
+
+
+class HeadedCheckpoint(PackageCheckpoint):
+    """A checkpoint of another package with an encoder of a known family under a head.
+
+    Attributes:
+        encoder_prefix: What comes before the names of its encoder's weights.
+    """
+
+    encoder_prefix: ClassVar[str]
+
+    @property
+    def family(self) -> str:
+        """See `PackageCheckpoint.family`."""
+        return str(self.encoder_config.model_type)
 
     @property
     @abstractmethod
@@ -86,27 +156,8 @@ class PackageCheckpoint(ABC):
         """
         return {}
 
-    def add_to(self, model: SequenceEncoderPreTrainedModel) -> None:  # noqa: B027 # most have nothing to add
+    def add_to(self, model: SequenceEncoderPreTrainedModel) -> None:  # most have nothing to add
         """Give a model what is not in its configuration and its weights."""
-
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """Load its tokenizer with the tokens that the package adds; None if that in its folder has them."""
-        return None
-
-    def check(self) -> None:
-        """Check that the fields have values that our model supports.
-
-        Raises:
-            ValueError: If some have others. The message names all of them.
-        """
-        faults = []
-        for name, allowed in self.allowed.items():
-            value = self.fields.get(name, allowed[0])
-            # True equals 1.
-            if not any(type(value) is type(each) and value == each for each in allowed):
-                faults.append(f"{name}={value!r} is not supported: it must be {' or '.join(map(repr, allowed))}.")
-        if faults:
-            raise ValueError(f"{self.place} cannot be converted. {' '.join(faults)}")
 
     def read_encoder_config(self, fields: Mapping[str, Any]) -> PreTrainedConfig:
         """Return the configuration of its encoder, given its fields. See `encoder_config`."""
@@ -120,14 +171,7 @@ class PackageCheckpoint(ABC):
             raise ValueError(f"The configuration of the encoder in {self.place} is not valid: {error}") from error
 
     def config(self, theirs: Mapping[str, Any]) -> tuple[SequenceEncoderConfig, list[Rule]]:
-        """Return our configuration, and the rules for the weights of the encoder.
-
-        Args:
-            theirs: Their weights by name, as far as they have been read.
-
-        Raises:
-            ValueError: If the configuration has no equivalent.
-        """
+        """See `PackageCheckpoint.config`."""
         found = self.encoder_config
         family, head = family_of(found)
         config = read_config(family, head, found)
@@ -145,14 +189,7 @@ class PackageCheckpoint(ABC):
         return config, rules
 
     def convert(self, base_model: bool = False) -> SequenceEncoderPreTrainedModel:
-        """Convert it. See `convert`.
-
-        Args:
-            base_model: Whether to convert only the encoder.
-
-        Raises:
-            ValueError: If the configuration has no equivalent, or if weights are missing, unused or of another shape.
-        """
+        """See `PackageCheckpoint.convert`."""
         # `inspect` needs no torch.
         import torch
         from transformers.initialization import no_init_weights

@@ -25,6 +25,7 @@ from .package_checkpoints import PackageCheckpoint
 from .peft_adapters import find_adapter
 from .remote_code_family import RemoteCodeFamily
 from .source_models import config_fields, transformer_folder
+from .static_embeddings import find_static
 from .weight_files import read_weights, weight_files
 
 logger = logging.get_logger(__name__)
@@ -177,9 +178,11 @@ def find_remote_code(
     try:
         fields = config_fields(place)
     except OSError:
-        if (found := find_gliner(place)) is None:
+        if (found := find_static(place, {}) or find_gliner(place)) is None:
             raise
         return found
+    if (static := find_static(place, fields)) is not None:
+        return static
     if fields.get("model_type") == GliclassCheckpoint.model_type:
         return GliclassCheckpoint(place, fields)
     architectures, auto_map = fields.get("architectures") or [None], fields.get("auto_map") or {}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Patterns of the sentence-transformers files, the card and the licence. Each module has a separate folder.
-SIDECAR_FILES = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
+_ABOUT = ("README.md", "LICENSE*")
+SIDECAR_FILES = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", *_ABOUT)
 
 
 def folder_of(source: str) -> Path:
@@ -70,13 +71,19 @@ def module_folders(folder: Path) -> list[str]:
     return [path for path in module_paths(folder) if path]
 
 
-def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
+def copy_sidecar_files(folder: Path, encoder: Path, target: Path, modules: bool = True) -> None:
     """Copy the sidecar files to `target`, except those in the encoder's folder.
 
     A module without files, such as `Normalize`, need not have a folder.
+
+    Args:
+        folder: The folder of the checkpoint.
+        encoder: The folder of its encoder.
+        target: The folder to write into.
+        modules: Whether to copy the modules of sentence-transformers, and not only the card and the licence.
     """
-    files = [path for pattern in SIDECAR_FILES for path in folder.glob(pattern)]
-    for module in module_folders(folder):
+    files = [path for pattern in (SIDECAR_FILES if modules else _ABOUT) for path in folder.glob(pattern)]
+    for module in module_folders(folder) if modules else []:
         inside = (folder / module).rglob("*") if folder / module != encoder else encoder.glob("sentence_*_config.json")
         files += [path for path in inside if path.is_file()]
     if find_adapter(folder) is not None:

@@ -19,6 +19,7 @@ from .package_checkpoints import PackageCheckpoint
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer
 from .source_models import transformer_folder
+from .static_embeddings import StaticCheckpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -144,8 +145,11 @@ class Source:
 
     def encoder_in(self, target: Path) -> Path:
         """Return the folder of the encoder in a copy of the folder."""
+        if isinstance(self.remote_code, StaticCheckpoint):
+            return target  # The model has its own list of modules.
         return target / self.encoder.relative_to(self.folder)
 
     def copy_sidecar_files(self, target: Path) -> None:
         """Copy the card, the licence and the modules of sentence-transformers. See `copy_sidecar_files`."""
-        copy_sidecar_files(self.folder, self.encoder, target)
+        modules = not isinstance(self.remote_code, StaticCheckpoint)
+        copy_sidecar_files(self.folder, self.encoder, target, modules)

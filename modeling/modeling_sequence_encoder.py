@@ -27,6 +27,7 @@ from .norms import NORMS
 from .packing import moved
 from .pooling import Pooler
 from .pretrained_model import SequenceEncoderPreTrainedModel
+from .static_files import rename_table
 from .text_encoding.text_encoding import TextEncodingMixin
 
 
@@ -66,6 +67,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         self.gradient_checkpointing = False
         if STATIC:
             self.is_static = config.is_static
+            if self.is_static:
+                self.register_load_state_dict_pre_hook(rename_table)
         self.post_init()
 
     @merge_with_config_defaults

@@ -14,14 +14,16 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.atomic_saving import ModelSavingMixin
 from ..saving.loading import SafeModelLoadingMixin
 from ..saving.saved_code import complete_code
-from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, check_written_for
+from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, STATIC, check_written_for
 from .attention.self_attention import SelfAttention
 from .calibration.calibration import calibration_of, read_calibration
 from .cpu.prepacked import prepack
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
 from .quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits, write_without_quantization
-from .text_encoding.recipe_files import read_recipe, write_recipe_of
+from .static_files import TABLE_MAPPING, forget_renaming, write_static_files
+from .text_encoding.embedding_recipe import EmbeddingRecipe
+from .text_encoding.recipe_files import is_table, read_recipe, write_recipe_of
 
 # `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
 # Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings. Later,
@@ -82,7 +84,11 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
             OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
         """
+        if STATIC:
+            kwargs.setdefault("key_mapping", TABLE_MAPPING)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if STATIC and kwargs["key_mapping"] is TABLE_MAPPING:
+            forget_renaming(loaded[0] if isinstance(loaded, tuple) else loaded)
         if pretrained_model_name_or_path is not None:
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             # The commit that was loaded: the cache knows which files it has.
@@ -121,6 +127,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             calibration.write(folder)
         if ENCODES:
             write_recipe_of(self, folder, there)
+        if STATIC and is_table(self):
+            write_static_files(folder, cast(Any, self).embedding_recipe or EmbeddingRecipe())
         if INSTALLED:
             complete_code(folder, self.config)
 

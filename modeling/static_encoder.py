@@ -9,10 +9,9 @@ import torch
 from transformers.initialization import no_init_weights
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..configuration.presets import static_fields
 from .modeling_sequence_encoder import SequenceEncoderModel
 from .text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
-
-_DROPOUTS = tuple(f"{part}_dropout" for part in ("hidden", "attention", "mlp", "embedding"))
 
 
 def static_encoder(
@@ -39,15 +38,7 @@ def static_encoder(
             "table must be a matrix of floating numbers with a row for each token, got the shape "
             f"{tuple(weight.shape)} and {weight.dtype}."
         )
-    config = SequenceEncoderConfig(
-        vocab_size=weight.shape[0],
-        hidden_size=weight.shape[1],
-        num_hidden_layers=0,
-        num_attention_heads=1,
-        position_embedding="none",
-        scale_embeddings=False,
-        **{**dict.fromkeys(_DROPOUTS, 0.0), "initializer": "normal", **fields},
-    )
+    config = SequenceEncoderConfig(**{**static_fields(*weight.shape), **fields})
     with no_init_weights():
         model = SequenceEncoderModel(config)
     model.load_state_dict({"embed_tokens.weight": weight.contiguous()}, assign=True)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 MODULE_LIST = "modules.json"
+# The class of the module that is a table of token vectors.
+STATIC_MODULE = "StaticEmbedding"
 
 
 def read_module_list(file: Path) -> list[dict[str, str]]:

@@ -14,7 +14,6 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...saving.written_for import STATIC
-from ...tokenizer.token_rows import RowTokenizer
 from .embedding_recipe import EmbeddingRecipe, Normalize
 
 # Number of texts to tokenize and sort together, enough for hundreds of batches.
@@ -35,7 +34,7 @@ class PreparedEncoding:
     normalize: bool
     dtype: torch.dtype
     skipped: int = 0  # Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded.
-    rows: RowTokenizer | None = None  # Of a static encoder.
+    rows: Any = None  # The `RowTokenizer` of a static encoder.
 
     def tokenize(self, texts: list[str]) -> Mapping[str, Any]:
         """Tokenize texts with the prompt before each: `input_ids` has the ids of each text."""

@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ...saving.module_list import MODULE_LIST, read_module_list
+from ...saving.module_list import MODULE_LIST, STATIC_MODULE, read_module_list
 from ...saving.optional_files import HUB_OPTIONS, optional_files
+from ...saving.written_for import STATIC
 from ..pooling import check_pooling
 from .embedding_recipe import ACTIVATIONS, Dense, EmbeddingRecipe, Normalize
 
@@ -139,13 +141,23 @@ def write_recipe_of(model: Any, folder: Path, there: Path) -> None:
     # SentenceTransformer writes its settings, which may be newer, before it saves the encoder.
     has_settings = (there / SETTINGS).is_file()
     recipe = recipe_of(model) if model._saves_recipe else None
+    static = False
+    if STATIC and is_table(model):
+        recipe, static = recipe or EmbeddingRecipe(), True
     if recipe is not None:
-        write_recipe(folder, recipe, model.config.hidden_size, with_settings=not has_settings)
+        write_recipe(folder, recipe, model.config.hidden_size, not has_settings, static)
     elif (there / MODULE_LIST).is_file():
         logger.warning(f"{there / MODULE_LIST} is unchanged, and encode follows it with this model.")
 
 
-def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int, with_settings: bool = True) -> None:
+def is_table(model: Any) -> bool:
+    """Return whether a model is a static encoder whose table is not in eight bits and has no adapter."""
+    return getattr(model, "is_static", False) and type(model.embed_tokens) is nn.Embedding
+
+
+def write_recipe(
+    folder: Path, recipe: EmbeddingRecipe, hidden_size: int, with_settings: bool = True, static: bool = False
+) -> None:
     """Write the files of a recipe, in the format that all versions of sentence-transformers read.
 
     Args:
@@ -153,6 +165,7 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int, with_s
         recipe: The recipe. If it has an obstacle, a warning is logged and nothing is written.
         hidden_size: The hidden size of the encoder.
         with_settings: Whether to write `config_sentence_transformers.json`.
+        static: Whether the encoder is a table, which sentence-transformers has a module for.
     """
     if recipe.obstacle is not None:
         logger.warning(
@@ -161,18 +174,24 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int, with_s
         )
         return
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    modules += [(f"{index}_{type(step).__name__}", type(step).__name__) for index, step in enumerate(recipe.after, 2)]
+    if STATIC and static and recipe.pooling == ("mean",):
+        modules = [("", STATIC_MODULE)]
+    first = len(modules)
+    modules += [
+        (f"{index}_{type(step).__name__}", type(step).__name__) for index, step in enumerate(recipe.after, first)
+    ]
     listed = [
         {"idx": index, "name": str(index), "path": path, "type": _MODULE + kind}
         for index, (path, kind) in enumerate(modules)
     ]
     _write_json(folder / MODULE_LIST, listed)
-    _write_json(folder / "1_Pooling" / "config.json", _pooling_config(recipe, hidden_size))
+    if first > 1:
+        _write_json(folder / "1_Pooling" / "config.json", _pooling_config(recipe, hidden_size))
     lengths = {} if recipe.max_length is None else {"max_seq_length": recipe.max_length}
     _write_json(folder / LENGTHS[0], {**lengths, "do_lower_case": recipe.lowercase})
     if recipe.settings and with_settings:
         _write_json(folder / SETTINGS, recipe.settings)
-    for (path, _), step in zip(modules[2:], recipe.after, strict=True):
+    for (path, _), step in zip(modules[first:], recipe.after, strict=True):
         if isinstance(step, Dense):
             _write_dense(folder / path, step)
 
@@ -200,17 +219,21 @@ def _read(modules: list[Module], find: _Find) -> EmbeddingRecipe | None:
         return None
     fields: dict[str, Any] = {}
     after: list[Normalize | Dense] = []
+    first, pools = "Transformer", 1
+    if STATIC and modules[0].kind == STATIC_MODULE:
+        # It includes the pooling.
+        first, pools, fields = STATIC_MODULE, 0, {"pooling": ("mean",)}
     for index, module in enumerate(modules):
-        if (module.kind == "Transformer") != (index == 0):
+        if (module.kind == first) != (index == 0):
             raise module.refuse()
-        if module.kind == "Transformer":
+        if module.kind == first:
             fields |= read_transformer(module.transformer_config())
-        elif module.kind == "Pooling" and index == 1:
+        elif module.kind == "Pooling" and index == pools:
             fields |= _read_pooling(module.config())
-        elif module.kind == "Normalize" and index > 1:
+        elif module.kind == "Normalize" and index > pools:
             check_names(module.kind, module.config())
             after.append(Normalize())
-        elif module.kind == "Dense" and index > 1:
+        elif module.kind == "Dense" and index > pools:
             after.append(read_dense(module))
         # Dropout has no effect in evaluation mode.
         elif module.kind != "Dropout":
