@@ -97,9 +97,9 @@ def mpnet() -> Path:
 MODELS = {"MiniLM": minilm, "mpnet": mpnet}
 
 
-def setfit_python() -> str:
-    """Return the interpreter of SetFit's environment, and create it if needed."""
-    folder = CACHE / "setfit"
+def python_with(name: str, *requirements: str) -> str:
+    """Return the interpreter of an environment with packages that others here exclude, and create it if needed."""
+    folder = CACHE / name
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not (folder / "ready").exists():
         venv.create(folder, clear=True, symlinks=os.name != "nt")
@@ -108,7 +108,7 @@ def setfit_python() -> str:
         shared = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         (packages / "shared.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
-        subprocess.run([*pip, "--quiet", "--no-deps", *SETFIT], check=True)
+        subprocess.run([*pip, "--quiet", "--no-deps", *requirements], check=True)
         (folder / "ready").touch()
     return str(python)
 
@@ -171,7 +171,7 @@ def compute(data: LabelledTexts, count: str, seed: int, peer: str, model: str, t
         if peer in ADAPT:
             seconds = adapt(peer, *where, labelled=count != "0")
         else:
-            seconds = work(peer, *where, setfit_python() if peer == "setfit" else sys.executable)
+            seconds = work(peer, *where, python_with("setfit", *SETFIT) if peer == "setfit" else sys.executable)
         probabilities = np.load(folder / "probabilities.npy")
     known = np.array([data.classes.index(row["label"]) for row in data.test[:tests]])
     return {**measures(probabilities, known), "cpu_seconds": round(seconds, 1)}

@@ -31,7 +31,7 @@ from labelled_texts import DATA, SERVICES, download
 from sequence_encoder.data.documentation import Docstring, read_documentation
 from sequence_encoder.data.windows import sentences
 
-QUERIES, DOCUMENTS = 1000, 4000
+QUERIES, DOCUMENTS = 1000, 2000
 LIBRARIES, TRAIN, TEST = 10, 1500, 1000
 SHORTEST = 20
 Encode = Callable[[Sequence[str]], np.ndarray]

@@ -67,7 +67,9 @@ class SearchArguments:
         'SQL condition on the columns of the index, such as "year > 2020".', None, metavar="CONDITION"
     )
     reranker: str | None = option(
-        "Folder or Hub id of a cross-encoder that reranks the best texts.", None, metavar="MODEL"
+        "Folder or Hub id of a cross-encoder or a larger sentence encoder that reranks the best texts.",
+        None,
+        metavar="MODEL",
     )
     candidates: int = option("Number of texts to rerank.", 50)
     encoder: str | None = option(

@@ -79,7 +79,7 @@ class SearchIndex:
             limit: The number of hits.
             mode: One of `MODES`.
             where: A condition on the columns of the index, as in SQL: "year > 2020 AND topic = 'physics'".
-            reranker: A cross-encoder that reads the query with each candidate, and puts them in a new order.
+            reranker: A larger model that scores each candidate, and puts them in a new order.
             candidates: The number of texts for the reranker, at least `limit`.
             vector: The vector of the query, if it is known; otherwise the model computes it.
 

@@ -113,8 +113,25 @@ def test_a_reranker_reads_the_query_with_each_candidate(index: SearchIndex, mode
     assert [hit.score for hit in hits] == [scores[hit.id] for hit in hits]
     assert index.search(query, 12, reranker=reranker, candidates=12)[:4] == hits
     assert reranker.scores(query, []) == []
-    with pytest.raises(UsageError, match="without a head for sequence classification"):
-        Reranker(str(models["encoder"]))
+
+
+def test_a_sentence_encoder_reranks_by_cosine(
+    index: SearchIndex, models: dict[str, Path], tmp_path: Path, randomize: Build
+) -> None:
+    encoder = randomize(SequenceEncoderModel.from_pretrained(models["encoder"]), seed=7)
+    tokenizer = AutoTokenizer.from_pretrained(models["encoder"])
+    for part in (encoder, tokenizer):
+        part.save_pretrained(tmp_path)
+    hits = index.search("river stone", 12, reranker=Reranker(str(tmp_path)), candidates=12)
+    assert {hit.id for hit in hits} == {hit.id for hit in index.search("river stone", 12)}
+    query, *vectors = encoder.encode(["river stone", *(hit.text for hit in hits)], tokenizer, normalize_embeddings=True)
+    # It may compute in bfloat16.
+    np.testing.assert_allclose([hit.score for hit in hits], np.stack(vectors) @ query, atol=0.01)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    sequence_encoder.SequenceEncoderForMaskedLM(encoder.config).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(UsageError, match=r"must be a cross-encoder or a sentence encoder, but .*ForMaskedLM"):
+        Reranker(str(tmp_path / "other"))
 
 
 def test_threads_share_an_index(folder: Path) -> None:
