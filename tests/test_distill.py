@@ -23,11 +23,14 @@ from sequence_encoder import (
     distill,
     save_sentence_transformer,
 )
+from sequence_encoder.bulk.arguments import RowArguments
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.data.corpus import TextArguments
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.training.adaptation.callbacks import BestWeights
 from sequence_encoder.training.distillation.report import Report
 from sequence_encoder.training.distillation.student import make_student, spread_layers
+from sequence_encoder.training.distillation.texts import SampledRows
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=1 + seed % 12)) for seed in range(160)]
@@ -86,6 +89,7 @@ def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
     card = (tmp_path / "student" / "README.md").read_text()
     assert "Distilled from teacher on 161 texts without labels from texts.jsonl" in card
     assert "times as fast" in card
+    assert 'SentenceTransformer("student", trust_remote_code=True)' in card
     assert "On 160 labelled texts, the accuracy of a linear classifier is" in card
     assert not list(tmp_path.glob(".*"))
 
@@ -180,6 +184,19 @@ def test_students_of_models_with_a_head_learn_its_answers(
         wanted = np.array([seed % 3 for seed in range(len(TEXTS))])
         assert report.labelled["student"] == pytest.approx(np.mean(predicted == wanted), abs=0.02)
     assert metric in (tmp_path / "trained" / "README.md").read_text()
+
+
+def test_the_teacher_and_the_student_keep_to_a_budget(
+    teacher: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(teacher, corpus, tmp_path / "student", max_steps=-1, seconds=1, num_train_epochs=30)
+    assert report.texts == 161
+    assert 10 <= report.steps < 330
+    assert "epochs within 1 seconds" in capsys.readouterr().out
+    rows = SampledRows(TextArguments(str(corpus)), RowArguments(str(tmp_path / "rows"), shard_rows=20))
+    rows.open(tmp_path)
+    for rows.share, shards in ((1.0, [*range(9)]), (0.5, [0, 2, 4, 6, 8]), (0.2, [0, 5]), (0.01, [0])):
+        assert [chunk.shard for chunk in rows.chunks()] == shards
 
 
 @pytest.mark.parametrize(

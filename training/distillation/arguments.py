@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...bulk.arguments import check_libraries as check_bulk_libraries
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import (
@@ -105,13 +106,15 @@ class DistillationOptions:
 _FIXED = ("per_device_train_batch_size", "remove_unused_columns", "logging_nan_inf_filter")
 
 
-def check_libraries(options: DistillationOptions) -> None:
+def check_libraries(texts: DistillationTexts, options: DistillationOptions) -> None:
     """Check that all optional libraries that the run needs are installed.
 
     Raises:
         MissingLibraryError: If one of them is missing.
     """
-    require("distill", "datasets", "filelock", "pyarrow", extra="embed")
+    check_bulk_libraries("distill")
+    if texts.test_file is not None:
+        require("--test_file", "sklearn", extra="adapt")
     require_reporters(options.report_to)
 
 
@@ -127,7 +130,7 @@ DISTILL = Command(
     "Make a smaller and faster model from a trained one, with texts that need no labels.",
     'minilm --corpus "texts/*.parquet" --layers 3 --output_dir distilled',
     (StudentArguments, DistillationTexts, DistillationOptions),
-    check=lambda student, texts, options: check_libraries(options),
+    check=lambda student, texts, options: check_libraries(texts, options),
     with_trainer=True,
     defaults=_defaults,
     left_out=lambda given: _FIXED,

@@ -143,13 +143,15 @@ def _distill(run: Distillation) -> Report:
         trained = trainer(own, checkpoint)
         show_table(trained, ("loss", "eval_loss", f"eval_{teacher.objective.metric}"))
         train_with_cleanup(trained, checkpoint)
+        if (steps := trained.state.global_step) < args.max_steps:
+            print(f"Stopped after {steps:,} of {args.max_steps:,} steps, because the held-out texts gain nothing more.")
         student = with_dropout_of(cast(Any, trained.model).model.cpu(), teacher.model.config).eval()
         report = Report(
             run=digest_of(settings),
             texts=texts.count + len(texts.held_out),
             held_out=len(texts.held_out),
-            steps=trained.state.global_step,
-            epochs=round(trained.state.global_step / len(batches), 2),
+            steps=steps,
+            epochs=round(steps / len(batches), 2),
             seconds=0.0,
         )
         compare(report, run, teacher, student, texts.held_out, labelled)
@@ -174,8 +176,9 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
         seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else _OF_TEACHER * run.args.seconds
         plan["share"] = 1.0
         if seconds < math.inf:
-            rows.open(run.scratch)
+            rows.open(folder / ".sequence-encoder")
             plan["share"] = affordable_share(rows, computation, seconds)
+            rows.deadline = time.monotonic() + 2 * seconds
         _keep(run, plan)
     rows.share = plan["share"]
     parts = (run.model, run.data, shards)
@@ -236,6 +239,7 @@ def _affordable_steps(run: Distillation, trainer: Any, batches: int, started: fl
     trial.output_dir, trial.max_steps, trial.warmup_steps = str(run.scratch / "trial"), TRIAL_STEPS, 0
     trial.eval_strategy, trial.early_stopping_patience = IntervalStrategy.NO, None
     trial.save_strategy, trial.logging_strategy, trial.disable_tqdm = SaveStrategy.NO, IntervalStrategy.NO, True
+    trial.report_to = []
     measured, times = trainer(trial), StepTimes()
     show_table(measured, ("loss",))
     measured.add_callback(times)

@@ -5,6 +5,7 @@ Shapes: N texts, D channels, C labels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ import numpy as np
 
 from ...bulk.results import Computation
 from ...command_line import UsageError
-from ...command_line.extras import require
 from ...data.corpus_files import find_files
 from ...data.text_files import TextFormat
 from ...tasks.columns import check_columns, label_of, label_text
@@ -75,10 +75,9 @@ def read_labelled(texts: DistillationTexts, objective: Objective, names: Sequenc
     labels = [
         read(label, names, f"{named}, --label_column {texts.label_column}:") for label in rows[texts.label_column]
     ]
-    if type(objective) is VectorObjective:
-        require("--test_file", "sklearn", extra="adapt")
-        if min(labels.count(label) for label in {*labels}) < _FOLDS or len({*labels}) < 2:
-            raise UsageError(f"{named} must have at least two labels, and {_FOLDS} texts of each.")
+    counts = Counter(labels)
+    if type(objective) is VectorObjective and (len(counts) < 2 or min(counts.values()) < _FOLDS):
+        raise UsageError(f"{named} must have at least two labels, and {_FOLDS} texts of each.")
     read_columns = [[text or "" for text in rows[column]] for column in columns.values() if column is not None]
     return LabelledTexts(read_columns, labels, metric, lambda outputs, given: score(outputs, given))
 

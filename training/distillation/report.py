@@ -17,8 +17,10 @@ import numpy as np
 from huggingface_hub import EvalResult
 
 from ...cards.card import model_card
+from ...cards.sections import example_of
 from ...command_line.progress import Progress
 from ...saving.card_mark import save_card
+from ...saving.module_list import MODULE_LIST
 from ..encoders import card_fields_of
 from ..hardware import device_name
 from ..hub_trainer import training_of
@@ -142,6 +144,9 @@ def write_student(
         f"The student started from {report.layers['student']} of the {report.layers['teacher']} layers of its teacher."
     )
     training.seconds = report.seconds
+    batches = {"tokens a step": f"at most {run.args.max_tokens:,}", "examples a step": None}
+    given = {**training.hyperparameters, **batches, "max_length": run.model.max_length}
+    training.hyperparameters = {name: value for name, value in given.items() if value is not None}
     training.results = [
         EvalResult(
             task_type=teacher.objective.task,
@@ -153,11 +158,16 @@ def write_student(
         for name, value in report.quality.items()
     ]
     training.remarks = str(report).partition("\n")[2]
+    usage = None
+    if (folder / MODULE_LIST).exists():
+        example = example_of(folder, run.output.resolve().name, student)
+        usage = f'With sentence-transformers:\n\n```python\n{example}\nvectors = model.encode(["A text."])\n```'
     card = model_card(
         student,
         run.output.resolve().name,
         training,
         **card_fields_of(run.model.model),
         base_model=None if named.exists() else run.model.model,
+        usage=usage,
     )
     save_card(folder / "README.md", card.content)

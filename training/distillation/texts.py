@@ -35,9 +35,10 @@ class SampledRows(CorpusRows):
 
     Attributes:
         share: The share.
+        deadline: When to leave out all further shards, by `time.monotonic`: the number of rows may not be known.
     """
 
-    share = 1.0
+    share, deadline = 1.0, math.inf
 
     def total(self) -> int | None:
         """See `CorpusRows`."""
@@ -49,7 +50,8 @@ class SampledRows(CorpusRows):
         return super().chunks(lambda shard: wanted(shard) and self._takes(shard))
 
     def _takes(self, shard: int) -> bool:
-        return math.ceil((shard + 1) * self.share) > math.ceil(shard * self.share)
+        in_time = shard == 0 or time.monotonic() < self.deadline
+        return in_time and math.ceil((shard + 1) * self.share) > math.ceil(shard * self.share)
 
 
 def affordable_share(rows: SampledRows, computation: Computation, seconds: float) -> float:
