@@ -97,15 +97,15 @@ def run_distillation(run: Distillation) -> Report:
 def _distill(run: Distillation) -> Report:
     args, started = run.args, time.perf_counter()
     kept = Path(run.model.model)
-    may_be_finished = args.resume and (run.output / RESULTS).exists()
-    check_replaceable(run.output, args.overwrite or may_be_finished, "--overwrite", kept)
+    earlier = Report.read(run.output / RESULTS) if args.resume else None
+    check_replaceable(run.output, args.overwrite or earlier is not None, "--overwrite", kept)
     teacher = load_teacher(run)
     names = [str(name) for _, name in sorted((cast(Any, teacher.model.config).id2label or {}).items())]
     labelled = read_labelled(run.data, teacher.objective, names)
     settings = settings_of(run, {}) | {"content of the teacher": teacher.source.identity}
-    if may_be_finished and (report := Report.read(run.output / RESULTS)).run == digest_of(settings):
+    if earlier is not None and earlier.run == digest_of(settings):
         print(f"The run in {run.output.resolve()} is finished.")
-        return report
+        return earlier
     check_replaceable(run.output, args.overwrite, "--overwrite", kept)
     with scratch_of(run, settings) as resumed:
         if args.resume and not resumed:

@@ -68,9 +68,12 @@ class Report:
     hardware: str = field(default_factory=device_name)
 
     @classmethod
-    def read(cls, file: Path) -> Report:
-        """Read a report that `as_json` has written."""
-        return cls(**json.loads(file.read_text(encoding="utf-8")))
+    def read(cls, file: Path) -> Report | None:
+        """Read a report that `as_json` has written, and return None for another file."""
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def as_json(self) -> str:
         """Return the report as JSON."""

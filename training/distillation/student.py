@@ -34,12 +34,15 @@ def check_layers(total: int, kept: int | None, narrower: bool) -> int:
     Raises:
         UsageError: If the student would not be smaller.
     """
-    if total < 2:
-        raise UsageError(f"the teacher must have at least 2 layers, of which the student keeps some; it has {total}.")
+    least = 1 if narrower else 2
+    if total < least:
+        raise UsageError(
+            f"the teacher must have at least {least} layers, of which the student keeps some; it has {total}."
+        )
     if kept is not None and (kept > total or (kept == total and not narrower)):
         allowed = "at most" if narrower else "less than"
         raise UsageError(f"--layers must be {allowed} {total}, the number of layers of the teacher, got {kept}.")
-    return kept or total // 2
+    return kept or max(1, total // 2)
 
 
 @torch.no_grad()
