@@ -30,6 +30,7 @@ from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.training.adaptation.callbacks import BestWeights
 from sequence_encoder.training.distillation.report import Report
 from sequence_encoder.training.distillation.student import make_student, spread_layers
+from sequence_encoder.training.distillation.teacher_outputs import TeacherVectors
 from sequence_encoder.training.distillation.texts import SampledRows
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
@@ -116,18 +117,30 @@ def test_an_untrained_student_has_the_first_and_the_last_layer(teacher: Path, co
 def test_a_run_that_was_stopped_continues_with_the_same_result(
     teacher: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("sequence_encoder.training.distillation.distill._SHARD_ROWS", 50)
     run(teacher, corpus, tmp_path / "whole")
-    saved = BestWeights.on_save
+    saved, computed = BestWeights.on_save, TeacherVectors.compute
+
+    def stop_at_second_shard(self: TeacherVectors, chunk: Any, *given: Any) -> Any:
+        if chunk.shard == 1:
+            raise KeyboardInterrupt
+        return computed(self, chunk, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TeacherVectors, "compute", stop_at_second_shard)
+        with pytest.raises(KeyboardInterrupt, match="keeps what is computed"):
+            run(teacher, corpus, tmp_path / "student")
 
     def stop(*args: Any, **kwargs: Any) -> None:
         saved(*args, **kwargs)
         if args[2].global_step >= 12:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(BestWeights, "on_save", stop)
-    with pytest.raises(KeyboardInterrupt, match="keeps what is computed"):
-        run(teacher, corpus, tmp_path / "student")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(BestWeights, "on_save", stop)
+        with pytest.raises(KeyboardInterrupt, match="keeps what is computed"):
+            run(teacher, corpus, tmp_path / "student", resume=True)
+    assert "1 complete shard is in" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="contains an interrupted run; continue it with --resume"):
         run(teacher, corpus, tmp_path / "student")
     with pytest.raises(UsageError, match=r"these differ: layers \(was None, is 1\)"):
