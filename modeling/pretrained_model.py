@@ -140,13 +140,16 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             The first forward pass makes the copies, and makes them again after an optimizer, `load_state_dict` or
             another operation has changed the weights. After changes in place through `.data`, as when peft merges an
             adapter, call this method again. The copies take as much memory as the layers' weights, and results differ
-            by rounding. Training, compiled models, models made in inference mode and other devices do not use them. In
-            float32, short texts do not either. `encode` makes its own copies while it encodes many texts.
+            by rounding. The layers of a DeBERTa also keep their projections of the distances. Training, compiled
+            models, models made in inference mode and other devices do not use them. In float32, short texts do not
+            use the copies either. `encode` makes its own copies while it encodes many texts.
 
             Args:
                 enabled: Whether to use copies; False frees them.
             """
-            prepack(cast(Any, self.base_model).layers, enabled)
+            for name in ("layers", "position_bias"):
+                if (module := getattr(self.base_model, name, None)) is not None:
+                    prepack(module, enabled)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

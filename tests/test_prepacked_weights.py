@@ -37,6 +37,20 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class ProductsOfTable(TorchDispatchMode):
+    """Counts products of a weight with a table of so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.count = rows, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(name in str(func) for name in ("addmm", "_linear_pointwise")):
+            self.count += found.shape[0] == self.rows
+        return found
+
+
 @torch.no_grad()
 def encoded(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """Return the vectors of a batch, and the number of products of prepacked weights."""
@@ -121,6 +135,26 @@ def test_a_change_of_the_weights_is_followed(model: SequenceEncoderModel, ragged
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
     if found.dtype == torch.float32:
         assert not torch.allclose(found, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "none"])
+@torch.no_grad()
+def test_distances_are_projected_once(tiny_config: Build, randomize: Build, ragged: Build, norm: str) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("deberta-v3", norm_rel_ebd=norm))).eval()
+    plain = copy.deepcopy(model)
+    model.prepack_weights()
+    with ProductsOfTable(len(model.position_bias.table.weight)) as products:
+        for lengths in (MANY, FEW):
+            found, _ = encoded(model, ragged(lengths))
+            torch.testing.assert_close(found, encoded(plain, ragged(lengths))[0], atol=1e-5, rtol=1e-5)
+    assert products.count == len(model.layers)
+    names = ["position_bias.table.weight", "layers.1.self_attn.qkv_proj.weight", "layers.1.self_attn.qkv_proj.bias"]
+    for name in (*names, *(["position_bias.norm.bias"] if norm == "layer_norm" else [])):
+        for each in (model, plain):
+            parameter = each.get_parameter(name)
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        for batch in (ragged(MANY), ragged(FEW)):
+            torch.testing.assert_close(encoded(model, batch)[0], encoded(plain, batch)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_training_does_not_use_them(model: SequenceEncoderModel, ragged: Build) -> None:

@@ -14,7 +14,8 @@ from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..cpu.dropout import Dropout
-from ..cpu.linear import fused_linear
+from ..cpu.eligibility import is_eager_on_cpu
+from ..cpu.linear import linear_of_constant
 from ..norms import NORMS
 from .disentangled_packed import DisentangledAttention, GroupedDisentangledAttention
 from .disentangled_scores import Tables, WithDistances
@@ -32,6 +33,9 @@ _PACKED: dict[type[PackedAttention], type[PackedAttention]] = {
 
 class DisentangledBias(PositionBias):
     """The embeddings of distances, which all layers share, with an optional norm."""
+
+    # Not None if the layers are prepacked, and keep the projections of all distances.
+    prepacked: Any = None
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
@@ -57,8 +61,9 @@ class DisentangledBias(PositionBias):
         distances = torch.arange(-length, length + 1, device=device)
         index = (self._bucketed(distances) + len(self.table.weight) // 2).clamp(0, len(self.table.weight) - 1)
         weight = self.table.weight
+        kept = self.prepacked is not None and not torch.is_grad_enabled() and is_eager_on_cpu(weight)
         # Many distances share a row, so the whole table may be shorter. A traced length has no value to compare.
-        if is_tracing(weight) or len(index) < len(weight):
+        if is_tracing(weight) or (len(index) < len(weight) and not kept):
             weight, index = self.table(index), torch.arange(2 * length + 1, device=device)
         return self.norm(weight), index
 
@@ -114,11 +119,11 @@ class DistanceProjections(nn.Module):
         rows = self.dropout(rows.to(index.device))
         heads = (-1, module.head_dim)
         if self.shared:
-            both = fused_linear(module.qkv_proj, rows).unflatten(-1, (-1, *module.group))
+            both = linear_of_constant(module.qkv_proj, rows).unflatten(-1, (-1, *module.group))
             key, query = both[..., 1, :] if self.c2p else None, both[..., 0, :] if self.p2c else None
         else:
             key, query = (
-                None if proj is None else fused_linear(proj, rows).unflatten(-1, heads)
+                None if proj is None else linear_of_constant(proj, rows).unflatten(-1, heads)
                 for proj in (self.key_proj, self.query_proj)
             )
         return Tables(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...saving.written_for import INSTALLED
 from .eligibility import NO_ACTIVATION, can_fuse, is_eager_on_cpu, is_recorded, onednn_activation
-from .prepacked import is_prepacked, pad_rows, prepacked_parts
+from .prepacked import is_prepacked, kept_output, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
 
 
@@ -31,6 +31,11 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
     else:
         output = _pointwise(rows, linear.weight, linear.bias, None)
     return output.view(*hidden_states.shape[:-1], len(linear.weight))
+
+
+def linear_of_constant(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Compute linear(x) for an input that hardly ever changes. A layer with a prepacked weight keeps the output."""
+    return kept_output(linear, x, fused_linear) if INSTALLED else fused_linear(linear, x)
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 In every product, oneDNN otherwise rearranges parts of a weight or reads them in the layout of `nn.Linear`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -35,6 +35,7 @@ class PrepackedWeight:
     def __init__(self, temporary: bool = False) -> None:
         self._temporary = temporary
         self._parts: dict[int, tuple[torch.Tensor, tuple[int, int], tuple[torch.Tensor, ...]]] = {}
+        self._output: tuple[tuple[torch.Tensor | None, ...], tuple[Any, ...], torch.Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PrepackedWeight | None":
         return None if self._temporary else PrepackedWeight()
@@ -54,9 +55,31 @@ class PrepackedWeight:
             self._parts[number] = (source, changes, parts)
         return parts
 
+    def output(
+        self, linear: nn.Linear, x: torch.Tensor, compute: Callable[[nn.Linear, torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the last output of a layer if its input, weight and bias have the same values as then.
+
+        Args:
+            linear: The layer.
+            x: Its input.
+            compute: Computes the output otherwise.
+        """
+        kept = self._output
+        if kept is not None:
+            (former, *parameters), changes, output = kept
+            same = all(map(_is_same, (linear.weight, linear.bias), parameters))
+            if same and changes == _changes(linear, former) and x.dtype == output.dtype and torch.equal(x, former):
+                return output
+        output = compute(linear, x)
+        sources = (x, linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+        self._output = (sources, _changes(linear, x), output)
+        return output
+
     def clear(self) -> None:
         """Free the copies."""
         self._parts.clear()
+        self._output = None
 
 
 class _Steps:
@@ -76,6 +99,16 @@ _steps = _Steps()
 def number_of_steps() -> int:
     """Return how many steps all optimizers have made, some of which do not raise the version of the weights."""
     return _steps.count
+
+
+def _changes(linear: nn.Linear, x: Any) -> tuple[Any, ...]:
+    """Return what differs after the parameters of a layer or a tensor were changed in place."""
+    tensors = (linear.weight, linear.bias, x)
+    return _steps.count, *(None if each is None or each.is_inference() else each._version for each in tensors)
+
+
+def _is_same(tensor: torch.Tensor | None, former: torch.Tensor | None) -> bool:
+    return tensor is former is None or (tensor is not None and former is not None and tensor.is_set_to(former))
 
 
 def is_prepacked(linear: nn.Linear) -> bool:
@@ -105,6 +138,28 @@ def prepacked_parts(linear: nn.Linear, x: torch.Tensor, number: int = 1) -> tupl
     return prepacked.parts(linear.weight, number)
 
 
+def kept_output(
+    linear: nn.Linear, x: torch.Tensor, compute: Callable[[nn.Linear, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Return the output of a layer for an input that hardly ever changes, computed once if the layer is prepacked.
+
+    Args:
+        linear: The layer.
+        x: Its input, (..., in).
+        compute: Computes the output.
+    """
+    prepacked = linear.__dict__.get("prepacked")
+    if prepacked is None:
+        return compute(linear, x)
+    if torch.is_grad_enabled() or linear.training:
+        prepacked.clear()
+        return compute(linear, x)
+    if not can_fuse(linear, x) or linear.weight.is_inference():
+        return compute(linear, x)
+    output: torch.Tensor = prepacked.output(linear, x, compute)
+    return output
+
+
 def pad_rows(x: torch.Tensor) -> torch.Tensor:
     """Pad the rows of (rows, in) to a multiple of eight if they are few, so that short texts need few kernels."""
     missing = -len(x) % _ROW_STEP
@@ -112,10 +167,13 @@ def pad_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def prepack(modules: nn.Module, enabled: bool) -> None:
-    """Let all linear layers use prepacked weights, or free those weights."""
+    """Let all linear layers use prepacked weights, or free those weights.
+
+    Modules of classes that have the attribute, too, are told that the layers do.
+    """
     for module in modules.modules():
         module.__dict__.pop("prepacked", None)
-        if enabled and type(module) is nn.Linear:
+        if enabled and (type(module) is nn.Linear or hasattr(type(module), "prepacked")):
             module.__dict__["prepacked"] = PrepackedWeight()
 
 
