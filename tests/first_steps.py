@@ -33,7 +33,7 @@ from transformers import (
     pipeline,
 )
 
-from sequence_encoder import SequenceEncoderTokenizer, convert
+from sequence_encoder import SequenceEncoderTokenizer, convert, describe, optimize
 
 TEXTS = ["A short text.", "A rather longer text than that, which is about models of texts.", "Models of a text."]
 LABELS = [0, 1, 0]
@@ -96,6 +96,17 @@ def convert_and_save(folder: Path) -> None:
         tokenizer.save_pretrained(folder / family)
         torch.save(batch, folder / family / "batch.pt")
         torch.save(found, folder / family / "outputs.pt")
+
+
+def optimize_in_place(folder: Path) -> None:
+    """Let the model that each family was converted from compute without padding."""
+    for family, (prefix, head, _) in FAMILIES.items():
+        model = getattr(transformers, f"{prefix}{head}").from_pretrained(folder / "theirs" / family)
+        batch = torch.load(folder / family / "batch.pt")
+        real, expected = batch["attention_mask"].bool(), outputs(model, batch)
+        found = outputs(optimize(model), batch)
+        assert "without padding" in describe(model), describe(model)
+        torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-5)
 
 
 def load(folder: Path) -> None:
@@ -188,6 +199,7 @@ def use_sentence_transformers(folder: Path) -> None:
 # By the names of the columns in the table of `make compatibility`.
 STEPS: dict[str, Callable[[Path], None]] = {
     "convert": convert_and_save,
+    "optimize": optimize_in_place,
     "load": load,
     "remote code": load_without_package,
     "Trainer": train,
