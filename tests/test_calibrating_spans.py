@@ -79,6 +79,11 @@ def test_scores_say_how_often_spans_are_right_and_the_model_finds_the_same(
     for one, other in zip(chain(*found), chain(*expected), strict=True):
         logit = torch.tensor(other["score"]).logit() * scaling["scale"] + scaling["offset"]
         assert one["score"] == pytest.approx(float(logit.sigmoid()), abs=1e-4)
+    ids = torch.arange(5, 11)[None]
+    with torch.no_grad():
+        lowest = [each(input_ids=ids).logits == torch.finfo(torch.float32).min for each in (model, before)]
+    assert lowest[1].any()
+    assert torch.equal(*lowest)
     model.save_pretrained(tmp_path)
     again: Any = AutoModel.from_pretrained(tmp_path)
     assert again.extract(texts, LABELS, tokenizer) == found

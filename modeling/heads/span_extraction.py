@@ -205,12 +205,13 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
         return self._scaled(self.scorer(word_vectors, label_vectors, num_words, num_labels))
 
     def _scaled(self, scores: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Apply the scale and the offset of a calibration. The lowest number stays finite."""
+        """Apply the scale and the offset of a calibration. The lowest number, for what a text does not have, stays."""
         fields = span_extraction_fields(self.config)
         scale, offset = fields.logit_scale, fields.logit_offset
         if scale == 1 and offset == 0:
             return scores
-        return [(text * scale + offset).clamp(min=torch.finfo(text.dtype).min) for text in scores]
+        lowest = torch.finfo(scores[0].dtype).min
+        return [(text * scale + offset).masked_fill(text == lowest, lowest) for text in scores]
 
     def _projected(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors if self.projection is None else self.projection(vectors)
