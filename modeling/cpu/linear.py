@@ -35,7 +35,9 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def linear_of_constant(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """Compute linear(x) for an input that hardly ever changes. A layer with a prepacked weight keeps the output."""
-    return kept_output(linear, x, fused_linear) if INSTALLED else fused_linear(linear, x)
+    if INSTALLED:
+        return kept_output(linear, x, fused_linear)
+    return fused_linear(linear, x)
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
