@@ -39,7 +39,7 @@ from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from .arguments import DISTILL
 from .labelled import read_labelled
-from .narrowing import basis_of_states, principal_directions
+from .narrowing import principal_directions, varied_channels
 from .objectives import VectorObjective
 from .report import Report, compare, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
@@ -190,18 +190,18 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
 
 def _initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -> Any:
     """Return the student before training, and let a narrower one learn the most important directions."""
-    basis, size = None, run.model.hidden_size
+    channels, size = None, run.model.hidden_size
     if size is not None:
         sample = list(range(min(len(texts.lengths), _SAMPLED)))
         rows = texts.units.__getitems__(sample)
         batch = Collator(cast(Any, teacher.model.config).pad_token_id)(rows[:_READ])
-        basis = basis_of_states(
+        channels = varied_channels(
             teacher.model, {name: batch[name] for name in (*INPUTS, "attention_mask") if name in batch}, size
         )
         if isinstance(teacher.objective, VectorObjective):
             targets = torch.tensor(np.stack([row[TARGET] for row in rows]))
             teacher.objective.directions = principal_directions(targets, teacher.objective.sizes[-1])
-    student = make_student(teacher.model, teacher.layers, basis)
+    student = make_student(teacher.model, teacher.layers, channels)
     if isinstance(teacher.objective, VectorObjective):
         cast(Any, student.base_model).embedding_recipe = teacher.objective.recipe
     return student

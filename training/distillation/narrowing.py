@@ -1,4 +1,4 @@
-"""Starts a narrower student from its teacher: hidden states in fewer channels, and fewer heads and inner channels.
+"""Starts a narrower student from its teacher: fewer channels of the hidden states, heads and inner channels.
 
 Shapes: N texts, D channels of the teacher, d of the student.
 """
@@ -41,37 +41,36 @@ def narrow(config: Any, hidden_size: int) -> None:
 
 
 def narrowed(
-    weights: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], basis: torch.Tensor
+    weights: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], channels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Return the weights of a teacher in the shapes of a narrower student.
 
-    Hidden states are projected to the `basis` (D, d). The first heads and the first inner channels are kept.
+    Some `channels` (d,) of the hidden states are kept, the first heads and the first inner channels. Selected channels
+    keep the norms as they are, and students learn faster from them than from principal components.
     """
-    return {name: _narrowed(name, weight, shapes[name], basis) for name, weight in weights.items()}
+    return {name: _narrowed(name, weight, shapes[name], channels) for name, weight in weights.items()}
 
 
-def _narrowed(name: str, weight: torch.Tensor, shape: torch.Size, basis: torch.Tensor) -> torch.Tensor:
+def _narrowed(name: str, weight: torch.Tensor, shape: torch.Size, channels: torch.Tensor) -> torch.Tensor:
     for axis, size in enumerate(shape):
         if size == weight.shape[axis]:
             continue
         of_heads = (axis == 1 and "o_proj" in name) or (axis == 0 and "distances" in name)
-        if of_heads or weight.shape[axis] != len(basis):
+        if size == len(channels) and weight.shape[axis] > len(channels) and not of_heads:
+            weight = weight.index_select(axis, channels)
+        else:
             # The gates and what they multiply are the two halves of one projection.
             parts = weight.chunk(2, axis) if "gate_up" in name else (weight,)
             weight = torch.cat([part.narrow(axis, 0, size // len(parts)) for part in parts], axis)
-        elif weight.ndim == 1 and name.endswith("norm.weight"):
-            weight = basis.square().T @ weight
-        else:
-            weight = torch.tensordot(weight, basis, ([axis], [0])).movedim(-1, axis)
     return weight
 
 
 @torch.no_grad()
-def basis_of_states(model: Any, inputs: Mapping[str, torch.Tensor], size: int) -> torch.Tensor:
-    """Return the principal directions (D, d) of the hidden states of texts, in all layers."""
+def varied_channels(model: Any, inputs: Mapping[str, torch.Tensor], size: int) -> torch.Tensor:
+    """Return the channels (d,) of the hidden states of texts that vary most, in all layers."""
     states = model.base_model(**inputs, output_hidden_states=True).hidden_states
     real = inputs["attention_mask"].bool()
-    return principal_directions(torch.cat([each[real] for each in states]), size)
+    return torch.cat([each[real] for each in states]).var(0).topk(size).indices.sort().values
 
 
 def principal_directions(vectors: torch.Tensor, size: int) -> torch.Tensor:

@@ -47,14 +47,14 @@ def check_layers(total: int, kept: int | None, narrower: bool) -> int:
 
 @torch.no_grad()
 def make_student(
-    teacher: SequenceEncoderPreTrainedModel, kept: int, basis: torch.Tensor | None = None
+    teacher: SequenceEncoderPreTrainedModel, kept: int, channels: torch.Tensor | None = None
 ) -> SequenceEncoderPreTrainedModel:
     """Return a copy of a model in float32 with fewer layers, which has no dropout; see `with_dropout_of`.
 
     Args:
         teacher: The model.
         kept: The number of layers.
-        basis: (D, d) the directions of the hidden states that a narrower student keeps.
+        channels: (d,) the channels of the hidden states that a narrower student keeps.
     """
     before, config = cast(Any, teacher.config), copy.deepcopy(cast(Any, teacher.config))
     chosen = spread_layers(before.num_hidden_layers, kept)
@@ -62,26 +62,26 @@ def make_student(
     config.layer_types = [before.layer_types[index] for index in chosen]
     if config.num_hidden_groups is not None:
         config.num_hidden_groups = min(kept, config.num_hidden_groups)
-    if basis is not None:
-        narrow(config, basis.shape[1])
+    if channels is not None:
+        narrow(config, len(channels))
     for name in _DROPOUTS:
         setattr(config, name, 0.0)
     student = type(teacher)(config).float()
     original, encoder = cast(SequenceEncoderModel, teacher.base_model), cast(SequenceEncoderModel, student.base_model)
     inside = "layers." if original is teacher else f"{teacher.base_model_prefix}.layers."
-    _copy(teacher, student, basis, inside)
+    _copy(teacher, student, channels, inside)
     layers = original._layers_in_order()
     for index, layer in zip(chosen, encoder._layers_in_order(), strict=True):
-        _copy(layers[index], layer, basis)
+        _copy(layers[index], layer, channels)
     encoder.embedding_recipe = original.embedding_recipe
     return student
 
 
-def _copy(source: Any, target: Any, basis: torch.Tensor | None, left_out: str = "\n") -> None:
+def _copy(source: Any, target: Any, channels: torch.Tensor | None, left_out: str = "\n") -> None:
     """Copy the weights of a module to one of the same kind, except those whose names start with `left_out`."""
     weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith(left_out)}
-    if basis is not None:
-        weights = narrowed(weights, {name: weight.shape for name, weight in target.state_dict().items()}, basis)
+    if channels is not None:
+        weights = narrowed(weights, {name: weight.shape for name, weight in target.state_dict().items()}, channels)
     target.load_state_dict({**target.state_dict(), **weights})
 
 
