@@ -39,7 +39,7 @@ from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from .arguments import DISTILL
 from .labelled import read_labelled
-from .narrowing import principal_directions, varied_channels
+from .narrowing import varied_channels
 from .objectives import VectorObjective
 from .report import Report, compare, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
@@ -56,7 +56,7 @@ _SHARD_ROWS = 2048
 _OF_TEACHER, _PLANNED = 1 / 3, 0.9
 _LEAST_STEPS = 10
 # Texts by which the directions of vectors are found, and those by which the directions of hidden states are.
-_SAMPLED, _READ = 8192, 128
+_SAMPLED, _READ = 8192, 256
 
 
 def run_command(arguments: list[str]) -> None:
@@ -189,21 +189,17 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
 
 
 def _initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -> Any:
-    """Return the student before training, and let a narrower one learn the most important directions."""
-    channels, size = None, run.model.hidden_size
-    if size is not None:
-        sample = list(range(min(len(texts.lengths), _SAMPLED)))
-        rows = texts.units.__getitems__(sample)
-        batch = Collator(cast(Any, teacher.model.config).pad_token_id)(rows[:_READ])
-        channels = varied_channels(
-            teacher.model, {name: batch[name] for name in (*INPUTS, "attention_mask") if name in batch}, size
-        )
-        if isinstance(teacher.objective, VectorObjective):
-            targets = torch.tensor(np.stack([row[TARGET] for row in rows]))
-            teacher.objective.directions = principal_directions(targets, teacher.objective.sizes[-1])
-    student = make_student(teacher.model, teacher.layers, channels)
-    if isinstance(teacher.objective, VectorObjective):
-        cast(Any, student.base_model).embedding_recipe = teacher.objective.recipe
+    """Return the student before training, and choose the directions of the vectors of a narrower one."""
+    objective, size = teacher.objective, run.model.hidden_size
+    if size is None:
+        return make_student(teacher.model, teacher.layers)
+    rows = texts.units.__getitems__(list(range(min(len(texts.lengths), _SAMPLED))))
+    batch = Collator(cast(Any, teacher.model.config).pad_token_id)(rows[:_READ])
+    inputs = {name: batch[name] for name in (*INPUTS, "attention_mask") if name in batch}
+    student = make_student(teacher.model, teacher.layers, varied_channels(teacher.model, inputs, size))
+    if isinstance(objective, VectorObjective):
+        cast(Any, student).embedding_recipe = objective.recipe
+        objective.choose_directions(torch.tensor(np.stack([row[TARGET] for row in rows])), student, inputs)
     return student
 
 

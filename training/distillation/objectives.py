@@ -17,6 +17,7 @@ from ...modeling.label_checks import IGNORED
 from ...modeling.pooling import POOLINGS
 from ...modeling.text_encoding.embedding_recipe import Dense, Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
+from .narrowing import principal_directions
 
 # Vectors that are cut off at fewer dimensions are of little use.
 _SMALLEST = 32
@@ -51,8 +52,7 @@ class VectorObjective:
     Args:
         prepared: How the teacher turns texts into vectors.
         sizes: The sizes to which vectors can be truncated.
-        hidden_size: The hidden size of a narrower student, whose vectors are those of the teacher in other directions,
-            the most important one first.
+        hidden_size: The hidden size of a narrower student, whose vectors are those of the teacher in fewer directions.
 
     Attributes:
         recipe: How the student turns texts into vectors.
@@ -81,6 +81,22 @@ class VectorObjective:
         for step in self.recipe.after:
             vectors = step(vectors)
         return vectors[:, : self.sizes[-1]]
+
+    @torch.no_grad()
+    def choose_directions(self, targets: torch.Tensor, student: Any, inputs: dict[str, torch.Tensor]) -> None:
+        """Choose the principal directions, turned so that an untrained student is near to them (Procrustes).
+
+        Without the turn, a student learns the mean of all vectors first, and has lost what it had of its teacher.
+
+        Args:
+            targets: (N, D) the vectors of the teacher.
+            student: The untrained student.
+            inputs: The inputs of the first of the texts.
+        """
+        principal = principal_directions(targets, self.sizes[-1])
+        found = self.outputs(student.eval(), inputs)
+        left, _, right = torch.linalg.svd((targets[: len(found)] @ principal).T @ found)
+        self.directions = principal @ left @ right
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
         """See `Objective`."""
