@@ -57,6 +57,7 @@ _MODULES = {
     "convert": "conversion.converting",
     "create_app": "serving.app",
     "distill": "training.distillation.distill",
+    "distill_static": "training.distillation.static_learning",
     "explain": "explanation.explaining",
     "export": "runtimes.exporting",
     "exported_pipeline": "runtimes.pipelines",

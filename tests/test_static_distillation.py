@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer, static_encoder
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.tests.texts import TEXTS
+from sequence_encoder.training.distillation.static_learning import distill_static
 from sequence_encoder.training.distillation.static_table import static_from_vocabulary
 
 
@@ -65,3 +66,45 @@ def test_the_number_of_channels_is_at_most_that_of_the_teacher(
     teacher = teacher_with(tiny_config, randomize, "mean")
     with pytest.raises(ValueError, match=f"dim must be from 1 to 24, got {dim}"):
         static_from_vocabulary(teacher, tokenizer, dim=dim)
+
+
+def test_a_student_learns_the_vectors_of_texts(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], tokenizer: SequenceEncoderTokenizer
+) -> None:
+    teacher = teacher_with(tiny_config, randomize, "mean")
+    sentences = [*dict.fromkeys(line.strip() for text in TEXTS for line in text.splitlines()), ""]
+    learned, held_out = sentences[20:], sentences[:20]
+    # Vectors that depend on the tokens alone, so that a student can learn them.
+    wanted = static_encoder(torch.randn(len(tokenizer), 24))
+    vectors = wanted.encode(learned, tokenizer)
+    student, own = distill_static(teacher, tokenizer, learned, vectors, dim=24, num_train_epochs=150)
+    before, _ = distill_static(teacher, tokenizer, dim=24)
+
+    def similarities(model: SequenceEncoderModel, centre: Any = 0.0) -> torch.Tensor:
+        found = model.encode(held_out, own, convert_to_tensor=True) - torch.as_tensor(centre)
+        return torch.nn.functional.cosine_similarity(found[:, None], found[None], dim=-1).flatten()
+
+    target = similarities(wanted, vectors.mean(0))
+    agreements = [torch.corrcoef(torch.stack([target, similarities(each)]))[0, 1] for each in (before, student)]
+    assert agreements[1] > agreements[0] + 0.03, agreements
+    assert not student.embed_tokens.weight[own.all_special_ids].any()
+
+
+def test_without_vectors_the_teacher_computes_them(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], tokenizer: SequenceEncoderTokenizer
+) -> None:
+    teacher = teacher_with(tiny_config, randomize, "mean")
+    options: dict[str, Any] = {"dim": 4, "num_train_epochs": 2, "max_length": 16}
+    given = teacher.encode(TEXTS, tokenizer, max_length=16)
+    one, other = (distill_static(teacher, tokenizer, TEXTS, each, **options)[0] for each in (None, given))
+    torch.testing.assert_close(one.embed_tokens.weight, other.embed_tokens.weight)
+
+
+def test_vectors_must_be_those_of_the_texts(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], tokenizer: SequenceEncoderTokenizer
+) -> None:
+    teacher = teacher_with(tiny_config, randomize, "mean")
+    with pytest.raises(ValueError, match=r"vectors must be \(2, 24\), got \(1, 24\)"):
+        distill_static(teacher, tokenizer, ["a", "b"], torch.ones(1, 24), dim=4)
+    with pytest.raises(ValueError, match="at least two texts with tokens, got 1"):
+        distill_static(teacher, tokenizer, ["a", ""], dim=4)

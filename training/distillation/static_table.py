@@ -11,6 +11,7 @@ Shapes: V vocabulary, D channels of the teacher.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ...modeling.packing import run_packed
 from ...modeling.static_encoder import static_encoder
 from ...modeling.text_encoding.embedding_recipe import Normalize
 from ...modeling.text_encoding.evaluation_mode import evaluation_mode
+from ...tokenizer import SequenceEncoderTokenizer
 from ...tokenizer.static_tokenizer import static_tokenizer, unknown_token
 from .narrowing import principal_directions
 
@@ -32,9 +34,54 @@ _BATCH = 2048
 _UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>")
 
 
+@dataclass(frozen=True)
+class TokenVectors:
+    """What a teacher says about the tokens of its vocabulary.
+
+    Attributes:
+        tokenizer: The tokenizer of the student, which adds no special tokens.
+        kept: The ids of the tokens that texts have, in the order of the vocabulary, the most frequent first.
+        vectors: The vector of each of them in the space of the vectors of texts, (kept, D).
+    """
+
+    tokenizer: SequenceEncoderTokenizer
+    kept: torch.Tensor
+    vectors: torch.Tensor
+
+    def table(self, directions: torch.Tensor) -> torch.Tensor:
+        """Return the table (V, d) of a student.
+
+        Args:
+            directions: (D, d) the directions that it keeps.
+        """
+        table = torch.zeros(len(self.tokenizer), directions.shape[1])
+        centred = self.vectors - self.vectors.mean(0)
+        table[self.kept] = (centred @ directions) * _weights(len(self.kept))[:, None]
+        return table
+
+
+def read_vocabulary(teacher: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, dim: int) -> TokenVectors:
+    """Let a teacher read each token of its vocabulary.
+
+    Args:
+        teacher: A sentence encoder.
+        tokenizer: Its tokenizer, which must be a fast one.
+        dim: The number of channels of the student, at most that of the teacher.
+
+    Raises:
+        ValueError: If the tokenizer is slow, or `dim` is out of range.
+    """
+    own = static_tokenizer(_backend_of(tokenizer))
+    largest = teacher.recipe_for().channels(teacher.config.hidden_size)
+    if not 1 <= dim <= largest:
+        raise ValueError(f"dim must be from 1 to {largest}, got {dim}.")
+    kept = _tokens_of_texts(own)
+    return TokenVectors(own, kept, _vectors_of(teacher, tokenizer, kept))
+
+
 def static_from_vocabulary(
     teacher: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, dim: int = 256
-) -> tuple[SequenceEncoderModel, Any]:
+) -> tuple[SequenceEncoderModel, SequenceEncoderTokenizer]:
     """Make a static encoder from the vectors that a teacher gives the tokens of its vocabulary. It needs no texts.
 
     Args:
@@ -48,17 +95,9 @@ def static_from_vocabulary(
     Raises:
         ValueError: If the tokenizer is slow, or `dim` is out of range.
     """
-    own = static_tokenizer(_backend_of(tokenizer))
-    largest = teacher.recipe_for().channels(teacher.config.hidden_size)
-    if not 1 <= dim <= largest:
-        raise ValueError(f"dim must be from 1 to {largest}, got {dim}.")
-    kept = _tokens_of_texts(own)
-    vectors = _vectors_of(teacher, tokenizer, kept)
-    vectors -= vectors.mean(0)
-    vectors = vectors @ principal_directions(vectors, dim)
-    table = torch.zeros(len(own), vectors.shape[1])
-    table[kept] = vectors * _weights(len(kept))[:, None]
-    return static_encoder(table, pad_token_id=own.pad_token_id), own
+    tokens = read_vocabulary(teacher, tokenizer, dim)
+    directions = principal_directions(tokens.vectors - tokens.vectors.mean(0), dim)
+    return static_encoder(tokens.table(directions), pad_token_id=tokens.tokenizer.pad_token_id), tokens.tokenizer
 
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
