@@ -25,7 +25,7 @@ from ...modeling.static_encoder import static_encoder
 from ...tokenizer import SequenceEncoderTokenizer
 from ...tokenizer.token_rows import RowTokenizer, TokenRows
 from .narrowing import principal_directions
-from .static_table import read_vocabulary, static_from_vocabulary
+from .static_table import DIM, read_vocabulary, static_from_vocabulary
 
 # The share of the texts that is held out, and the largest number.
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 1000
@@ -38,7 +38,7 @@ def distill_static(
     texts: Sequence[str] | None = None,
     vectors: Any = None,
     *,
-    dim: int = 256,
+    dim: int | None = None,
     num_train_epochs: int = 10,
     max_length: int | None = None,
     seed: int = 0,
@@ -51,7 +51,8 @@ def distill_static(
         texts: Texts to learn from, which need no labels. Without texts, the teacher only reads its vocabulary.
         vectors: (N, D) the vectors that the teacher gives the texts, such as `embed` writes; by default they are
             computed.
-        dim: The number of channels of the student, at most that of the teacher.
+        dim: The number of channels of the student, at most that of the teacher; by default 256, or that of the teacher
+            if it is less.
         num_train_epochs: The largest number of epochs. Training stops early if held-out texts do not get better.
         max_length: Number of tokens to truncate the texts to.
         seed: The seed of the order of the texts.
@@ -77,7 +78,7 @@ def distill_static(
     if len(usable) < 2:
         raise ValueError(f"texts must have at least two texts with tokens, got {len(usable)}.")
     targets = targets - targets[usable].mean(0)
-    directions = principal_directions(targets[usable], dim)
+    directions = principal_directions(targets[usable], dim or DIM)
     student = _Learner(rows, F.normalize(targets @ directions, dim=1), tokens.table(directions))
     table = student.learn(torch.as_tensor(usable), num_train_epochs, seed)
     # Adam does not change the rows of tokens that no text has.

@@ -30,6 +30,8 @@ from .narrowing import principal_directions
 # The parameter of the weights (Arora et al., 2017).
 _SIF = 1e-4
 _BATCH = 2048
+# The number of channels of a student, unless its teacher has fewer.
+DIM = 256
 # Tokens that pretraining reserves and no text has.
 _UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>")
 
@@ -60,34 +62,34 @@ class TokenVectors:
         return table
 
 
-def read_vocabulary(teacher: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, dim: int) -> TokenVectors:
+def read_vocabulary(teacher: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, dim: int | None) -> TokenVectors:
     """Let a teacher read each token of its vocabulary.
 
     Args:
         teacher: A sentence encoder.
         tokenizer: Its tokenizer, which must be a fast one.
-        dim: The number of channels of the student, at most that of the teacher.
+        dim: The number of channels of the student, if it is given.
 
     Raises:
         ValueError: If the tokenizer is slow, or `dim` is out of range.
     """
     own = static_tokenizer(_backend_of(tokenizer))
     largest = teacher.recipe_for().channels(teacher.config.hidden_size)
-    if not 1 <= dim <= largest:
+    if dim is not None and not 1 <= dim <= largest:
         raise ValueError(f"dim must be from 1 to {largest}, got {dim}.")
     kept = _tokens_of_texts(own)
     return TokenVectors(own, kept, _vectors_of(teacher, tokenizer, kept))
 
 
 def static_from_vocabulary(
-    teacher: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, dim: int = 256
+    teacher: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, dim: int | None = None
 ) -> tuple[SequenceEncoderModel, SequenceEncoderTokenizer]:
     """Make a static encoder from the vectors that a teacher gives the tokens of its vocabulary. It needs no texts.
 
     Args:
         teacher: A sentence encoder.
         tokenizer: Its tokenizer, which must be a fast one.
-        dim: The number of channels, at most that of the teacher.
+        dim: The number of channels, at most that of the teacher; by default 256, or that of the teacher if it is less.
 
     Returns:
         The static encoder, and its tokenizer.
@@ -96,7 +98,7 @@ def static_from_vocabulary(
         ValueError: If the tokenizer is slow, or `dim` is out of range.
     """
     tokens = read_vocabulary(teacher, tokenizer, dim)
-    directions = principal_directions(tokens.vectors - tokens.vectors.mean(0), dim)
+    directions = principal_directions(tokens.vectors - tokens.vectors.mean(0), dim or DIM)
     return static_encoder(tokens.table(directions), pad_token_id=tokens.tokenizer.pad_token_id), tokens.tokenizer
 
 
