@@ -82,7 +82,7 @@ class DistillationOptions:
     resume: bool = option("Continue an interrupted run.", False)
     seconds: float | None = option(default=600.0, **SECONDS)
     num_train_epochs: float = option("Largest number of epochs.", 10.0)
-    learning_rate: float = option("Peak learning rate.", 3e-4)
+    learning_rate: float = option("Peak learning rate.", 5e-4)
     max_tokens: int = option(default=4096, **MAX_TOKENS)
     early_stopping_patience: int | None = option(default=3, **EARLY_STOPPING_PATIENCE)
     seed: int = option(default=0, **SEED)
