@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoModelForSequenceClassification
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer, static_encoder
+from sequence_encoder.inference import optimizing
 from sequence_encoder.tests.corpus_runs import LONGEST, embed, rows_of, shards_in, write_rows
 
 LEARNED = ["New words, cats and dogs: naïve ones, don't they?", "die Straße im Winter 漢字", "a1 b2 new york"] * 3
@@ -104,6 +105,13 @@ def test_the_command_embed_writes_the_same_vectors_and_counts_cut_texts(tmp_path
     ids = tokenizer(good, add_special_tokens=False)["input_ids"]
     assert counts.truncated == sum(len(row) > 12 for row in ids)
     assert counts.tokens == sum(min(len(row), 12) for row in ids)
+
+
+def test_commands_keep_the_dtype_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizing, "faster_in_bfloat16", lambda kind: True)
+    model = encoder_for(trained())
+    assert "float32" in optimizing.optimize_for_inference(model)
+    assert model.dtype == torch.float32
 
 
 def test_heads_start_from_a_static_encoder(tmp_path: Path) -> None:
