@@ -20,7 +20,7 @@ from .text_files import TextFormat, encoding_of
 # The number of rows to read together from Parquet files.
 _BATCH_ROWS = 1024
 
-_CORPUS = {
+CORPUS = {
     "help": "Texts: a file, a folder, a pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV or Arrow), a "
     "dataset on the Hub, or 'documentation' for the docstrings of the installed libraries."
 }
@@ -36,7 +36,7 @@ class TextArguments:
 
     _argument_group_name = "corpus"
 
-    corpus: str = option(**_CORPUS)
+    corpus: str = option(**CORPUS)
     dataset_config_name: str | None = option(default=None, **DATASET_CONFIG_NAME)
     split: str = option("Split of the dataset on the Hub.", "train")
     text_column: str = option(default="text", **TEXT_COLUMN)
@@ -63,7 +63,7 @@ class CorpusArguments(TextArguments):
         UsageError: If a value is not allowed.
     """
 
-    corpus: str = option(default=DOCUMENTATION, **_CORPUS)
+    corpus: str = option(default=DOCUMENTATION, **CORPUS)
     streaming: bool = option("Read and tokenize the corpus during training; needs --max_steps.", False)
     shuffle_buffer: int = option("Number of documents in the shuffle buffer of a stream.", 10_000)
     eval_documents: int = option(

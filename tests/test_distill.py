@@ -106,6 +106,17 @@ def test_a_narrower_student_learns_the_directions_of_the_vectors(teacher: Path, 
     assert np.corrcoef(similarities)[0, 1] > 0.4
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["texts", "no texts"])
+def test_a_static_student_is_a_table(teacher: Path, corpus: Path, tmp_path: Path, reads: bool) -> None:
+    options = {"static": True, "dim": 16, "use_cpu": True, "bf16": False}
+    options |= {"corpus": corpus} if reads else {}
+    report = distill(model=teacher, output_dir=tmp_path / "student", **options)
+    assert report.layers["student"] == 0
+    vectors = SentenceTransformer(str(tmp_path / "student")).encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), 16)
+    assert ("161 texts without labels" in (tmp_path / "student" / "README.md").read_text()) == reads
+
+
 def test_an_untrained_student_has_the_first_and_the_last_layer(teacher: Path, corpus: Path, tmp_path: Path) -> None:
     assert [spread_layers(6, kept) for kept in (1, 2, 3, 5)] == [[0], [0, 5], [0, 2, 5], [0, 1, 2, 4, 5]]
     run(teacher, corpus, tmp_path / "student", max_steps=1, learning_rate=1e-12)

@@ -81,6 +81,8 @@ PARSED: list[tuple[str, str]] = [
         "distill a --corpus b --label_column c",
         "--label_column needs a --test_file, since the texts of --corpus need no",
     ),
+    ("distill a --corpus b --dim 64", "--dim needs --static; --hidden_size makes other students narrower"),
+    ("distill a --static --layers 2", "--layers has no effect with --static; leave one of them out"),
     ("distill a --corpus b --layers 0", "--layers must be at least 1, got 0"),
     ("distill a --corpus b --matryoshka_dims 0", "--matryoshka_dims must be at least 1, got 0"),
     ("distill a --corpus b --minutes 3", "--minutes (did you mean --seconds?)"),

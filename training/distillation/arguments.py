@@ -28,10 +28,13 @@ from ...command_line.options import (
     option,
 )
 from ...command_line.parser import Command, check_used
-from ...data.corpus import TextArguments
+from ...data.corpus import CORPUS, TextArguments
 
 # Arguments that have no effect with another argument.
-_NOT_USED_WITH = {"num_train_epochs": "max_steps", "seconds": "max_steps"}
+_NOT_USED_WITH = (
+    *((name, "max_steps") for name in ("num_train_epochs", "seconds")),
+    *((name, "static") for name in ("layers", "hidden_size", "matryoshka_dims", "text_pair_column", "max_steps")),
+)
 
 
 @dataclass
@@ -51,13 +54,15 @@ class StudentArguments:
     hidden_size: int | None = option(
         "Hidden size of a student that is also narrower (default: that of the teacher).", None
     )
+    static: bool = option("Make a static student: a table of token vectors, hundreds of times as fast.", False)
+    dim: int | None = option("Number of channels of a static student (default: 256).", None)
     max_length: int | None = option(default=None, **MAX_LENGTH)
     matryoshka_dims: list[int] | None = option(
         f"{MATRYOSHKA_DIMS['help'].rstrip('.')} (default: the powers of two from 32).", None
     )
 
     def __post_init__(self) -> None:
-        check_least(self, layers=1, hidden_size=1, max_length=1)
+        check_least(self, layers=1, hidden_size=1, dim=1, max_length=1)
         if wrong := [size for size in self.matryoshka_dims or () if size < 1]:
             raise UsageError(f"--matryoshka_dims must be at least 1, got {wrong[0]}.")
 
@@ -66,9 +71,16 @@ class StudentArguments:
 class DistillationTexts(TextArguments):
     """The texts that the student learns from, which need no labels."""
 
+    corpus: str | None = option(  # type: ignore[assignment]
+        f"{CORPUS['help'].rstrip('.')}. A static student needs none.", None
+    )
     text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
     test_file: str | None = option("Test examples with labels, to compare the student with its teacher.", None)
     label_column: str = option(default="label", **LABEL_COLUMN)
+
+    def __post_init__(self) -> None:
+        if self.corpus is not None:
+            super().__post_init__()
 
 
 @dataclass
@@ -121,8 +133,25 @@ def check_libraries(texts: DistillationTexts, options: DistillationOptions) -> N
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     if "label_column" in given and "test_file" not in given:
         raise UsageError("--label_column needs a --test_file, since the texts of --corpus need no labels.")
-    check_used(given, _NOT_USED_WITH.items())
+    check_used(given, _NOT_USED_WITH)
     return {}
+
+
+def check_static(student: StudentArguments, texts: DistillationTexts) -> None:
+    """Check the options that only a static student can have, or need not have.
+
+    Raises:
+        UsageError: If one of them does not fit.
+    """
+    if texts.corpus is None and not student.static:
+        raise UsageError(f"--corpus must be given. {DISTILL.with_example}")
+    if student.dim is not None and not student.static:
+        raise UsageError("--dim needs --static; --hidden_size makes other students narrower.")
+
+
+def _check(student: StudentArguments, texts: DistillationTexts, options: DistillationOptions) -> None:
+    check_static(student, texts)
+    check_libraries(texts, options)
 
 
 DISTILL = Command(
@@ -130,7 +159,7 @@ DISTILL = Command(
     "Make a smaller and faster model from a trained one, with texts that need no labels.",
     'minilm --corpus "texts/*.parquet" --layers 3 --output_dir distilled',
     (StudentArguments, DistillationTexts, DistillationOptions),
-    check=lambda student, texts, options: check_libraries(texts, options),
+    check=_check,
     with_trainer=True,
     defaults=_defaults,
     left_out=lambda given: _FIXED,

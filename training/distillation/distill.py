@@ -27,6 +27,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ...bulk.arguments import PathOrName, RowArguments, arguments_of
 from ...bulk.run import Run
+from ...command_line import UsageError
 from ...command_line.console import show_table
 from ...command_line.counts import counted
 from ...data.token_batches import TokenBudgetCollator, TokenBudgetDataset
@@ -38,15 +39,16 @@ from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_wit
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from .arguments import DISTILL
-from .labelled import read_labelled
+from .labelled import LabelledTexts, read_labelled
 from .narrowing import varied_channels
 from .objectives import VectorObjective
-from .report import Report, compare, write_student
+from .report import Report, compare, compare_static, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
+from .static_learning import distill_static
 from .student import Student, make_student, with_dropout_of
 from .teacher import Teacher, load_teacher, prepared_computation
 from .teacher_outputs import INPUTS, TARGET
-from .texts import Collator, LearningTexts, SampledRows, affordable_share, read_outputs
+from .texts import Collator, LearningTexts, SampledRows, affordable_share, read_outputs, read_vectors
 
 _PLAN, RESULTS = "plan.json", "distillation.json"
 # Number of texts in a shard of what the teacher computes.
@@ -64,12 +66,14 @@ def run_command(arguments: list[str]) -> None:
     run_distillation(parse(arguments))
 
 
-def distill(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Report:
+def distill(
+    model: PathOrName, corpus: PathOrName | None = None, output_dir: PathOrName = "distilled", **options: Any
+) -> Report:
     """Make a smaller and faster model from a trained one, as `sequence-encoder distill`.
 
     Args:
         model: The folder or the Hub id of the teacher.
-        corpus: A file, folder, pattern or Hub dataset.
+        corpus: A file, folder, pattern or Hub dataset. Only a static student needs none.
         output_dir: The folder to write.
         **options: The options of the command, by their names.
 
@@ -102,6 +106,8 @@ def _distill(run: Distillation) -> Report:
     teacher = load_teacher(run)
     names = [str(name) for _, name in sorted((cast(Any, teacher.model.config).id2label or {}).items())]
     labelled = read_labelled(run.data, teacher.objective, names)
+    if run.model.static and not isinstance(teacher.objective, VectorObjective):
+        raise UsageError(f"--static needs a sentence encoder, got a {type(teacher.model).__name__}.")
     settings = settings_of(run, {}) | {"content of the teacher": teacher.source.identity}
     if earlier is not None and earlier.run == digest_of(settings):
         print(f"The run in {run.output.resolve()} is finished.")
@@ -112,6 +118,8 @@ def _distill(run: Distillation) -> Report:
             print(f"--resume found no interrupted run for {run.output}; starting a new one.")
         record_settings(run, settings)
         set_seed(args.seed)
+        if run.model.static:
+            return _distill_static(run, teacher, labelled, digest_of(settings), started)
         plan = _compute_outputs(run, teacher)
         by_query = run.data.text_pair_column is not None
         texts = read_outputs(run.scratch / "teacher", run.scratch / "texts", args.seed, by_query)
@@ -157,8 +165,36 @@ def _distill(run: Distillation) -> Report:
         compare(report, run, teacher, student, texts.held_out, labelled)
         report.seconds = time.perf_counter() - started
         with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
-            write_student(report, run, teacher, student, trained, written)
+            write_student(report, run, teacher, student, teacher.tokenizer, trained, written)
             (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
+    print(f"{report}\nSaved in {run.output.resolve()}.")
+    return report
+
+
+def _distill_static(
+    run: Distillation, teacher: Teacher, labelled: LabelledTexts | None, digest: str, started: float
+) -> Report:
+    """Make a static student, from the vocabulary of the teacher alone or from texts, and save it."""
+    args, texts, vectors = run.args, None, None
+    if run.data.corpus is not None:
+        _compute_outputs(run, teacher)
+        texts, vectors = read_vectors(run.scratch / "teacher", run.scratch / "texts", run.data.text_column)
+    student, tokenizer = distill_static(
+        cast(Any, teacher.model),
+        teacher.tokenizer,
+        texts,
+        vectors,
+        dim=run.model.dim,
+        num_train_epochs=math.ceil(args.num_train_epochs),
+        max_length=run.model.max_length,
+        seed=args.seed,
+    )
+    report = Report(run=digest, texts=len(texts or ()), held_out=0, steps=0, epochs=0.0, seconds=0.0)
+    compare_static(report, run, teacher, student, tokenizer, texts, labelled)
+    report.seconds = time.perf_counter() - started
+    with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
+        write_student(report, run, teacher, student, tokenizer, None, written)
+        (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
     print(f"{report}\nSaved in {run.output.resolve()}.")
     return report
 
@@ -170,7 +206,8 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     if plan.get("computed"):
         return plan
     computation, sentence = prepared_computation(run, teacher, copy.deepcopy(teacher.model))
-    shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS)
+    columns = [run.data.text_column] if run.model.static else []
+    shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS, columns=columns)
     rows = SampledRows(run.data, shards, run.data.text_pair_column)
     if "share" not in plan:
         seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else _OF_TEACHER * run.args.seconds

@@ -9,14 +9,16 @@ import copy
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ...cards.card import model_card
+from ...bulk.arguments import EmbeddingArguments, ModelArguments
+from ...cards.card import Training, model_card
 from ...cards.sections import example_of
 from ...command_line.progress import Progress
 from ...saving.card_mark import save_card
@@ -27,7 +29,7 @@ from ..hub_trainer import training_of
 from .labelled import LabelledTexts
 from .run import Distillation
 from .teacher import Teacher, prepared_computation
-from .teacher_outputs import TARGET, outputs_of, tokens_of
+from .teacher_outputs import TARGET, TeacherVectors, outputs_of, tokens_of
 
 # The speeds are measured on this many texts, in turn.
 _TIMED_TEXTS, _ROUNDS = 512, 3
@@ -50,6 +52,7 @@ class Report:
         tokens_per_second: The tokens per second of `teacher` and `student`.
         parameters: The number of parameters of `teacher` and `student`.
         layers: The number of layers of `teacher` and `student`.
+        sampled: What a static student is compared on, instead of held-out texts.
         hardware: The hardware that all of it ran on.
     """
 
@@ -65,6 +68,7 @@ class Report:
     tokens_per_second: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
+    sampled: str = ""
     hardware: str = field(default_factory=device_name)
 
     @classmethod
@@ -88,8 +92,9 @@ class Report:
                 f"On {found['texts']:,} labelled texts, the {found['metric']} is {found['student']:.4f}, and "
                 f"{found['teacher']:.4f} for the teacher.\n"
             )
+        compared = f"{self.held_out:,} held-out texts" if self.held_out else self.sampled
         return (
-            f"On {self.held_out:,} held-out texts, compared with the teacher: {quality}.\n{labelled}"
+            f"On {compared}, compared with the teacher: {quality}.\n{labelled}"
             f"The student has {self.layers['student']} of {self.layers['teacher']} layers and "
             f"{sizes['student']:,} of {sizes['teacher']:,} parameters. It computes {rates['student']:,.0f} tokens a "
             f"second, the teacher {rates['teacher']:,.0f} ({self.speed:.2f} times as fast, {self.hardware})."
@@ -133,28 +138,72 @@ def compare(
     report.speed = report.tokens_per_second["student"] / report.tokens_per_second["teacher"]
 
 
+def compare_static(
+    report: Report,
+    run: Distillation,
+    teacher: Teacher,
+    student: Any,
+    tokenizer: Any,
+    texts: Sequence[str] | None,
+    labelled: LabelledTexts | None,
+) -> None:
+    """Complete the report for a static student, whose vectors have other directions than those of its teacher."""
+    report.parameters = {"teacher": teacher.model.num_parameters(), "student": student.num_parameters()}
+    report.layers = {"teacher": cast(Any, teacher.model.config).num_hidden_layers, "student": 0}
+    sample = list(texts or (labelled.columns[0] if labelled else tokenizer.get_vocab()))[:_TIMED_TEXTS]
+    report.sampled = f"{len(sample):,} {'texts' if texts or labelled else 'tokens'}"
+    with Progress("Comparing the student with its teacher"):
+        computations: dict[str, Any] = {
+            "teacher": prepared_computation(run, teacher, copy.deepcopy(teacher.model))[0],
+            "student": TeacherVectors(student, tokenizer, ModelArguments(run.model.model), EmbeddingArguments()),
+        }
+        vectors, seconds = {}, {}
+        for name, computation in computations.items():
+            times = []
+            for _ in range(_ROUNDS):
+                started = time.perf_counter()
+                vectors[name] = outputs_of(computation, computation.tokenize([sample]))
+                times.append(time.perf_counter() - started)
+            seconds[name] = min(times)
+        pairs = np.triu_indices(len(sample), 1)
+        unit = {name: each / np.linalg.norm(each, axis=1, keepdims=True).clip(1e-9) for name, each in vectors.items()}
+        similarities = [(each @ each.T)[pairs] for each in unit.values()]
+        report.quality = {"correlation of similarities": float(np.corrcoef(similarities)[0, 1])}
+        if labelled is not None:
+            scores = {name: labelled.score_of(computation) for name, computation in computations.items()}
+            report.labelled = {"metric": labelled.metric, "texts": len(labelled.labels), **scores}
+    tokens = sum(map(len, computations["teacher"].tokenize([sample]).ids))
+    report.tokens_per_second = {name: tokens / each for name, each in seconds.items()}
+    report.speed = seconds["teacher"] / seconds["student"]
+
+
 def write_student(
-    report: Report, run: Distillation, teacher: Teacher, student: Any, trainer: Any, folder: Path
+    report: Report, run: Distillation, teacher: Teacher, student: Any, tokenizer: Any, trainer: Any, folder: Path
 ) -> None:
     """Write a student, its tokenizer and its card into a folder."""
     student.save_pretrained(folder)
-    teacher.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     named = Path(run.model.model)
     origin = named.resolve().name if named.exists() else run.model.model
-    training = training_of(trainer, task=teacher.objective.task)
-    training.data = (
-        f"Distilled from {origin} on {report.texts:,} texts without labels from {Path(run.data.corpus).name}. "
-        f"The student started from {report.layers['student']} of the {report.layers['teacher']} layers of its teacher."
-    )
+    corpus = Path(run.data.corpus).name if run.data.corpus is not None else None
+    read = f" on {report.texts:,} texts without labels from {corpus}" if corpus else ", from what it says about tokens"
+    task = teacher.objective.task
+    training = Training(hardware=report.hardware) if trainer is None else training_of(trainer, task=task)
+    training.data = f"Distilled from {origin}{read}."
     training.seconds = report.seconds
-    batches = {"tokens a step": f"at most {run.args.max_tokens:,}", "examples a step": None}
-    given = {**training.hyperparameters, **batches, "max_length": run.model.max_length}
-    training.hyperparameters = {name: value for name, value in given.items() if value is not None}
+    if trainer is not None:
+        layers, batches = report.layers, f"at most {run.args.max_tokens:,}"
+        kept = f"{layers['student']} of the {layers['teacher']} layers"
+        training.data += f" The student started from {kept} of its teacher."
+        given = {**training.hyperparameters, "tokens a step": batches, "max_length": run.model.max_length}
+        training.hyperparameters = {
+            name: value for name, value in given.items() if value is not None and name != "examples a step"
+        }
     training.results = [
         EvalResult(
-            task_type=teacher.objective.task,
+            task_type=task,
             dataset_type="local",
-            dataset_name=f"{report.held_out:,} held-out texts of {Path(run.data.corpus).name}",
+            dataset_name=f"{report.held_out:,} held-out texts of {corpus}" if report.held_out else report.sampled,
             metric_type=name,
             metric_value=round(value, 4),
         )

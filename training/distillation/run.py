@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from ...command_line import UsageError
 from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
-from .arguments import DISTILL, DistillationOptions, DistillationTexts, StudentArguments
+from .arguments import DISTILL, DistillationOptions, DistillationTexts, StudentArguments, check_static
 
 
 @dataclass
@@ -46,11 +46,18 @@ class DistillationArguments(DistillationOptions, TrainingArguments):  # type: ig
 
 @dataclass
 class Distillation:
-    """The arguments of one run."""
+    """The arguments of one run.
+
+    Raises:
+        UsageError: If they contradict each other.
+    """
 
     model: StudentArguments
     data: DistillationTexts
     args: DistillationArguments
+
+    def __post_init__(self) -> None:
+        check_static(self.model, self.data)
 
     @property
     def output(self) -> Path:

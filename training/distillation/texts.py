@@ -126,6 +126,17 @@ def read_outputs(folder: Path, cache: Path, seed: int, by_query: bool) -> Learni
     return LearningTexts(units, items.tolist(), rows.select(held_out), len(train))
 
 
+def read_vectors(folder: Path, cache: Path, column: str) -> tuple[list[str], np.ndarray]:
+    """Return the texts that the teacher has read, in the `column` of its shards, and their vectors (N, D)."""
+    from datasets import Dataset
+
+    rows = Dataset.from_parquet(sorted(map(str, folder.glob("shard-*.parquet"))), cache_dir=str(cache))
+    vectors = rows.data.column(TARGET)
+    usable = np.flatnonzero(np.asarray(pc.is_valid(vectors)))
+    found = rows.select(usable).with_format("numpy")
+    return list(found.with_format(None)[:][column]), np.stack(found[:][TARGET])
+
+
 class Queries:
     """A dataset whose items are the pairs of a query, or some of them if there are many.
 
