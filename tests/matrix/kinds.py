@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer, static_encoder
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, WORDS
+from sequence_encoder.tokenizer.static_tokenizer import static_tokenizer
 from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 HIDDEN = 32
@@ -115,6 +116,7 @@ KINDS: dict[str, Kind] = {
         peft="FEATURE_EXTRACTION",
     ),
     "encoder": Kind("sentence encoder", "Model", "embedding", pipeline="feature-extraction", peft="FEATURE_EXTRACTION"),
+    "static": Kind("static encoder", "Model", "embedding", pipeline="feature-extraction", peft=""),
     "masked": Kind(
         "masked language model",
         "ForMaskedLM",
@@ -142,6 +144,12 @@ def tokenizer_of() -> SequenceEncoderTokenizer:
 def save_fresh(kind: Kind, folder: Path) -> None:
     """Save a tiny model with random weights and its tokenizer."""
     tokenizer = tokenizer_of()
+    if kind is KINDS["static"]:
+        own = static_tokenizer(tokenizer.backend_tokenizer)
+        table = torch.randn(len(own), HIDDEN, generator=torch.Generator().manual_seed(0))
+        static_encoder(table, pad_token_id=own.pad_token_id).save_pretrained(folder)
+        own.save_pretrained(folder)
+        return
     fields: dict[str, Any] = dict(kind.fields)
     if kind.markers is not None:
         name, *ids_of = kind.markers

@@ -85,10 +85,12 @@ def rows() -> Iterator[tuple[str, str]]:
         yield from ((name, _TUNINGS[tuning]) for tuning in _tunings_of(name))
         if kind.task in CALIBRATED_TASKS and kind.markers is None:
             yield name, CALIBRATED
-        yield from ((name, state) for state in (EIGHT_BITS, ONNX, OPENVINO))
-        if name not in ("ranker", "encoder", "retrieval", "writer"):
+        # A table has no linear layers.
+        has_layers = name != "static"
+        yield from ((name, state) for state in (EIGHT_BITS, ONNX, OPENVINO) if has_layers or state != EIGHT_BITS)
+        if name not in ("ranker", "encoder", "static", "retrieval", "writer"):
             yield name, TRAINER
-        yield from ((name, state) for state in (WITHOUT_PACKAGE, PEFT))
+        yield from ((name, state) for state in (WITHOUT_PACKAGE, PEFT) if has_layers or state != PEFT)
 
 
 def _tunings_of(kind: str) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def _tunings_of(kind: str) -> tuple[str, ...]:
         return tuple(_TUNINGS)
     if kind in ("ranker", "encoder"):
         return ("full",)
-    return () if kind in ("unnamed", "retrieval", "masked", "extractor", "zeroshot") else ("full", "lora")
+    return () if kind in ("unnamed", "retrieval", "static", "masked", "extractor", "zeroshot") else ("full", "lora")
 
 
 class Workshop:
