@@ -171,3 +171,8 @@ def test_a_table_with_too_few_rows_is_refused(backend: Tokenizer, tmp_path: Path
     save_model2vec(tmp_path / "other", backend, {"vectors": table_for(backend)})
     with pytest.raises(ValueError, match="no table of vectors"):
         convert(tmp_path / "other")
+
+
+def test_a_static_encoder_needs_no_conversion(backend: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="no layers: use its folder with model2vec or sentence-transformers as it is"):
+        convert(static_encoder(table_for(backend)), "bert")
