@@ -35,7 +35,8 @@ class PrepackedWeight:
     def __init__(self, temporary: bool = False) -> None:
         self._temporary = temporary
         self._parts: dict[int, tuple[torch.Tensor, tuple[int, int], tuple[torch.Tensor, ...]]] = {}
-        self._output: tuple[tuple[torch.Tensor | None, ...], tuple[Any, ...], torch.Tensor] | None = None
+        # The input, the weight and the bias, what `_changes` said, and the output.
+        self._output: tuple[torch.Tensor, tuple[torch.Tensor | None, ...], tuple[Any, ...], torch.Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PrepackedWeight | None":
         return None if self._temporary else PrepackedWeight()
@@ -67,13 +68,13 @@ class PrepackedWeight:
         """
         kept = self._output
         if kept is not None:
-            (former, *parameters), changes, output = kept
+            former, parameters, changes, output = kept
             same = all(map(_is_same, (linear.weight, linear.bias), parameters))
             if same and changes == _changes(linear, former) and x.dtype == output.dtype and torch.equal(x, former):
                 return output
         output = compute(linear, x)
-        sources = (x, linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
-        self._output = (sources, _changes(linear, x), output)
+        parameters = (linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+        self._output = (x, parameters, _changes(linear, x), output)
         return output
 
     def clear(self) -> None:
