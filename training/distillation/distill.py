@@ -53,9 +53,9 @@ from .texts import Collator, LearningTexts, SampledRows, affordable_share, read_
 _PLAN, RESULTS = "plan.json", "distillation.json"
 # Number of texts in a shard of what the teacher computes.
 _SHARD_ROWS = 2048
-# The share of `--seconds` that the teacher may take, and the share that is planned in all: the rest is for what is not
-# measured, such as saving.
-_OF_TEACHER, _PLANNED = 1 / 3, 0.9
+# The share of `--seconds` that the teacher may take, also for a static student, which learns much faster; and the share
+# that is planned in all: the rest is for what is not measured, such as saving.
+_OF_TEACHER, _OF_TEACHER_OF_STATIC, _PLANNED = 1 / 3, 2 / 3, 0.9
 _LEAST_STEPS = 10
 # Texts by which the directions of vectors are found, and those by which the directions of hidden states are.
 _SAMPLED, _READ = 8192, 256
@@ -210,7 +210,8 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS, columns=columns)
     rows = SampledRows(run.data, shards, run.data.text_pair_column)
     if "share" not in plan:
-        seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else _OF_TEACHER * run.args.seconds
+        of_teacher = _OF_TEACHER_OF_STATIC if run.model.static else _OF_TEACHER
+        seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else of_teacher * run.args.seconds
         plan["share"] = 1.0
         if seconds < math.inf:
             rows.open(folder / ".sequence-encoder")
