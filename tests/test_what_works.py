@@ -49,6 +49,8 @@ SAMPLE = (
     ("retrieval", "fresh", "serve: search"),
     ("retrieval", "fresh", "push and pull"),
     ("encoder", "fresh", "index, search"),
+    ("static", "fresh", "distill"),
+    ("static", "fresh", "convert --to"),
     ("masked", "fresh", "serve: Hugging Face"),
     ("writer", "adapt --tuning full", "evaluate"),
     ("classifier", "adapt --tuning adapter", "evaluate"),

@@ -36,8 +36,9 @@ def check_layers(total: int, kept: int | None, narrower: bool) -> int:
     """
     least = 1 if narrower else 2
     if total < least:
+        advice = "Pass --static for a student without layers." if total else "Use --truncate_dim for shorter vectors."
         raise UsageError(
-            f"the teacher must have at least {least} layers, of which the student keeps some; it has {total}."
+            f"the teacher must have at least {least} layers, of which the student keeps some; it has {total}. {advice}"
         )
     if kept is not None and (kept > total or (kept == total and not narrower)):
         allowed = "at most" if narrower else "less than"
