@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..tokenizer.token_rows import TokenRows
 from .rows import Chunk
 
 
@@ -97,6 +96,9 @@ class Tokens:
     @property
     def count(self) -> int:
         """The number of tokens."""
+        # A search by words reads results without torch, which this imports.
+        from ..tokenizer.token_rows import TokenRows
+
         return len(self.ids.ids) if isinstance(self.ids, TokenRows) else sum(map(len, self.ids))
 
     @property
