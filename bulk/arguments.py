@@ -173,8 +173,7 @@ class PredictionArguments:
             raise UsageError(f"--then_below needs --then, got --then_below {self.then_below}.")
         if self.then is not None and self.coverage is not None:
             raise UsageError(f"--coverage cannot be used with --then, got --coverage {self.coverage}.")
-        if self.then_below is not None and not 0 <= self.then_below <= 1:
-            raise UsageError(f"--then_below must be a number from 0 to 1, got {self.then_below}.")
+        _check_probability(self, "then_below")
         if self.labels is None:
             for name in ("hypothesis_template", "multi_label"):
                 if (value := getattr(self, name)) is not None:
@@ -187,6 +186,12 @@ class PredictionArguments:
         template = self.hypothesis_template
         if template is not None and not _has_place(template):
             raise UsageError(f"--hypothesis_template must have {{}} in the place of the label, got {template!r}.")
+
+
+def _check_probability(arguments: Any, name: str) -> None:
+    value = getattr(arguments, name)
+    if value is not None and not 0 <= value <= 1:
+        raise UsageError(f"--{name} must be a number from 0 to 1, got {value}.")
 
 
 def _named_once(labels: list[str] | str) -> list[str]:
@@ -240,8 +245,7 @@ class ExtractionArguments:
         if self.labels is not None:
             self.labels = _named_once(self.labels)
         self.label_descriptions = read_label_descriptions(self.label_descriptions)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(f"--threshold must be a number from 0 to 1, got {self.threshold}.")
+        _check_probability(self, "threshold")
 
 
 @dataclass

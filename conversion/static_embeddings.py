@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers.utils import cached_file
 
 from ..configuration import SequenceEncoderConfig
 from ..configuration.presets import static_fields
 from ..saving.module_list import MODULE_LIST, STATIC_MODULE, read_module_list
 from .key_mapping import Tensors
 from .package_checkpoints import PackageCheckpoint
-from .weight_files import read_file
+from .weight_files import find_file, read_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,10 +64,10 @@ class StaticCheckpoint(PackageCheckpoint):
         """Its tokenizer, as it is in the folder.
 
         Raises:
-            OSError: If there is none.
+            OSError: If the file does not exist.
             ValueError: If it is damaged.
         """
-        file = _find(self.place, _TOKENIZER)
+        file = find_file(self.place, _TOKENIZER)
         if file is None:
             raise OSError(f"{self.place} has no {_TOKENIZER}.")
         try:
@@ -141,7 +140,7 @@ class StaticCheckpoint(PackageCheckpoint):
         return tensors
 
     def _file(self) -> Path:
-        file = _find(self.place, _WEIGHTS)
+        file = find_file(self.place, _WEIGHTS)
         if file is None:
             raise OSError(f"{self.place} has no {_WEIGHTS}. Other formats are not read.")
         return file
@@ -166,8 +165,3 @@ def find_static(place: str | os.PathLike[str], fields: Mapping[str, Any]) -> Sta
             if first is not None and first["path"] == path and first["type"].endswith(f".{STATIC_MODULE}"):
                 return StaticCheckpoint(place, fields)
     return None
-
-
-def _find(place: str | os.PathLike[str], name: str) -> Path | None:
-    found = cached_file(place, name, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)

@@ -163,11 +163,7 @@ def _distill(run: Distillation) -> Report:
             seconds=0.0,
         )
         compare(report, run, teacher, student, texts.held_out, labelled)
-        report.seconds = time.perf_counter() - started
-        with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
-            write_student(report, run, teacher, student, teacher.tokenizer, trained, written)
-            (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
-    print(f"{report}\nSaved in {run.output.resolve()}.")
+        _save(report, run, teacher, student, teacher.tokenizer, trained, started)
     return report
 
 
@@ -191,12 +187,19 @@ def _distill_static(
     )
     report = Report(run=digest, texts=len(texts or ()), held_out=0, steps=0, epochs=0.0, seconds=0.0)
     compare_static(report, run, teacher, student, tokenizer, texts, labelled)
+    _save(report, run, teacher, student, tokenizer, None, started)
+    return report
+
+
+def _save(
+    report: Report, run: Distillation, teacher: Teacher, student: Any, tokenizer: Any, trained: Any, started: float
+) -> None:
+    """Write the folder of a student with its report, and print the report."""
     report.seconds = time.perf_counter() - started
-    with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
-        write_student(report, run, teacher, student, tokenizer, None, written)
+    with atomic_folder(run.output, run.args.overwrite, "--overwrite") as written:
+        write_student(report, run, teacher, student, tokenizer, trained, written)
         (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
     print(f"{report}\nSaved in {run.output.resolve()}.")
-    return report
 
 
 def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
