@@ -81,6 +81,6 @@ def weight_files(place: str | os.PathLike[str]) -> list[Path]:
 
 
 def find_file(place: str | os.PathLike[str], name: str) -> Path | None:
-    """Return the file of a name in a folder or a repository, None if there is none."""
+    """Return the path of a file in a folder or a repository, or None if it does not exist."""
     found = cached_file(place, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)

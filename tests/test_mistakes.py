@@ -43,6 +43,11 @@ PARSED: list[tuple[str, str]] = [
     ("convert a --base", "--base (did you mean --base_model?)"),
     ("export a --to onnx", "--to (did you mean --format?)"),
     ("embed a --precison int8", "--precison (did you mean --precision?)"),
+    (
+        "predict a --corpus b --output_dir c --then d --then_below 2",
+        "--then_below must be a number from 0 to 1, got 2.0",
+    ),
+    ("predict a --corpus b --output_dir c --then_below 0.5", "--then_below needs --then, got --then_below 0.5"),
     ("predict a --precision float32", "--precision (did you mean --dtype?)"),
     ("calibrate a --file b.csv", "--file (did you mean --calibration_file?)"),
     ("explain a --file b.csv", "--file (did you mean --text_file?)"),

@@ -170,7 +170,7 @@ def pad_rows(x: torch.Tensor) -> torch.Tensor:
 def prepack(modules: nn.Module, enabled: bool) -> None:
     """Let all linear layers use prepacked weights, or free those weights.
 
-    Modules of classes that have the attribute, too, are told that the layers do.
+    A module whose class has an attribute `prepacked` gets one, too, so that it knows whether its layers use copies.
     """
     for module in modules.modules():
         module.__dict__.pop("prepacked", None)
