@@ -4,8 +4,7 @@ Three tasks find a document by a query (nDCG@10), and four tell classes apart wi
 vectors that stay as they are (accuracy). The texts come from the documentation of the installed libraries and from
 packages that `labelled_texts.py` downloads. The corpus has sentences of other files' docstrings, and definitions and
 examples of WordNet's verbs, adjectives and adverbs; nothing in it is from botocore, tweets or messages. Docstrings
-repeat each other's sentences: three in ten documents of `docstrings` and one in six texts of `libraries` share one with
-the corpus. To write the corpus as JSON Lines:
+repeat each other's sentences: the corpus leaves out those of the tasks. To write the corpus as JSON Lines:
 
     python benchmarks/vector_tasks.py corpus.jsonl --texts 100000
 """
@@ -180,11 +179,13 @@ def wordnet(held_out: bool) -> list[tuple[list[str], str, list[str], str]]:
 
 
 def corpus(count: int) -> list[str]:
-    """Return sentences in random order, without duplicates; all tasks' texts are others."""
+    """Return sentences in random order, without duplicates; no text of the tasks has one of them."""
     texts = [text for doc in held_out(False) for text in sentences(doc.text)]
     for _, definition, examples, _ in wordnet(False):
         texts += [definition, *examples]
+    of_tasks = {" ".join(text.split()) for doc in held_out(True) for text in sentences(doc.text)}
     texts = [text for text in dict.fromkeys(" ".join(text.split()) for text in texts) if len(text) > SHORTEST]
+    texts = [text for text in texts if text not in of_tasks]
     random.Random(0).shuffle(texts)
     return texts[:count]
 
