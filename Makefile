@@ -6,13 +6,16 @@ BIN := .venv/bin
 # With minors, it runs tests/first_steps.py with every minor release.
 ENVIRONMENTS ?= oldest newest
 
+# The browser of `make browser`. Without one, it only runs Node.
+CHROMIUM ?= $(shell command -v chromium chromium-browser google-chrome | head -n 1)
+
 # Otherwise each process that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
 # Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install quickstart test conformance exports jax ray compatibility bench docs style build
+.PHONY: install quickstart test conformance exports browser jax ray compatibility bench docs style build
 
 install: .venv/installed
 
@@ -56,6 +59,17 @@ conformance: install
 exports: install
 	$(BIN)/python tests/exports.py
 	$(BIN)/python tests/what_works.py
+
+# transformers.js and what drives Chromium come from npm, and nothing of them is part of the package.
+.venv/javascript/installed: tests/javascript/package-lock.json
+	mkdir -p $(@D)
+	cp tests/javascript/package.json tests/javascript/package-lock.json tests/javascript/.npmrc $(@D)
+	cd $(@D) && npm ci
+	touch $@
+
+# The test suite runs no JavaScript.
+browser: install .venv/javascript/installed
+	$(BIN)/python tests/browser.py .venv/javascript/node_modules $(CHROMIUM)
 
 # The test suite skips its tests of JAX unless this has installed it.
 jax: install .venv/installed-jax

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..command_line import UsageError
 from ..command_line.options import MODEL, OVERWRITE, option
 from ..command_line.parser import Command
-from .requirements import FORMATS, check_format
+from .requirements import DTYPES, FORMATS, check_dtypes, check_format
 
 
 @dataclass
@@ -19,7 +20,18 @@ class ExportArguments:
     pooled: bool = option(
         "Export the encoder without its head, and include pooling and normalization in the graph.", False
     )
+    dtypes: list[str] | None = option(
+        f"Precisions to write for transformers.js: some of {', '.join(DTYPES)} (default: fp32 and q8).", None
+    )
     overwrite: bool = option(default=False, **OVERWRITE)
+
+
+def _check(options: ExportArguments) -> None:
+    check_format(options.format)
+    if options.dtypes is not None:
+        if not FORMATS[options.format].several_dtypes:
+            raise UsageError(f"--dtypes is only for --format transformers.js, got --format {options.format}.")
+        check_dtypes(options.dtypes, "--dtypes")
 
 
 EXPORT = Command(
@@ -27,5 +39,5 @@ EXPORT = Command(
     "Export a model to ONNX, OpenVINO or a torch program, and check that its outputs stay the same.",
     "sentence-transformers/all-MiniLM-L6-v2 --output_dir exported --format onnx --pooled",
     (ExportArguments,),
-    check=lambda options: check_format(options.format),
+    check=_check,
 )

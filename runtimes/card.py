@@ -7,16 +7,17 @@ import textwrap
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
 from ..cards.rules import check_card
-from ..modeling import SequenceEncoderForSpanExtraction
+from ..modeling import SequenceEncoderForSpanExtraction, SequenceEncoderPreTrainedModel
 from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import save_card
 from .comparison import ExportCheck
+from .javascript_examples import javascript_example
 from .requirements import FORMATS
 
 _CARD = """\
@@ -30,7 +31,7 @@ A {kind} of sequence-encoder with {parameters:,} parameters, exported to {format
 
 ## How to use
 
-```python
+```{language}
 {code}
 ```
 
@@ -51,6 +52,10 @@ A {kind} of sequence-encoder with {parameters:,} parameters, exported to {format
 {licence}
 """
 _NEEDS = "Other languages need a tokenizer that reads `tokenizer.json`, and `{file}` with `{weights}` beside it. "
+_JAVASCRIPT = (
+    "transformers.js reads `onnx/model.onnx` and the files with other precisions beside it, which `dtype` chooses: "
+    "{dtypes}. "
+)
 _TORCH = (
     'Torch alone also runs the file, on the CPU: `torch.export.load("{file}").module()` takes the inputs by name and '
     "returns a dictionary. The file can run any code when it is loaded, so only load it if you trust its author. "
@@ -101,6 +106,7 @@ def write_card(
     inherited: Mapping[str, Any],
     inputs: Mapping[str, int],
     outputs: Mapping[str, tuple[str, ...]],
+    mask_token: str | None = None,
 ) -> None:
     """Write the card of an exported model into its folder.
 
@@ -112,6 +118,7 @@ def write_card(
         inherited: The fields of the source's card that derived models inherit, such as the licence.
         inputs: The number of dimensions of each input.
         outputs: The shape of each output in words.
+        mask_token: The mask token of the tokenizer, if it has one.
 
     Raises:
         ValueError: If the Hub would reject the card.
@@ -127,12 +134,18 @@ def write_card(
     rows = [f"| input | `{each}` | {axes[dimensions]} | int64 |" for each, dimensions in inputs.items()]
     rows += [f"| output | `{each}` | {', '.join(shape)} | float32 |" for each, shape in outputs.items()]
     config, to = model.config, FORMATS[check.to]
+    language = "js" if to.several_dtypes else "python"
     code = _ENCODE if model_class.auto_classes[0] == "AutoModel" else _RUN
     code = (_EXTRACT if isinstance(model, SequenceEncoderForSpanExtraction) else code).format(
         place=json.dumps(name, ensure_ascii=False), trust=", trust_remote_code=True" * to.runs_code
     )
+    if to.several_dtypes:
+        code = javascript_example(cast(SequenceEncoderPreTrainedModel, model), name, mask_token)
     limit = f" up to {config.max_position_embeddings:,}" if config.position_embedding == "learned" else ""
-    needs = (_NEEDS if to.weights else _TORCH).format(file=to.file, weights=to.weights) + _SIZES.format(limit=limit)
+    needs = (_JAVASCRIPT if to.several_dtypes else _NEEDS if to.weights else _TORCH).format(
+        file=to.file, weights=to.weights, dtypes=", ".join(f"`{each}`" for each in check.cosines)
+    )
+    needs += _SIZES.format(limit=limit)
     versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers", *to.libraries))
     eight_bits = _EIGHT_BIT_WEIGHTS if check.to == "torch" else _EIGHT_BITS
     licence = " ".join(str(inherited[key]) for key in ("license", "license_name", "license_link") if key in inherited)
@@ -142,6 +155,7 @@ def write_card(
         kind=type(model).__name__,
         parameters=model.num_parameters(),
         format=to.title,
+        language=language,
         code=code,
         needs=_wrapped(needs),
         table="\n".join(rows),

@@ -27,7 +27,7 @@ def export(options: ExportArguments) -> ExportCheck:
     tokenizer = checkpoint.tokenizer_for(model)
     inherited = inherited_card_fields(checkpoint.folder)
     written = (options.output_dir, options.format, options.pooled)
-    with checked_export(model, tokenizer, *written, inherited, may_replace) as check:
+    with checked_export(model, tokenizer, *written, inherited, may_replace, options.dtypes) as check:
         print(f"Exported {type(model).__name__} to {FORMATS[options.format].title}. {check}")
     print(f"Saved in {options.output_dir}.")
     return check

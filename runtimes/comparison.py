@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class ExportCheck:
         exported_seconds: The time of the exported model, in its best run.
         cosine: The least cosine of an output to that of the model.
         eight_bits: Whether layers have eight bits, so that the cosine was checked and not the difference.
+        cosines: The least cosine of an output to that of the model for each of several precisions.
     """
 
     to: str
@@ -54,10 +55,13 @@ class ExportCheck:
     exported_seconds: float
     cosine: float
     eight_bits: bool
+    cosines: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return two sentences."""
         cosine = f", with cosines of at least {self.cosine:.5f}" if self.eight_bits else ""
+        several = ", ".join(f"{cosine:.5f} with {dtype}" for dtype, cosine in self.cosines.items())
+        cosine += f", and have cosines of at least {several}" if several else ""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
             f"On sample texts, the outputs of both models differ by at most {self.difference:.1e}{cosine}. A "
@@ -81,7 +85,10 @@ def compare(to: str, model: Run, exported: Run, batches: Sequence[Inputs], eight
         ValueError: If the outputs differ by more than rounding explains: their numbers by 1e-3 of the largest or of 1,
             or with eight bits the cosine of an output is below 0.99.
     """
-    found = [compare_outputs(model(**batch), exported(**batch), eight_bits) for batch in batches]
+    found = [
+        compare_outputs(model(**batch), exported(**batch), EIGHT_BIT_COSINE if eight_bits else None)
+        for batch in batches
+    ]
     last = batches[-1]
     return ExportCheck(
         to,
@@ -97,14 +104,14 @@ def compare(to: str, model: Run, exported: Run, batches: Sequence[Inputs], eight
 
 
 def compare_outputs(
-    expected: Mapping[str, Any], found: Mapping[str, Any], eight_bits: bool = False
+    expected: Mapping[str, Any], found: Mapping[str, Any], least_cosine: float | None = None
 ) -> tuple[float, float]:
     """Return the largest difference between the outputs of two models, and the least cosine.
 
     Args:
         expected: The outputs of the model, of which those that are None are not exported.
         found: The outputs of the exported model.
-        eight_bits: Whether layers of the model have eight bits.
+        least_cosine: The least cosine that is allowed, if weights are rounded.
 
     Raises:
         ValueError: If the names, the shapes or the masked logits are not the same, if an output is NaN, or if outputs
@@ -128,12 +135,12 @@ def compare_outputs(
         # In double precision, in which rounding does not show.
         cosine = float(torch.cosine_similarity(ours.double().flatten(), theirs.double().flatten(), dim=0))
         is_same = difference <= TOLERANCE * max(1.0, float(ours.abs().max()))
-        if eight_bits and not is_same and cosine < EIGHT_BIT_COSINE:
+        if least_cosine is not None and not is_same and cosine < least_cosine:
             raise ValueError(
                 f"The exported model computes other numbers: {name} has a cosine of {cosine:.4f} to that of the model, "
-                f"less than {EIGHT_BIT_COSINE}. If it was quantized with a low target, quantize it with a higher one."
+                f"less than {least_cosine}. If it was quantized with a low target, quantize it with a higher one."
             )
-        if not eight_bits and not is_same:
+        if least_cosine is None and not is_same:
             raise ValueError(
                 f"The exported model computes other numbers: {name} differs by {difference:.1e}, more than rounding "
                 "explains."

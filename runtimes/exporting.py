@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..cards.inherited_fields import inherited_card_fields
 from ..command_line.progress import Steps
-from ..conversion.command import SAMPLES, in_float32
-from ..conversion.peft_adapters import check_merged
 from ..modeling import (
     SequenceEncoderForMultipleChoice,
     SequenceEncoderForSpanExtraction,
-    SequenceEncoderForZeroShotClassification,
-    SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.calibration.calibration import calibration_of
-from ..modeling.heads.label_prompts import SAMPLE_LABELS
-from ..modeling.quantized.eight_bit_linear import EightBitLinear
-from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..modeling.text_encoding.recipe_files import write_recipe
+from ..quantization.quantizing import quantize
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
-from .comparison import ExportCheck, Inputs, compare
+from .comparison import ExportCheck
 from .exported_extractor import write_head
-from .graphs import (
-    exporter_of,
-    graph_module,
-    input_names,
-    sample_inputs,
-    trace,
-)
-from .loading import open_exported, runtime_options
 from .quiet import quiet_exporters
 from .requirements import FORMATS, check_format
-
-# Number of times that the batch for the measurement of speed repeats the sample texts.
-_REPEATED = 4
+from .traced_graph import TracedGraph
+from .transformers_js import chosen_dtypes, config_fields, cosine_to, write_graph, write_tokenizer
 
 
 def export(
@@ -55,6 +41,7 @@ def export(
     *,
     pooled: bool = False,
     replace: bool = False,
+    dtypes: Sequence[str] | None = None,
 ) -> ExportCheck:
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
@@ -66,10 +53,13 @@ def export(
         model: The model, on the CPU.
         tokenizer: The tokenizer of the model.
         folder: The folder to write. It is complete or absent, even if the export fails.
-        to: The format, `onnx`, `openvino` or `torch`.
+        to: The format, `onnx`, `openvino`, `torch` or `transformers.js`.
         pooled: Whether the graph of an encoder ends with the pooling and the normalisation of its embedding recipe. Its
-            only output is then `sentence_embedding`.
+            only output is then `sentence_embedding`. For transformers.js, every graph of an encoder has this output,
+            too.
         replace: Whether to replace `folder` if it contains a saved model.
+        dtypes: The precisions of the files for transformers.js: some of `fp32`, `fp16`, `q8` and `q4`; by default
+            `fp32` and `q8`, or `q8` for a model in eight bits.
 
     Returns:
         What the comparison of both models has found.
@@ -84,7 +74,7 @@ def export(
     check_format(to)
     if source and Path(source).exists():
         check_replaceable(Path(folder), replace, "replace=True", kept=Path(source))
-    with checked_export(model, tokenizer, folder, to, pooled, inherited, (replace, "replace=True")) as check:
+    with checked_export(model, tokenizer, folder, to, pooled, inherited, (replace, "replace=True"), dtypes) as check:
         return check
 
 
@@ -97,6 +87,7 @@ def checked_export(
     pooled: bool,
     inherited: Mapping[str, Any],
     may_replace: tuple[bool, str],
+    dtypes: Sequence[str] | None = None,
 ) -> Iterator[ExportCheck]:
     """Export a model, and yield the result of the check before the folder appears.
 
@@ -108,86 +99,82 @@ def checked_export(
         pooled: See `export`.
         inherited: The fields of the source's card that derived models inherit.
         may_replace: Whether to replace a saved model, and the option by which the user allows that.
+        dtypes: See `export`.
     """
-    check_format(to)
-    _check_model(model)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(f"tokenizer must be a transformers tokenizer, got a {type(tokenizer).__name__}.")
-    module = graph_module(model, pooled)
-    encoder = cast(SequenceEncoderModel, model.base_model)
-    longest = encoder.longest_text(tokenizer)
+    graph = TracedGraph(model, tokenizer, to, pooled)
+    if FORMATS[to].several_dtypes:
+        dtypes = chosen_dtypes(model, dtypes)
+    elif dtypes is not None:
+        raise ValueError(f"dtypes is only for to='transformers.js', got {', '.join(dtypes)} with to={to!r}.")
     check_replaceable(Path(folder), *may_replace)
-    with quiet_exporters():
-        exporter = exporter_of(to)
-    names = input_names(model, tokenizer)
-    if isinstance(model, SequenceEncoderForZeroShotClassification):
-        ids = model.label_prompts(SAMPLES, SAMPLE_LABELS, tokenizer, longest)["input_ids"]
-    else:
-        ids = [tokenizer(text)["input_ids"][:longest] for text in SAMPLES]
-    batches = [sample_inputs(model, texts, names) for texts in (ids[:1], ids, ids * _REPEATED)]
-    # As `save_pretrained` does. Pipelines read it.
-    model.config.architectures = [type(encoder if pooled else model).__name__]
-    with atomic_folder(Path(folder), *may_replace) as written, ExitStack() as stack:
-        steps = stack.enter_context(Steps(f"Exporting to {FORMATS[to].title}", 3))
-        stack.enter_context(evaluation_mode(module))
-        stack.enter_context(in_float32(model))
-        stack.enter_context(torch.no_grad())
-        with quiet_exporters():
-            steps.begin("tracing the graph")
-            traced = trace(exporter, module, batches[1])
-            steps.begin("writing the graph")
-            traced.save_pretrained(written)
-        tokenizer.save_pretrained(written)
-        if isinstance(model, SequenceEncoderForSpanExtraction) and not pooled:
-            write_head(written, model)
-        recipe = encoder.recipe_for() if pooled else encoder.embedding_recipe
-        if model is encoder and recipe is not None:
-            write_recipe(written, recipe, model.config.hidden_size)
-        if not pooled and (calibration := calibration_of(model)) is not None:
-            calibration.write(written)
-        steps.begin("comparing the outputs")
-        check, shapes = _check(to, module, written, batches)
-        dimensions = {name: tensor.dim() for name, tensor in batches[1].items()}
+    with atomic_folder(Path(folder), *may_replace) as written:
+        if dtypes is None:
+            check, shapes = _write_flat(written, graph, tokenizer)
+        else:
+            check, shapes = _write_for_transformers_js(written, graph, tokenizer, dtypes)
+        dimensions = {name: tensor.dim() for name, tensor in graph.batches[1].items()}
         if isinstance(model, SequenceEncoderForMultipleChoice):
             shapes["logits"] = ("batch", "choices")
-        write_card(written, Path(folder).resolve().name, model, check, inherited, dimensions, shapes)
-        steps.close()
+        name, mask_token = Path(folder).resolve().name, getattr(tokenizer, "mask_token", None)
+        write_card(written, name, model, check, inherited, dimensions, shapes, mask_token)
         yield check
 
 
-def _check_model(model: Any) -> None:
-    check_merged(model)
-    if not isinstance(model, SequenceEncoderPreTrainedModel):
-        raise ValueError(f"model must be a SequenceEncoder, got a {type(model).__name__}; convert it with `convert`.")
-    if model.device.type != "cpu":
-        raise ValueError(f"model must be on the CPU, got {model.device}; move it there with model.to('cpu').")
-    if model.dtype == torch.float64:
-        raise ValueError("model must be in float32, bfloat16 or float16, got float64; call model.float().")
-    implementation = model.config._attn_implementation
-    if implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"attn_implementation must be 'sdpa' or 'eager' to export a model, got {implementation!r}; call "
-            "model.set_attn_implementation('sdpa')."
-        )
-    for name, needed in (("return_dict", True), ("output_hidden_states", False), ("output_attentions", False)):
-        if bool(getattr(model.config, name, needed)) != needed:
-            raise ValueError(f"config.{name} must be {needed} to export a model, got {not needed}.")
+Written = tuple[ExportCheck, dict[str, tuple[str, ...]]]
 
 
-def _check(
-    to: str, module: nn.Module, folder: Path, batches: Sequence[Inputs]
-) -> tuple[ExportCheck, dict[str, tuple[str, ...]]]:
-    """Compare the saved file with the model, and return the result and the shapes of the outputs in words."""
-    # The file that was just written is safe to run.
-    options = {"trust_remote_code": FORMATS[to].runs_code, **runtime_options(to)}
-    exported = open_exported(folder, device="cpu", **options)
-    eight_bits = any(isinstance(layer, EightBitLinear) for layer in module.modules())
-    check = compare(to, module, exported, batches, eight_bits)
-    # The first two batches differ in the number of texts and of tokens.
-    one, other = (exported(**batch) for batch in batches[:2])
-    pairs = {name: (one[name].shape[1:], other[name].shape[1:]) for name in one}
-    shapes = {
-        name: ("batch", *(str(size) if size == again else "sequence" for size, again in zip(*sizes, strict=True)))
-        for name, sizes in pairs.items()
-    }
+def _write_flat(folder: Path, graph: TracedGraph, tokenizer: PreTrainedTokenizerBase) -> Written:
+    """Write a graph with its weights beside it, and what the classes of this package and of transformers read."""
+    model, encoder = graph.model, graph.encoder
+    with Steps(f"Exporting to {FORMATS[graph.to].title}", len(graph.steps)) as steps:
+        check, shapes = graph.write(folder, steps)
+    tokenizer.save_pretrained(folder)
+    if isinstance(model, SequenceEncoderForSpanExtraction) and not graph.pooled:
+        write_head(folder, model)
+    recipe = encoder.recipe_for() if graph.pooled else encoder.embedding_recipe
+    if model is encoder and recipe is not None:
+        write_recipe(folder, recipe, model.config.hidden_size)
+    if not graph.pooled and (calibration := calibration_of(model)) is not None:
+        calibration.write(folder)
     return check, shapes
+
+
+def _write_for_transformers_js(
+    folder: Path, graph: TracedGraph, tokenizer: PreTrainedTokenizerBase, dtypes: Sequence[str]
+) -> Written:
+    """Write graphs with their weights, and what transformers.js reads.
+
+    A graph in eight bits is that of a quantized copy of the model. The others are made from the one in float32.
+    """
+    model, to = graph.model, graph.to
+    flat = folder.parent / "float32"
+    quantized = None
+    if "q8" in dtypes and dtypes != ("q8",):
+        quantized = TracedGraph(_quantized(model, tokenizer), tokenizer, to, graph.pooled)
+    with Steps(f"Exporting to {FORMATS[to].title}", len(graph.steps) * (1 if quantized is None else 2)) as steps:
+        check, shapes = graph.write(flat, steps)
+        files = dict.fromkeys(dtypes, flat / "model.onnx")
+        if quantized is not None:
+            files["q8"] = folder.parent / "eight_bits" / "model.onnx"
+            quantized.write(files["q8"].parent, steps)
+    with quiet_exporters():
+        split = [dtype for dtype, file in files.items() if write_graph(file, folder, dtype)]
+    inputs = graph.batches[1]
+    expected = graph.outputs(inputs)
+    cosines = {dtype: cosine_to(expected, folder, dtype, inputs) for dtype in dtypes}
+    # Before config.json, beside which our tokenizers write the code of the model.
+    write_tokenizer(folder, model, tokenizer, segments="token_type_ids" in inputs)
+    config = json.loads((flat / "config.json").read_text(encoding="utf-8"))
+    fields = config_fields(config, model, dtypes, split)
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    return replaced(check, cosines=cosines), shapes
+
+
+def _quantized(model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return a copy of a model in eight bits."""
+    copied = copy.deepcopy(model)
+    try:
+        quantize(copied, tokenizer)
+    except ValueError as error:
+        raise ValueError(f"The model cannot be quantized, so leave q8 out of the dtypes. {error}") from error
+    return copied

@@ -45,11 +45,13 @@ class PooledEncoder(nn.Module):
     Args:
         encoder: The encoder.
         recipe: Its recipe.
+        with_states: Whether to return the hidden states, too.
     """
 
-    def __init__(self, encoder: SequenceEncoderModel, recipe: EmbeddingRecipe) -> None:
+    def __init__(self, encoder: SequenceEncoderModel, recipe: EmbeddingRecipe, with_states: bool = False) -> None:
         super().__init__()
         self.encoder, self.recipe, self.config = encoder, recipe, encoder.config
+        self.with_states = with_states
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
         """Compute the vectors of texts.
@@ -60,14 +62,15 @@ class PooledEncoder(nn.Module):
             **inputs: Other inputs of the encoder.
 
         Returns:
-            `sentence_embedding` (B, D).
+            `sentence_embedding` (B, D), and possibly `last_hidden_state` (B, S, D).
         """
         states = self.encoder(input_ids, attention_mask, return_dict=True, **inputs).last_hidden_state
         token_mask = attention_mask != 0
         vectors = torch.cat([POOLINGS[mode](states, token_mask) for mode in self.recipe.pooling], dim=-1)
         for step in self.recipe.after:
             vectors = step(vectors)
-        return {VECTORS: vectors[:, : self.recipe.kept_channels(self.config.hidden_size)]}
+        outputs = {VECTORS: vectors[:, : self.recipe.kept_channels(self.config.hidden_size)]}
+        return {"last_hidden_state": states, **outputs} if self.with_states else outputs
 
 
 class ModelWithVectors(nn.Module):
@@ -127,8 +130,10 @@ class ModelWithLabelColumns(nn.Module):
         return {"logits": F.pad(logits, (0, missing), value=torch.finfo(logits.dtype).min)}
 
 
-def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Module:
+def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool, with_states: bool = False) -> nn.Module:
     """Return the module to trace: the model, or with `pooled` its encoder with pooling.
+
+    With `with_states`, the graph of an encoder has both the hidden states and, if it can, the vectors.
 
     For a model with a head for span extraction, this is its encoder: `exported_extractor.py` says why.
 
@@ -137,6 +142,8 @@ def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Modu
     Raises:
         ValueError: If the model is not an encoder, or its recipe cannot be a part of the graph.
     """
+    if with_states and type(model) is SequenceEncoderModel and (recipe := model.recipe_for()).include_prompt:
+        return PooledEncoder(model, recipe, with_states=True)
     if not pooled and isinstance(model, SequenceEncoderForZeroShotClassification):
         return ModelWithLabelColumns(model)
     if not pooled and isinstance(model, SequenceEncoderForSpanExtraction):

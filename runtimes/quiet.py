@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from transformers.utils import logging as transformers_logging
 
-_TORCH_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxruntime.quantization.matmul_nbits_quantizer")
 
 
 @contextmanager
@@ -20,7 +20,9 @@ def quiet_exporters() -> Iterator[None]:
     Errors are raised as usual.
     """
     verbosity = transformers_logging.get_verbosity()
-    levels = {name: logging.getLogger(name).level for name in _TORCH_LOGGERS}
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    # ONNX Runtime configures the root logger when its quantizer is imported.
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
     transformers_logging.set_verbosity_error()
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -30,5 +32,6 @@ def quiet_exporters() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        root.handlers[:] = handlers
+        for logger, before in ((root, level), *((logging.getLogger(name), levels[name]) for name in levels)):
+            logger.setLevel(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ class Format:
         weights: The file with the weights beside it, or None if the first file contains them.
         libraries: The libraries that it needs, without torch and transformers.
         runs_code: Whether files can run code when they are loaded.
+        several_dtypes: Whether there can be several files with the graph, in several precisions.
     """
 
     backend: str
@@ -30,6 +32,7 @@ class Format:
     weights: str | None
     libraries: tuple[str, ...] = ()
     runs_code: bool = False
+    several_dtypes: bool = False
 
 
 FORMATS = {
@@ -37,9 +40,51 @@ FORMATS = {
         "onnx", "ONNX", "ONNX Runtime", "model.onnx", "model.onnx.data", ("onnx", "onnxscript", "onnxruntime")
     ),
     "openvino": Format("openvino", "OpenVINO", "OpenVINO", "openvino_model.xml", "openvino_model.bin", ("openvino",)),
+    "transformers.js": Format(
+        *("onnx", "ONNX for transformers.js", "ONNX Runtime", "onnx/model.onnx", None),
+        ("onnx", "onnxscript", "onnxruntime"),
+        several_dtypes=True,
+    ),
     # Torch unpickles parts of the file, and evaluates expressions for sizes as Python code.
     "torch": Format("dynamo", "a torch program", "the exported program", "model.pt2", None, runs_code=True),
 }
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """A precision of files for transformers.js.
+
+    Attributes:
+        suffix: What follows `model` in the name of the file.
+        least_cosine: The least cosine of an output to that of the model; None if outputs must be the same.
+    """
+
+    suffix: str
+    least_cosine: float | None
+
+
+# Browsers load q8 by default, and Node fp32.
+DTYPES = {
+    "fp32": Dtype("", None),
+    "fp16": Dtype("_fp16", 0.999),
+    "q8": Dtype("_quantized", 0.99),
+    "q4": Dtype("_q4", 0.95),
+}
+
+
+def check_dtypes(dtypes: Sequence[str], name: str) -> None:
+    """Check the names of precisions.
+
+    Args:
+        dtypes: The names.
+        name: The name of the argument, for the error.
+
+    Raises:
+        ValueError: If one does not exist, or there is none.
+    """
+    wrong = [each for each in dtypes if each not in DTYPES]
+    if wrong or not dtypes:
+        raise ValueError(f"{name} must be some of {', '.join(DTYPES)}, got {', '.join(wrong) or 'none'}.")
 
 
 def check_format(to: str) -> None:

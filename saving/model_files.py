@@ -54,6 +54,9 @@ _OLDER_ENTRY = "sequence_encoder_auto_classes.py"
 # Describes an exported model, and names its files.
 _EXPORT = "export.json"
 _BESIDE_EXPORTS = {".onnx": ".onnx.data", ".xml": ".bin"}
+# The folder of the graphs that transformers.js reads, and the names of its files.
+GRAPHS = "onnx"
+_GRAPH = re.compile(r"model(_\w+)?\.onnx(_data)?")
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
 
 
@@ -71,6 +74,7 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
         found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _known_files(folder / part)}
         found |= {f"base/{name}" for name in _code(folder / "base")}
     found |= _exported(folder)
+    found |= {f"{GRAPHS}/{path.name}" for path in folder.glob(f"{GRAPHS}/*") if _GRAPH.fullmatch(path.name)}
     if _is_results(folder / "results.json"):
         found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
     return found

@@ -13,7 +13,7 @@ import torch
 from sequence_encoder import ExportedEncoder, SequenceEncoderModel, export, quantize
 from sequence_encoder.__main__ import main
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
-from sequence_encoder.runtimes import comparison, exporting
+from sequence_encoder.runtimes import comparison, traced_graph
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 pytestmark = [
@@ -121,7 +121,7 @@ def test_a_model_with_other_outputs_leaves_no_folder(
     other = copy.deepcopy(model)
     layer = next(each for each in other.modules() if isinstance(each, EightBitLinear))
     layer.weight_scale *= 1.5
-    monkeypatch.setattr(exporting, "trace", lambda *arguments: ExportedModel.from_pretrained(folders["onnx"]))
+    monkeypatch.setattr(traced_graph, "trace", lambda *arguments: ExportedModel.from_pretrained(folders["onnx"]))
     with pytest.raises(ValueError, match=r"last_hidden_state has a cosine of 0\.\d+ to .* less than 0\.99"):
         export(other, tokenizer_of(), tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.conversion.source import Source
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
-from sequence_encoder.runtimes import comparison, exporting, requirements
+from sequence_encoder.runtimes import comparison, exporting, requirements, traced_graph
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.serving.served_model import WindowRow
 from sequence_encoder.tests.comparisons import assert_same
@@ -264,7 +264,7 @@ def _reuse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             for name in ("model.onnx", "model.onnx.data", "export.json", "config.json"):
                 shutil.copy(folder / name, to)
 
-    monkeypatch.setattr(exporting, "trace", lambda *arguments: Exported())
+    monkeypatch.setattr(traced_graph, "trace", lambda *arguments: Exported())
 
 
 @traced
@@ -384,7 +384,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', 'torch', got 'tensorrt'"),
+        ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', 'transformers.js', 'torch', got 'tensorrt'"),
         ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
         ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
         ({"dtype": torch.float64}, "got float64"),

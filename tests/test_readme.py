@@ -32,8 +32,8 @@ from sequence_encoder.tests.texts import TEXTS
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIBRARIES = [f"library{number}" for number in range(10)]
 EXECUTED = ("python", "sh")
-# Blocks that show output, data or files, and the directives of Sphinx.
-SHOWN = re.compile(r"text|json|yaml|\{[\w-]+\}.*")
+# Blocks that show output, data or files, the programs that tests/browser.py runs, and the directives of Sphinx.
+SHOWN = re.compile(r"text|json|yaml|js|\{[\w-]+\}.*")
 # The commands of the guides train large models on many texts. Here they train tiny ones for two steps.
 FEW_STEPS = ["--max_steps", "2", "--bf16", "False", "--use_cpu", "--disable_tqdm", "True"]
 TINY_MODEL = [
