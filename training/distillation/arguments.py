@@ -55,7 +55,7 @@ class StudentArguments:
         "Hidden size of a student that is also narrower (default: that of the teacher).", None
     )
     static: bool = option("Make a static student: a table of token vectors, hundreds of times as fast.", False)
-    dim: int | None = option("Number of channels of a static student (default: 256).", None)
+    dim: int | None = option("Number of channels of a static student (default: 384).", None)
     max_length: int | None = option(default=None, **MAX_LENGTH)
     matryoshka_dims: list[int] | None = option(
         f"{MATRYOSHKA_DIMS['help'].rstrip('.')} (default: the powers of two from 32).", None

@@ -51,7 +51,7 @@ def distill_static(
         texts: Texts to learn from, which need no labels. Without texts, the teacher only reads its vocabulary.
         vectors: (N, D) the vectors that the teacher gives the texts, such as `embed` writes; by default they are
             computed.
-        dim: The number of channels of the student, at most that of the teacher; by default 256, or that of the teacher
+        dim: The number of channels of the student, at most that of the teacher; by default 384, or that of the teacher
             if it is less.
         num_train_epochs: The largest number of epochs. Training stops early if held-out texts do not get better.
         max_length: Number of tokens to truncate the texts to.

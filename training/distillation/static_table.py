@@ -31,7 +31,7 @@ from .narrowing import principal_directions
 _SIF = 1e-4
 _BATCH = 2048
 # The number of channels of a student, unless its teacher has fewer.
-DIM = 256
+DIM = 384
 # Tokens that pretraining reserves and no text has.
 _UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>")
 
@@ -89,7 +89,7 @@ def static_from_vocabulary(
     Args:
         teacher: A sentence encoder.
         tokenizer: Its tokenizer, which must be a fast one.
-        dim: The number of channels, at most that of the teacher; by default 256, or that of the teacher if it is less.
+        dim: The number of channels, at most that of the teacher; by default 384, or that of the teacher if it is less.
 
     Returns:
         The static encoder, and its tokenizer.
