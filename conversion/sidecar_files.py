@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from ..command_line.quiet import without_warning
 from ..saving.exported_models import EXPORT_MANIFEST
-from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
+from ..saving.model_files import PYTHON_CONFIG, TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
 from .peft_adapters import ADAPTER_CONFIG, find_adapter
 from .source_models import transformer_folder
@@ -36,7 +36,16 @@ def folder_of(source: str) -> Path:
     if os.path.exists(transformer_folder(source)):
         return Path(source)
     folder = download(
-        source, [*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", "gliner_config.json", ADAPTER_CONFIG, EXPORT_MANIFEST]
+        source,
+        [
+            *SIDECAR_FILES,
+            *TOKENIZER_FILES,
+            "config.json",
+            PYTHON_CONFIG,
+            "gliner_config.json",
+            ADAPTER_CONFIG,
+            EXPORT_MANIFEST,
+        ],
     )
     if modules := module_folders(folder):
         download(source, [f"{module}/*" for module in modules])

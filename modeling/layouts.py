@@ -207,6 +207,19 @@ class GraphLayout(PaddedLayout):
         return {}, bias, {**options, "attend": GraphAttention(self.real, dict(masks))}
 
 
+class PlainLayout(PaddedLayout):
+    """All tokens as they are, (B, S), without the operations that count or select them, for graphs on WebGPU.
+
+    Padding is on either side of a text.
+    """
+
+    def __init__(self, model: Any, attention_mask: Any, token_mask: Any, *others: Any) -> None:
+        first = token_mask.long().argmax(dim=1, keepdim=True)
+        index = torch.arange(token_mask.shape[1], device=token_mask.device)
+        pairs = token_mask[:, None, None, :].expand(-1, 1, token_mask.shape[1], -1)
+        super().__init__(model, pairs, token_mask, (index - first).clamp(min=0), index == first, False)
+
+
 def choose_layout(
     model: Any,
     tokens: torch.Tensor,
@@ -260,8 +273,8 @@ def choose_layout(
     starts = sequence_starts(*documents).to(tokens.device)
     may_restart = position_ids is not None or cu_seq_lens is not None
     arguments = (model, attention_mask, token_mask, position_ids, starts, may_restart)
-    if INSTALLED and model._packs_in_graphs and token_mask is not None:
-        return GraphLayout(*arguments)
+    if INSTALLED and model._graph_layout is not None and token_mask is not None:
+        return model._graph_layout(*arguments)
     return PaddedLayout(*arguments)
 
 

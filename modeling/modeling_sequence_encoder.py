@@ -22,7 +22,7 @@ from .checks import check_attentions, check_embeddings_type, check_inputs, check
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import EncoderLayer, layer_classes
-from .layouts import choose_layout
+from .layouts import PaddedLayout, choose_layout
 from .norms import NORMS
 from .packing import moved
 from .pooling import Pooler
@@ -47,7 +47,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         _auto_classes: tuple[str, ...] = ("AutoModel",)
         _hub_task = "feature-extraction"
         _use = "`sequence-encoder embed`, `index` or `serve`"
-        _packs_in_graphs = False
+        _graph_layout: type[PaddedLayout] | None = None
     _saves_recipe = True
     # The heads of `SequenceEncoderForRetrieval`, whose folders are also those of an encoder.
     _keys_to_ignore_on_load_unexpected = [r"^(sparse|colbert)_linear\."]  # noqa: RUF012
@@ -174,13 +174,15 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     if INSTALLED:
 
         @contextmanager
-        def packed_in_graphs(self) -> Iterator[None]:
-            """Let graphs that are traced in this block leave padding out, except in attention.
+        def layout_in_graphs(self, layout: type[PaddedLayout]) -> Iterator[None]:
+            """Lay out the tokens of graphs that are traced in this block.
 
-            Their sizes depend on values, which not all uses of `torch.export` and `torch.compile` support.
+            Args:
+                layout: `GraphLayout` leaves padding out, except in attention. Its sizes depend on values, which not all
+                    uses of `torch.export` and `torch.compile` support. `PlainLayout` needs the fewest operations.
             """
-            before, self._packs_in_graphs = self._packs_in_graphs, True
+            before, self._graph_layout = self._graph_layout, layout
             try:
                 yield
             finally:
-                self._packs_in_graphs = before
+                self._graph_layout = before

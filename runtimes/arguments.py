@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..command_line import UsageError
 from ..command_line.options import MODEL, OVERWRITE, option
 from ..command_line.parser import Command
-from .requirements import DTYPES, FORMATS, check_dtypes, check_format
+from .requirements import DTYPES, FORMATS, LAYOUTS, check_dtypes, check_format, check_layout
 
 
 @dataclass
@@ -20,6 +20,12 @@ class ExportArguments:
     pooled: bool = option(
         "Export the encoder without its head, and include pooling and normalization in the graph.", False
     )
+    layout: str | None = option(
+        "hub adds onnx/ to the folder of MODEL, which --output_dir repeats, beside its weights (with --format onnx); "
+        "webgpu writes a graph that computes padding, with operations that WebGPU has (with --format transformers.js).",
+        None,
+        choices=list(LAYOUTS),
+    )
     dtypes: list[str] | None = option(
         f"Precisions to write for transformers.js: some of {', '.join(DTYPES)} (default: fp32 and q8).", None
     )
@@ -27,10 +33,13 @@ class ExportArguments:
 
 
 def _check(options: ExportArguments) -> None:
+    check_layout(options.layout, options.format, ("--layout", "--format"))
     check_format(options.format)
     if options.dtypes is not None:
-        if not FORMATS[options.format].several_dtypes:
-            raise UsageError(f"--dtypes is only for --format transformers.js, got --format {options.format}.")
+        if not (FORMATS[options.format].several_dtypes or options.layout):
+            raise UsageError(
+                f"--dtypes is only for --format transformers.js and --layout hub, got --format {options.format}."
+            )
         check_dtypes(options.dtypes, "--dtypes")
 
 

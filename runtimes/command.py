@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..cards.inherited_fields import inherited_card_fields
+from ..command_line import UsageError
 from ..conversion.source import Source
 from ..saving.whole_folders import check_replaceable
 from .arguments import ExportArguments
 from .comparison import ExportCheck
 from .exporting import checked_export
-from .requirements import FORMATS
+from .requirements import FORMATS, LAYOUTS
 
 
 def export(options: ExportArguments) -> ExportCheck:
@@ -21,13 +22,18 @@ def export(options: ExportArguments) -> ExportCheck:
         ValueError: If the checkpoint cannot be exported, or if the outputs differ. Nothing is written then.
     """
     source, may_replace = options.model, (options.overwrite, "--overwrite")
-    check_replaceable(Path(options.output_dir), *may_replace, kept=Path(source))
+    if options.layout is None or not LAYOUTS[options.layout].in_place:
+        check_replaceable(Path(options.output_dir), *may_replace, kept=Path(source))
+    elif Path(options.output_dir).resolve() != Path(source).resolve():
+        raise UsageError(
+            f"--layout hub adds files to MODEL, so --output_dir must be {source}, got {options.output_dir}."
+        )
     checkpoint = Source(source)
     model = checkpoint.load(base_model=options.pooled)
     tokenizer = checkpoint.tokenizer_for(model)
     inherited = inherited_card_fields(checkpoint.folder)
     written = (options.output_dir, options.format, options.pooled)
-    with checked_export(model, tokenizer, *written, inherited, may_replace, options.dtypes) as check:
+    with checked_export(model, tokenizer, *written, inherited, may_replace, options.dtypes, options.layout) as check:
         print(f"Exported {type(model).__name__} to {FORMATS[options.format].title}. {check}")
     print(f"Saved in {options.output_dir}.")
     return check

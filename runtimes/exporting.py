@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -27,10 +27,12 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
 from .comparison import ExportCheck
 from .exported_extractor import write_head
+from .hub_layout import added_files, keep_beside_weights
+from .javascript_examples import javascript_example
 from .quiet import quiet_exporters
-from .requirements import FORMATS, check_format
+from .requirements import FORMATS, LAYOUTS, check_format, check_layout
 from .traced_graph import TracedGraph
-from .transformers_js import chosen_dtypes, config_fields, cosine_to, write_graph, write_tokenizer
+from .transformers_js import chosen_dtypes, config_fields, cosine_to, returns_segments, write_graph, write_tokenizer
 
 
 def export(
@@ -42,6 +44,7 @@ def export(
     pooled: bool = False,
     replace: bool = False,
     dtypes: Sequence[str] | None = None,
+    layout: str | None = None,
 ) -> ExportCheck:
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
@@ -60,6 +63,9 @@ def export(
         replace: Whether to replace `folder` if it contains a saved model.
         dtypes: The precisions of the files for transformers.js: some of `fp32`, `fp16`, `q8` and `q4`; by default
             `fp32` and `q8`, or `q8` for a model in eight bits.
+        layout: `hub`, with `to="onnx"`, adds the files for transformers.js to the folder that the model was loaded
+            from, which then serves both. `webgpu`, with `to="transformers.js"`, writes a graph that computes padding,
+            with operations alone that WebGPU has.
 
     Returns:
         What the comparison of both models has found.
@@ -72,9 +78,11 @@ def export(
     source = getattr(model, "name_or_path", "")
     inherited = inherited_card_fields(Path(source)) if source else {}
     check_format(to)
-    if source and Path(source).exists():
+    check_layout(layout, to)
+    if source and Path(source).exists() and not (layout and LAYOUTS[layout].in_place):
         check_replaceable(Path(folder), replace, "replace=True", kept=Path(source))
-    with checked_export(model, tokenizer, folder, to, pooled, inherited, (replace, "replace=True"), dtypes) as check:
+    may_replace = (replace, "replace=True")
+    with checked_export(model, tokenizer, folder, to, pooled, inherited, may_replace, dtypes, layout) as check:
         return check
 
 
@@ -88,6 +96,7 @@ def checked_export(
     inherited: Mapping[str, Any],
     may_replace: tuple[bool, str],
     dtypes: Sequence[str] | None = None,
+    layout: str | None = None,
 ) -> Iterator[ExportCheck]:
     """Export a model, and yield the result of the check before the folder appears.
 
@@ -100,12 +109,26 @@ def checked_export(
         inherited: The fields of the source's card that derived models inherit.
         may_replace: Whether to replace a saved model, and the option by which the user allows that.
         dtypes: See `export`.
+        layout: See `export`.
     """
-    graph = TracedGraph(model, tokenizer, to, pooled)
+    chosen = LAYOUTS[layout] if layout else None
+    in_place = chosen is not None and chosen.in_place
+    if in_place:
+        to = "transformers.js"
+    # In place, the tokenizer's own files stay, and few of their classes return segments in JavaScript.
+    own_segments = in_place and not returns_segments(Path(folder))
+    graph = TracedGraph(model, tokenizer, to, pooled, chosen is not None and chosen.padded, own_segments)
     if FORMATS[to].several_dtypes:
         dtypes = chosen_dtypes(model, dtypes)
     elif dtypes is not None:
         raise ValueError(f"dtypes is only for to='transformers.js', got {', '.join(dtypes)} with to={to!r}.")
+    name, mask_token = Path(folder).resolve().name, getattr(tokenizer, "mask_token", None)
+    if in_place:
+        with added_files(Path(folder), *may_replace) as written:
+            check, _ = _write_for_transformers_js(written, graph, tokenizer, cast(Sequence[str], dtypes))
+            keep_beside_weights(Path(folder), written, javascript_example(model, name, mask_token))
+            yield check
+        return
     check_replaceable(Path(folder), *may_replace)
     with atomic_folder(Path(folder), *may_replace) as written:
         if dtypes is None:
@@ -115,7 +138,6 @@ def checked_export(
         dimensions = {name: tensor.dim() for name, tensor in graph.batches[1].items()}
         if isinstance(model, SequenceEncoderForMultipleChoice):
             shapes["logits"] = ("batch", "choices")
-        name, mask_token = Path(folder).resolve().name, getattr(tokenizer, "mask_token", None)
         write_card(written, name, model, check, inherited, dimensions, shapes, mask_token)
         yield check
 
@@ -150,7 +172,9 @@ def _write_for_transformers_js(
     flat = folder.parent / "float32"
     quantized = None
     if "q8" in dtypes and dtypes != ("q8",):
-        quantized = TracedGraph(_quantized(model, tokenizer), tokenizer, to, graph.pooled)
+        quantized = TracedGraph(
+            _quantized(model, tokenizer), tokenizer, to, graph.pooled, graph.padded, graph.own_segments
+        )
     with Steps(f"Exporting to {FORMATS[to].title}", len(graph.steps) * (1 if quantized is None else 2)) as steps:
         check, shapes = graph.write(flat, steps)
         files = dict.fromkeys(dtypes, flat / "model.onnx")

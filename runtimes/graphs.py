@@ -27,6 +27,7 @@ from ..modeling import (
 from ..modeling.calibration.calibration import calibration_of
 from ..modeling.calibration.layer_vectors import LAYER_VECTORS, LayerVectors
 from ..modeling.feed_forward import MLP
+from ..modeling.layouts import GraphLayout, PaddedLayout
 from ..modeling.pooling import POOLINGS
 from ..modeling.quantized.eight_bit_graph import EightBitProduct
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
@@ -130,6 +131,33 @@ class ModelWithLabelColumns(nn.Module):
         return {"logits": F.pad(logits, (0, missing), value=torch.finfo(logits.dtype).min)}
 
 
+class ModelWithOwnSegments(nn.Module):
+    """A model that finds the segments of a pair of texts itself: the second one begins after a separator.
+
+    Args:
+        module: The model.
+        sep_token_id: The id of the separator.
+    """
+
+    def __init__(self, module: nn.Module, sep_token_id: int) -> None:
+        super().__init__()
+        self.module, self.sep_token_id, self.config = module, sep_token_id, module.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """Run the model.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S).
+        """
+        return self.module(input_ids, attention_mask, token_type_ids=self.segments(input_ids) * attention_mask)
+
+    def segments(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the segment of each token, 0 or 1, (B, S) to (B, S)."""
+        ends = (input_ids == self.sep_token_id).long()
+        return (ends.cumsum(dim=1) - ends).clamp(max=1)
+
+
 def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool, with_states: bool = False) -> nn.Module:
     """Return the module to trace: the model, or with `pooled` its encoder with pooling.
 
@@ -218,15 +246,16 @@ def exporter_of(to: str) -> Any:
         raise MissingLibraryError(f"export to {FORMATS[to].title}: {error}") from error
 
 
-def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+def trace(
+    exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor], layout: type[PaddedLayout] = GraphLayout
+) -> Any:
     """Trace a module for any size of the batch, of the choices and of the sequence.
-
-    In the layers of the graph, only attention computes padding.
 
     Args:
         exporter: The result of `exporter_of`.
         module: The module, in evaluation mode.
         inputs: Sample inputs, with at least two of each.
+        layout: How tokens lie. By default, only attention computes padding in the layers of the graph.
 
     Returns:
         An `ExportedModel` of transformers.
@@ -239,7 +268,7 @@ def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) 
     backend = exporter.export_format
     form = _plain_outputs(module) if backend == "dynamo" else _integers_in_graphs(module, backend == "onnx")
     try:
-        with encoder.packed_in_graphs(), form:
+        with encoder.layout_in_graphs(layout), form:
             return exporter.export(module, dict(inputs), config)
     finally:
         if not replaced:

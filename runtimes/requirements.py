@@ -51,6 +51,46 @@ FORMATS = {
 
 
 @dataclass(frozen=True)
+class Layout:
+    """A layout of the files for transformers.js, or of the tokens in the graph.
+
+    Attributes:
+        format: The format that has it.
+        in_place: Whether the files are added to the folder of the model, beside its weights.
+        padded: Whether the graph computes padding, with operations alone that WebGPU has.
+    """
+
+    format: str
+    in_place: bool = False
+    padded: bool = False
+
+
+LAYOUTS = {
+    "hub": Layout("onnx", in_place=True),
+    "webgpu": Layout("transformers.js", padded=True),
+}
+
+
+def check_layout(layout: str | None, to: str, names: tuple[str, str] = ("layout", "to")) -> None:
+    """Check that a layout exists, and that a format has it.
+
+    Args:
+        layout: The layout; None for that of the format.
+        to: The format.
+        names: The names of both arguments, for the error.
+
+    Raises:
+        ValueError: If not.
+    """
+    if layout is None:
+        return
+    if layout not in LAYOUTS:
+        raise ValueError(f"{names[0]} must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    if to != (needed := LAYOUTS[layout].format):
+        raise ValueError(f"{names[0]} {layout} needs {names[1]} {needed}, got {to}.")
+
+
+@dataclass(frozen=True)
 class Dtype:
     """A precision of files for transformers.js.
 

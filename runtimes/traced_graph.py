@@ -20,10 +20,11 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.heads.label_prompts import SAMPLE_LABELS
+from ..modeling.layouts import GraphLayout, PaddedLayout, PlainLayout
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from .comparison import ExportCheck, Inputs, compare
-from .graphs import exporter_of, graph_module, input_names, sample_inputs, trace
+from .graphs import ModelWithOwnSegments, exporter_of, graph_module, input_names, sample_inputs, trace
 from .loading import open_exported, runtime_options
 from .quiet import quiet_exporters
 from .requirements import FORMATS, check_format
@@ -40,6 +41,8 @@ class TracedGraph:
         tokenizer: See `export`.
         to: See `export`.
         pooled: See `export`.
+        padded: Whether the layers compute padding.
+        own_segments: Whether the graph finds the segments of pairs itself, if the model has segments.
 
     Attributes:
         model: The model.
@@ -56,17 +59,28 @@ class TracedGraph:
     steps = ("tracing the graph", "writing the graph", "comparing the outputs")
 
     def __init__(
-        self, model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase, to: str, pooled: bool
+        self,
+        model: SequenceEncoderPreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        to: str,
+        pooled: bool,
+        padded: bool = False,
+        own_segments: bool = False,
     ) -> None:
         check_format(to)
         _check_model(model)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(f"tokenizer must be a transformers tokenizer, got a {type(tokenizer).__name__}.")
-        self.to, self.model, self.pooled = to, model, pooled
+        self.to, self.model, self.pooled, self.padded = to, model, pooled, padded
+        self.own_segments = own_segments
+        self.layout: type[PaddedLayout] = PlainLayout if padded else GraphLayout
         self.module = graph_module(model, pooled, with_states=FORMATS[to].several_dtypes)
         self.encoder = cast(SequenceEncoderModel, model.base_model)
         self.longest = self.encoder.longest_text(tokenizer)
         names = input_names(model, tokenizer)
+        if own_segments and "token_type_ids" in names:
+            self.module = _with_own_segments(self.module, tokenizer)
+            names = names[:2]
         ids: Any
         if isinstance(model, SequenceEncoderForZeroShotClassification):
             ids = model.label_prompts(SAMPLES, SAMPLE_LABELS, tokenizer, self.longest)["input_ids"]
@@ -97,7 +111,7 @@ class TracedGraph:
             stack.enter_context(torch.no_grad())
             with quiet_exporters():
                 steps.begin(tracing)
-                traced = trace(exporter_of(self.to), self.module, self.batches[1])
+                traced = trace(exporter_of(self.to), self.module, self.batches[1], self.layout)
                 steps.begin(writing)
                 traced.save_pretrained(folder)
             steps.begin(comparing)
@@ -108,6 +122,18 @@ class TracedGraph:
         """Return the outputs of the model in float32."""
         with evaluation_mode(self.module), in_float32(self.model):
             return dict(self.module(**inputs))
+
+
+def _with_own_segments(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ModelWithOwnSegments:
+    """Let a model find the segments of pairs, and check that it finds those of the tokenizer."""
+    found = ModelWithOwnSegments(module, cast(int, tokenizer.sep_token_id))
+    pair = tokenizer(*SAMPLES[:2], return_tensors="pt")
+    if not torch.equal(found.segments(pair["input_ids"]), pair["token_type_ids"]):
+        raise ValueError(
+            "The second text of a pair must begin after the separator of the tokenizer, since transformers.js does not "
+            "know its segments. Export to transformers.js without a layout instead."
+        )
+    return found
 
 
 def _check_model(model: Any) -> None:

@@ -30,6 +30,11 @@ _CLASSES = {
     "SequenceEncoderForQuestionAnswering": "BertForQuestionAnswering",
 }
 DEFAULT_DTYPES = ("fp32", "q8")
+# The classes of tokenizers that return segments there, without "Fast".
+_WITH_SEGMENTS = {
+    f"{family}Tokenizer"
+    for family in ("Albert", "Bert", "ConvBert", "Deberta", "DebertaV2", "Electra", "Herbert", "MobileBert", "RoFormer")
+}
 # Files from this size on need a second one for the weights, since protobuf does not read them.
 _LARGEST_FILE = 2**31 - 2**20
 # Numbers that share a scale in four bits, as in the files that transformers.js' own script writes.
@@ -185,3 +190,12 @@ def write_tokenizer(
     # The classes only differ in whether they return segments; everything else is in tokenizer.json.
     fields["tokenizer_class"] = "BertTokenizer" if segments else "PreTrainedTokenizerFast"
     file.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def returns_segments(folder: Path) -> bool:
+    """Return whether the tokenizer in a folder returns segments in transformers.js."""
+    try:
+        fields = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return str(fields.get("tokenizer_class")).removesuffix("Fast") in _WITH_SEGMENTS

@@ -29,10 +29,14 @@ TOKENIZER_FILES = (
 )
 # Describes an adapter that `adapt` trained. Other adapters do not have this file.
 ADAPTER_RECORD = "adaptation.json"
+# The configuration that transformers reads instead of a `config.json` for transformers.js that names this file. By its
+# name, it is for transformers 4.0.0 and newer.
+PYTHON_CONFIG = "config.4.0.0.json"
 
 _NAMES = {
     *TOKENIZER_FILES,
     *("config.json", "generation_config.json", "training_args.bin", MODULE_LIST),
+    PYTHON_CONFIG,
     "config_sentence_transformers.json",
     "distillation.json",
     *CALIBRATION_FILES,
@@ -74,10 +78,15 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
         found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _known_files(folder / part)}
         found |= {f"base/{name}" for name in _code(folder / "base")}
     found |= _exported(folder)
-    found |= {f"{GRAPHS}/{path.name}" for path in folder.glob(f"{GRAPHS}/*") if _GRAPH.fullmatch(path.name)}
+    found |= graph_files(folder)
     if _is_results(folder / "results.json"):
         found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
     return found
+
+
+def graph_files(folder: Path) -> set[str]:
+    """Return the graphs for transformers.js in a folder, as paths relative to the folder."""
+    return {f"{GRAPHS}/{path.name}" for path in folder.glob(f"{GRAPHS}/*") if _GRAPH.fullmatch(path.name)}
 
 
 def _known_files(folder: Path) -> set[str]:

@@ -42,6 +42,10 @@ PARSED: list[tuple[str, str]] = [
     ("convert a --force", "--force (did you mean --overwrite?)"),
     ("convert a --base", "--base (did you mean --base_model?)"),
     ("export a --to onnx", "--to (did you mean --format?)"),
+    ("export a --output_dir b --dtypes q8", "--dtypes is only for --format transformers.js and --layout hub"),
+    ("export a --output_dir b --format transformers.js --dtypes int8", "must be some of fp32, fp16, q8, q4, got int8"),
+    ("export a --output_dir b --layout webgpu", "--layout webgpu needs --format transformers.js, got onnx"),
+    ("export a --output_dir b --layout hub", "--layout hub adds files to MODEL, so --output_dir must be a, got b"),
     ("embed a --precison int8", "--precison (did you mean --precision?)"),
     (
         "predict a --corpus b --output_dir c --then d --then_below 2",
