@@ -33,14 +33,17 @@ class ExportArguments:
 
 
 def _check(options: ExportArguments) -> None:
-    check_layout(options.layout, options.format, ("--layout", "--format"))
+    try:
+        check_layout(options.layout, options.format, ("--layout", "--format"))
+        if options.dtypes is not None:
+            check_dtypes(options.dtypes, "--dtypes")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if options.dtypes is not None and not (FORMATS[options.format].several_dtypes or options.layout):
+        raise UsageError(
+            f"--dtypes is only for --format transformers.js and --layout hub, got --format {options.format}."
+        )
     check_format(options.format)
-    if options.dtypes is not None:
-        if not (FORMATS[options.format].several_dtypes or options.layout):
-            raise UsageError(
-                f"--dtypes is only for --format transformers.js and --layout hub, got --format {options.format}."
-            )
-        check_dtypes(options.dtypes, "--dtypes")
 
 
 EXPORT = Command(
