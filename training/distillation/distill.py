@@ -284,7 +284,7 @@ def _affordable_steps(run: Distillation, trainer: Any, batches: int, started: fl
     before = time.perf_counter()
     measured.evaluate()
     evaluation = time.perf_counter() - before
-    share = args.eval_steps or 0.1
+    share = args.eval_steps or 0.2
     evaluations = 2 + (1 / share if share < 1 else most / share)
     left = _PLANNED * args.seconds - (time.perf_counter() - started) - evaluations * evaluation
     steps = max(_LEAST_STEPS, math.floor(left / times.seconds))
