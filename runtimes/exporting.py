@@ -27,7 +27,7 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
 from .comparison import ExportCheck
 from .exported_extractor import write_head
-from .hub_layout import added_files, keep_beside_weights
+from .hub_layout import add_example, added_files, shared_config
 from .javascript_examples import javascript_example
 from .quiet import quiet_exporters
 from .requirements import FORMATS, LAYOUTS, check_format, check_layout
@@ -125,8 +125,8 @@ def checked_export(
     name, mask_token = Path(folder).resolve().name, getattr(tokenizer, "mask_token", None)
     if in_place:
         with added_files(Path(folder), *may_replace) as written:
-            check, _ = _write_for_transformers_js(written, graph, tokenizer, cast(Sequence[str], dtypes))
-            keep_beside_weights(Path(folder), written, javascript_example(model, name, mask_token))
+            check, _ = _write_for_transformers_js(written, graph, tokenizer, cast(Sequence[str], dtypes), Path(folder))
+            add_example(Path(folder), written, javascript_example(model, name, mask_token))
             yield check
         return
     check_replaceable(Path(folder), *may_replace)
@@ -162,11 +162,22 @@ def _write_flat(folder: Path, graph: TracedGraph, tokenizer: PreTrainedTokenizer
 
 
 def _write_for_transformers_js(
-    folder: Path, graph: TracedGraph, tokenizer: PreTrainedTokenizerBase, dtypes: Sequence[str]
+    folder: Path,
+    graph: TracedGraph,
+    tokenizer: PreTrainedTokenizerBase,
+    dtypes: Sequence[str],
+    beside: Path | None = None,
 ) -> Written:
     """Write graphs with their weights, and what transformers.js reads.
 
     A graph in eight bits is that of a quantized copy of the model. The others are made from the one in float32.
+
+    Args:
+        folder: The folder to write into.
+        graph: The graph.
+        tokenizer: The tokenizer of the model.
+        dtypes: The precisions to write.
+        beside: The folder of the model, if the new files will be in it; its tokenizer stays as it is.
     """
     model, to = graph.model, graph.to
     flat = folder.parent / "float32"
@@ -186,9 +197,12 @@ def _write_for_transformers_js(
     inputs = graph.batches[1]
     expected = graph.outputs(inputs)
     cosines = {dtype: cosine_to(expected, folder, dtype, inputs) for dtype in dtypes}
-    # Before config.json, beside which our tokenizers write the code of the model.
-    write_tokenizer(folder, model, tokenizer, segments="token_type_ids" in inputs)
-    config = json.loads((flat / "config.json").read_text(encoding="utf-8"))
+    if beside is None:
+        # Before config.json, beside which our tokenizers write the code of the model.
+        write_tokenizer(folder, model, tokenizer, segments="token_type_ids" in inputs)
+        config = json.loads((flat / "config.json").read_text(encoding="utf-8"))
+    else:
+        config = shared_config(beside, folder)
     fields = config_fields(config, model, dtypes, split)
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     return replaced(check, cosines=cosines), shapes

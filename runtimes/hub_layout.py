@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -56,26 +57,26 @@ def added_files(folder: Path, replace: bool, option: str) -> Iterator[Path]:
         (folder / name).unlink(missing_ok=True)
 
 
-def keep_beside_weights(folder: Path, new: Path, code: str) -> None:
-    """Change the files that `_write_for_transformers_js` has written to those that belong beside the weights.
+def shared_config(folder: Path, new: Path) -> dict[str, Any]:
+    """Keep the configuration of a model for transformers, and return its fields with the name of that file.
 
     Args:
         folder: The folder of the model.
         new: The folder with the new files.
-        code: The JavaScript that runs the model, for the card.
     """
     own = folder / (PYTHON_CONFIG if (folder / PYTHON_CONFIG).is_file() else "config.json")
     shutil.copy(own, new / PYTHON_CONFIG)
-    config = json.loads(own.read_text(encoding="utf-8"))
-    ours = json.loads((new / "config.json").read_text(encoding="utf-8"))
-    changed = {name: ours[name] for name in ("model_type", "architectures", "transformers.js_config")}
-    if "problem_type" in ours:
-        changed["problem_type"] = ours["problem_type"]
-    fields = {**config, **changed, "configuration_files": [PYTHON_CONFIG]}
-    (new / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    for path in [*new.iterdir()]:
-        if path.name not in ("config.json", PYTHON_CONFIG, GRAPHS):
-            path.unlink()
+    return {**json.loads(own.read_text(encoding="utf-8")), "configuration_files": [PYTHON_CONFIG]}
+
+
+def add_example(folder: Path, new: Path, code: str) -> None:
+    """Add the JavaScript that runs a model to its card, if it has one.
+
+    Args:
+        folder: The folder of the model.
+        new: The folder with the new files.
+        code: The JavaScript.
+    """
     if (folder / "README.md").is_file():
         shutil.copy(folder / "README.md", new)
         replace_section(new, "transformers.js", _SECTION.format(graphs=GRAPHS, code=code))
