@@ -35,8 +35,8 @@ _WITH_SEGMENTS = {
     f"{family}Tokenizer"
     for family in ("Albert", "Bert", "ConvBert", "Deberta", "DebertaV2", "Electra", "Herbert", "MobileBert", "RoFormer")
 }
-# Files from this size on need a second one for the weights, since protobuf does not read them.
-_LARGEST_FILE = 2**31 - 2**20
+# The bytes of weights beside which a graph fits into a file. Protobuf does not read files of 2 GiB.
+_LARGEST_WEIGHTS = 2**31 - 2**24
 # Numbers that share a scale in four bits, as in the files that transformers.js' own script writes.
 _BLOCK = 32
 
@@ -108,7 +108,7 @@ def write_graph(graph: Path, folder: Path, dtype: str) -> bool:
         model = quantizer.model.model
     file = folder / GRAPHS / f"model{DTYPES[dtype].suffix}.onnx"
     file.parent.mkdir(exist_ok=True)
-    split = model.ByteSize() > _LARGEST_FILE
+    split = sum(len(weight.raw_data) for weight in model.graph.initializer) > _LARGEST_WEIGHTS
     if split:
         onnx.save(model, file, save_as_external_data=True, location=f"{file.name}_data")
     else:

@@ -25,7 +25,7 @@ from sequence_encoder import (
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
-from sequence_encoder.runtimes import comparison
+from sequence_encoder.runtimes import comparison, transformers_js
 from sequence_encoder.saving.model_files import model_files
 from sequence_encoder.tests.guides import FENCE, ROOT
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
@@ -169,6 +169,21 @@ def test_a_graph_for_webgpu_computes_vectors_with_operations_that_webgpu_has(
     expected = model.encode(TEXTS[:4], tokenizer_of(), convert_to_tensor=True)
     torch.testing.assert_close(outputs["sentence_embedding"], expected)
     assert outputs["last_hidden_state"].shape == (*inputs["input_ids"].shape, 24)
+
+
+def test_a_large_graph_has_its_weights_beside_it(
+    for_webgpu: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    model, folder = for_webgpu
+    monkeypatch.setattr(transformers_js, "_LARGEST_WEIGHTS", 0)
+    assert transformers_js.write_graph(folder / "onnx" / "model.onnx", tmp_path, "fp32")
+    # The names that transformers.js looks for.
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx", "model.onnx_data"}
+    onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    options = transformers_js.config_fields({}, model, ["fp32", "q8"], ["fp32"])["transformers.js_config"]
+    assert options == {"use_external_data_format": {"model.onnx": True}}
 
 
 def test_a_folder_for_javascript_has_no_python(for_webgpu: tuple[Any, Path]) -> None:
