@@ -20,8 +20,8 @@ const TYPES = {
 const [packages, release, place, models, programs] = process.argv.slice(2);
 const names = readdirSync(programs).filter((name) => name.endsWith(".mjs")).sort();
 const results = place === "node" ? await inNode() : await inChromium(place);
-process.stdout.write(JSON.stringify(results));
-process.exit(0);
+// A pipe takes long results in parts.
+process.stdout.write(JSON.stringify(results), () => process.exit(0));
 
 async function inNode() {
   const module = pathToFileURL(path.join(packages, release, "dist", "transformers.node.mjs")).href;
