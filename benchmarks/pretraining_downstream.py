@@ -44,10 +44,13 @@ def ours(build: Callable[..., Trainer], *options: str) -> Callable[[Held, float,
 
 @dataclass(frozen=True)
 class Arm:
-    """What builds a `Trainer` from the texts, a learning rate and the number of steps, and the rates to choose from."""
+    """What builds a `Trainer` from the texts, a learning rate and the number of steps, and the rates to choose from.
+
+    Without rates, it is that of `OURS`.
+    """
 
     make: Callable[[Held, float, int], Trainer]
-    rates: Sequence[float]
+    rates: Sequence[float] = ()
     by_score: bool = False
 
 
@@ -58,14 +61,14 @@ ARMS = {
     CONTINUED: Arm(ours(continued_trainer), (5e-4, 1e-4, 2e-3), by_score=True),
 }
 PEERS = tuple(ARMS)
-# Differences from ours at its default learning rate.
+# Differences from ours, at its best learning rate.
 VARIANTS = {
     "15 % of tokens masked": ["--mlm_probability", "0.15"],
     "30 to 15 % of tokens masked": ["--mlm_schedule", "linear"],
     "no sentence order": ["--sop_weight", "0"],
     "whole words masked": ["--whole_word_mask", "True"],
 }
-ARMS |= {f"{OURS}, {name}": Arm(ours(our_trainer, *options), (5e-3,)) for name, options in VARIANTS.items()}
+ARMS |= {f"{OURS}, {name}": Arm(ours(our_trainer, *options)) for name, options in VARIANTS.items()}
 
 
 class Runs:
@@ -154,9 +157,8 @@ class Runs:
 
     def best(self, arm: str, minutes: float) -> float:
         """Return the best learning rate of an arm after some minutes."""
-        rates = ARMS[arm].rates
-        if len(rates) == 1:
-            return rates[0]
+        if not (rates := ARMS[arm].rates):
+            return self.best(OURS, minutes)
         runs = {rate: self.train(arm, rate, minutes) for rate in rates}
         if not ARMS[arm].by_score:
             return min(rates, key=lambda rate: self.lines(kind="training", run=runs[rate])[0]["loss"])
@@ -169,17 +171,15 @@ class Runs:
         return max(rates, key=lambda rate: found[rate])
 
     def table(self) -> None:
-        """Print the score of each run with its standard error, the mean of each task and way, and all trainings."""
+        """Print the score of each run that has all, with its standard error, the mean of each task and way, and all trainings."""
         columns = [(task, way) for task in self.tasks for way in WAYS]
         print("| run | seconds | loss | score | " + " | ".join(f"{task.name}, {way}" for task, way in columns) + " |")
         print("|---" * (4 + len(columns)) + "|")
         trained = {line["run"]: line for line in self.lines(kind="training")}
         for run in dict.fromkeys(line["run"] for line in self.lines(kind="score")):
-            if (score := self.score(run)) is None:
-                continue
-            line = trained.get(run)
+            line, score = trained.get(run), self.score(run)
             row = [run, f"{line['seconds']:.0f}", f"{line['loss']:.3f}"] if line else [run, "", ""]
-            row.append(f"{score[0]:.1f} ± {score[1]:.1f}")
+            row.append(f"{score[0]:.1f} ± {score[1]:.1f}" if score else "")
             for task, way in columns:
                 found = self.lines(kind="score", run=run, task=task.name, way=way)
                 row.append(f"{statistics.mean(each['score'] for each in found):.1f}" if found else "")
