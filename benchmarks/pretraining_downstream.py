@@ -171,7 +171,7 @@ class Runs:
         return max(rates, key=lambda rate: found[rate])
 
     def table(self) -> None:
-        """Print the score of each run that has all, with its standard error, the mean of each task and way, and all trainings."""
+        """Print the losses of all runs and their scores, with the standard error if a run has all scores."""
         columns = [(task, way) for task in self.tasks for way in WAYS]
         print("| run | seconds | loss | score | " + " | ".join(f"{task.name}, {way}" for task, way in columns) + " |")
         print("|---" * (4 + len(columns)) + "|")
