@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
-from ..modeling.text_encoding.embedding_recipe import Normalize
+from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from ..saving.auto_classes import model_class_of
 
 _PIPELINE = """\
@@ -51,17 +51,17 @@ def javascript_example(model: SequenceEncoderPreTrainedModel, name: str, mask_to
         arguments = arguments.replace("{mask}", mask_token or "[MASK]")
         return _PIPELINE.format(name=function, task=task, results=results, place=place, arguments=arguments)
     recipe = model.recipe_for() if type(model) is SequenceEncoderModel else None
-    channels = model.config.hidden_size
-    if recipe is None:
-        outputs = "dense_vecs, token_weights, colbert_vecs"
-    elif recipe.pooling in (("mean",), ("cls",)) and recipe.after in ((), (Normalize(),)):
-        if recipe.include_prompt and recipe.kept_channels(channels) == channels:
-            options = f'{{ pooling: "{recipe.pooling[0]}", normalize: {"true" if recipe.after else "false"} }}'
-            arguments = f"{_TEXTS}, {options}"
-            task = "feature-extraction"
-            return _PIPELINE.format(name="extract", task=task, results="vectors", place=place, arguments=arguments)
-        outputs = "sentence_embedding"
-    else:
-        outputs = "sentence_embedding"
+    outputs = "dense_vecs, token_weights, colbert_vecs" if recipe is None else "sentence_embedding"
+    if recipe is not None and _pools(recipe, model.config.hidden_size):
+        options = f'{{ pooling: "{recipe.pooling[0]}", normalize: {"true" if recipe.after else "false"} }}'
+        arguments = f"{_TEXTS}, {options}"
+        task = "feature-extraction"
+        return _PIPELINE.format(name="extract", task=task, results="vectors", place=place, arguments=arguments)
     arguments = f"{_TEXTS}, {{ padding: true, truncation: true }}"
     return _MODEL.format(auto_class="AutoModel", place=place, arguments=arguments, outputs=outputs)
+
+
+def _pools(recipe: EmbeddingRecipe, channels: int) -> bool:
+    """Return whether the pipeline of transformers.js can compute the vectors of a recipe from the hidden states."""
+    pools = recipe.pooling in (("mean",), ("cls",)) and recipe.after in ((), (Normalize(),))
+    return pools and recipe.include_prompt and recipe.kept_channels(channels) == channels
