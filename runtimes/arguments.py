@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..command_line import UsageError
 from ..command_line.options import MODEL, OVERWRITE, option
@@ -42,6 +43,12 @@ def _check(options: ExportArguments) -> None:
     if options.dtypes is not None and not (FORMATS[options.format].several_dtypes or options.layout):
         raise UsageError(
             f"--dtypes is only for --format transformers.js and --layout hub, got --format {options.format}."
+        )
+    in_place = options.layout is not None and LAYOUTS[options.layout].in_place
+    if in_place and Path(options.output_dir).resolve() != Path(options.model).resolve():
+        raise UsageError(
+            f"--layout {options.layout} adds files to MODEL, so --output_dir must be {options.model}, got "
+            f"{options.output_dir}."
         )
     check_format(options.format)
 

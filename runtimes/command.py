@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..cards.inherited_fields import inherited_card_fields
-from ..command_line import UsageError
 from ..conversion.source import Source
 from ..saving.whole_folders import check_replaceable
 from .arguments import ExportArguments
@@ -24,10 +23,6 @@ def export(options: ExportArguments) -> ExportCheck:
     source, may_replace = options.model, (options.overwrite, "--overwrite")
     if options.layout is None or not LAYOUTS[options.layout].in_place:
         check_replaceable(Path(options.output_dir), *may_replace, kept=Path(source))
-    elif Path(options.output_dir).resolve() != Path(source).resolve():
-        raise UsageError(
-            f"--layout hub adds files to MODEL, so --output_dir must be {source}, got {options.output_dir}."
-        )
     checkpoint = Source(source)
     model = checkpoint.load(base_model=options.pooled)
     tokenizer = checkpoint.tokenizer_for(model)
