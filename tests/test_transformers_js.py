@@ -186,6 +186,15 @@ def test_a_large_graph_has_its_weights_beside_it(
     assert options == {"use_external_data_format": {"model.onnx": True}}
 
 
+def test_a_file_whose_outputs_are_not_those_of_the_model_is_refused(for_webgpu: tuple[Any, Path]) -> None:
+    _, folder = for_webgpu
+    inputs = tokenizer_of()(TEXTS[:2], truncation=True, max_length=9, padding=True, return_tensors="pt")
+    found = run_graph(folder / "onnx" / "model.onnx", inputs)
+    assert transformers_js.cosine_to(found, folder, "q4", inputs) > 0.95
+    with pytest.raises(ValueError, match="cosine"):
+        transformers_js.cosine_to({name: tensor.flip(-1) for name, tensor in found.items()}, folder, "q4", inputs)
+
+
 def test_a_folder_for_javascript_has_no_python(for_webgpu: tuple[Any, Path]) -> None:
     _, folder = for_webgpu
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
