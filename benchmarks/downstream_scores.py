@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from downstream_tasks import Task
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from vector_tasks import ndcg
 
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 
@@ -76,7 +76,7 @@ class Encoder:
         return [found[index] for index in range(len(inputs))]
 
     def remembered(self, encode: Callable[[Sequence[Any]], Sequence[Any]], inputs: Sequence[Any]) -> list[Any]:
-        """Return the same, for a model that does not change: each input is encoded once."""
+        """Return what `frozen` returns, and encode each input only once. The model must not change."""
         new = {str(each): each for each in inputs if str(each) not in self.known}
         self.known.update(zip(new, self.frozen(encode, list(new.values())), strict=True))
         return [self.known[str(each)] for each in inputs]
@@ -125,13 +125,6 @@ def f1(predicted: Tensor, right: Tensor) -> float:
     return 200 * hits / max(int((predicted > 0).sum()) + int((right > 0).sum()), 1)
 
 
-def ndcg(queries: Tensor, documents: Tensor) -> float:
-    """Return the nDCG@10 in percent of queries that should each find the document with the same number."""
-    scores = normalize(queries) @ normalize(documents).T
-    ranks = (scores > scores.diagonal()[:, None]).sum(1).numpy()
-    return float(100 * np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
-
-
 KINDS = {
     "text": Kind(
         features=lambda encoder, rows: _vectors(encoder, rows, 0),
@@ -157,7 +150,8 @@ def probe(encoder: Encoder, task: Task, seed: int) -> float:
     if task.kind == "retrieval":
         known = torch.cat([_vectors(encoder, rows, number) for number in range(2)])
         spread = known.std(0).clamp_min(1e-6)
-        return ndcg(*((_vectors(encoder, task.test, number) - known.mean(0)) / spread for number in range(2)))
+        vectors = [(_vectors(encoder, task.test, number) - known.mean(0)) / spread for number in range(2)]
+        return ndcg(*(each.numpy() for each in vectors))
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -183,7 +177,8 @@ def fine_tune(encoder: Encoder, task: Task, seed: int) -> float:
 
     _train(encoder.model, head, lambda step: loss_of([rows[(step * BATCH + i) % ROWS] for i in range(BATCH)]))
     if task.kind == "retrieval":
-        return ndcg(*(torch.stack(encoder.frozen(encoder.means, _texts(task.test, number))) for number in range(2)))
+        vectors = [torch.stack(encoder.frozen(encoder.means, _texts(task.test, number))) for number in range(2)]
+        return ndcg(*(each.numpy() for each in vectors))
     states = encoder.frozen(lambda batch: KINDS[task.kind].states(encoder, batch), task.test)
     return KINDS[task.kind].score(head(torch.cat(states)).argmax(1), _labels(task.test))
 

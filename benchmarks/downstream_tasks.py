@@ -34,17 +34,17 @@ MASKED = 200
 TRAIN, TEST, WORDS = 1200, 504, 40
 # A text that shares as many of its runs of five words with the corpus is no test.
 SHARED = 0.5
-# It is only looked at once the recipes are chosen.
+# Only `--final` scores this task, after the recipes are chosen.
 FINAL = "sentiment"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """What an encoder is scored on.
 
     Attributes:
         name: Its name.
-        kind: What is to be predicted, a key of `downstream_scores.KINDS`.
+        kind: `retrieval`, or what is predicted: a key of `downstream_scores.KINDS`.
         train: The rows to train on, each with `texts` and, but for retrieval, `label`.
         test: The rows to test with.
         labels: The number of labels.

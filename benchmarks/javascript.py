@@ -90,7 +90,7 @@ def main(packages: str, *chromium: str) -> None:
         (folder / "bert" / "onnx").mkdir(parents=True)
         with torch.no_grad():
             export_bert(BertModel.from_pretrained(MINILM).eval(), folder / "bert" / "onnx" / "model.onnx")
-        # transformers.js looks for the weights beside the graph only if it is told to, and under another name.
+        # ONNX Runtime finds the weights beside the graph. transformers.js would look for a file with another name.
         config = {"model_type": "bert", "architectures": ["BertModel"]}
         (folder / "bert" / "config.json").write_text(json.dumps(config), encoding="utf-8")
         for order, seconds in run(packages, "node", folder, SPEED, texts).items():

@@ -39,6 +39,13 @@ from sequence_encoder.training.pretraining.run import parse
 
 LENGTH, ROWS, VOCABULARY = 128, 32, 8192
 PACKS = ["--max_length", str(LENGTH), "--max_tokens", str(ROWS * LENGTH)]
+# The size "mini", which our encoder has, too.
+MINI: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": LENGTH,
+}
 # The number of steps to measure.
 CALIBRATION = 12
 
@@ -145,11 +152,8 @@ def bert_trainer(held: Held, rate: float, steps: int, concatenated: bool = True)
     set_seed(0)
     config = BertConfig(
         vocab_size=len(held.tokenizer),
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
         intermediate_size=1024,
-        max_position_embeddings=LENGTH,
+        **MINI,
     )
     return _peer_trainer(held, BertForMaskedLM(config), 0.15, concatenated, max_steps=steps, learning_rate=rate)
 
@@ -164,11 +168,8 @@ def modernbert_trainer(held: Held, rate: float, steps: int) -> Trainer:
     tokens: Any = {name: getattr(held.tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
     config = ModernBertConfig(
         vocab_size=len(held.tokenizer),
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
         intermediate_size=704,
-        max_position_embeddings=LENGTH,
+        **MINI,
         sparse_prediction=True,
         attn_implementation="sdpa",
         bos_token_id=tokens["cls"],

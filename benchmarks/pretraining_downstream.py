@@ -44,9 +44,12 @@ def ours(build: Callable[..., Trainer], *options: str) -> Callable[[Held, float,
 
 @dataclass(frozen=True)
 class Arm:
-    """What builds a `Trainer` from the texts, a learning rate and the number of steps, and the rates to choose from.
+    """One way to train.
 
-    Without rates, it is that of `OURS`.
+    Attributes:
+        make: Builds the `Trainer` from the texts, a learning rate and the number of steps.
+        rates: The learning rates to choose from. An arm without any takes the best rate of `OURS`.
+        by_score: Whether frozen scores, rather than the held-out loss, choose the rate.
     """
 
     make: Callable[[Held, float, int], Trainer]
@@ -84,6 +87,8 @@ class Runs:
         files, tasks = texts_and_tasks(scratch)
         self.held = Held(scratch, files)
         self.tasks = [task for task in tasks if final or task.name != FINAL]
+        # The tasks that count in the score of a run and in the choice of a rate.
+        self.counted = {task.name: task for task in tasks if task.name != FINAL}
 
     def lines(self, **wanted: Any) -> list[Line]:
         """Return the lines of the file that have these values."""
@@ -115,7 +120,7 @@ class Runs:
         return run
 
     def evaluate(self, run: str, folder: Path, ways: Sequence[str] = tuple(WAYS), seeds: int = SEEDS) -> None:
-        """Score a model on all tasks that it has no score of."""
+        """Score a model on every task for which the file has no score."""
         for way in ways:
             encoder = None
             for task, seed in itertools.product(self.tasks, range(seeds)):
@@ -135,12 +140,11 @@ class Runs:
 
         The task that is held out does not count.
         """
-        tasks = {task.name: task for task in self.tasks if task.name != FINAL}
         found: dict[int, list[float]] = {seed: [] for seed in range(SEEDS)}
         for line in self.lines(kind="score", run=run):
-            if line["task"] in tasks:
-                found[line["seed"]].append(tasks[line["task"]].normalised(line["score"]))
-        if any(len(scores) < len(tasks) * len(WAYS) for scores in found.values()):
+            if line["task"] in self.counted:
+                found[line["seed"]].append(self.counted[line["task"]].normalised(line["score"]))
+        if any(len(scores) < len(self.counted) * len(WAYS) for scores in found.values()):
             return None
         means = [statistics.mean(scores) for scores in found.values()]
         return statistics.mean(means), statistics.stdev(means) / len(means) ** 0.5
@@ -163,11 +167,12 @@ class Runs:
         if not ARMS[arm].by_score:
             return min(rates, key=lambda rate: self.lines(kind="training", run=runs[rate])[0]["loss"])
         found = {}
-        tasks = {task.name: task for task in self.tasks if task.name != FINAL}
         for rate, run in runs.items():
             self.evaluate(run, self.folder(run), ["frozen"], 1)
             lines = self.lines(kind="score", run=run, way="frozen", seed=0)
-            found[rate] = sum(tasks[line["task"]].normalised(line["score"]) for line in lines if line["task"] in tasks)
+            found[rate] = sum(
+                self.counted[line["task"]].normalised(line["score"]) for line in lines if line["task"] in self.counted
+            )
         return max(rates, key=lambda rate: found[rate])
 
     def table(self) -> None:

@@ -14,11 +14,11 @@ import sys
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from minilm import MINILM
 from peers import interleaved, print_machine, print_table, short_texts
 from transformers import AutoTokenizer, BertModel
+from vector_tasks import ndcg
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, convert, quantize
 from sequence_encoder.data.batching import token_batches
@@ -66,13 +66,10 @@ def accuracy(model: Any, ids: list[list[int]], labels: list[int]) -> float:
     return 100 * right / len(ids)
 
 
-def ndcg(model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> float:
+def retrieval(model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> float:
     """Return the nDCG@10 of the first sentences as queries, in percent; each has one relevant document."""
     encode = partial(model.encode, tokenizer=tokenizer, normalize_embeddings=True, max_length=LENGTH)
-    documents = encode([rest for _, rest in pairs])
-    scores = encode([first for first, _ in pairs[:QUERIES]]) @ documents.T
-    ranks = (scores > scores[np.arange(QUERIES), np.arange(QUERIES)][:, None]).sum(1)
-    return float(100 * np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
+    return ndcg(encode([first for first, _ in pairs[:QUERIES]]), encode([rest for _, rest in pairs]))
 
 
 def first_and_rest(docs: list[Docstring]) -> list[tuple[str, str]]:
@@ -104,9 +101,9 @@ def quality() -> None:
         report = quantize(classifier, tokenizer, texts[:384])
         row += [accuracy(classifier, ids[TRAIN:], labels[TRAIN:]), report.found]
         retriever, sample = convert(BertModel.from_pretrained(MINILM)), random.Random(seed).sample(pairs, DOCUMENTS)
-        row.append(ndcg(retriever, tokenizer, sample))
+        row.append(retrieval(retriever, tokenizer, sample))
         report = quantize(retriever, tokenizer)
-        row += [ndcg(retriever, tokenizer, sample), report.found]
+        row += [retrieval(retriever, tokenizer, sample), report.found]
         differences.append((row[1] - row[0], row[4] - row[3]))
         print(f"| {seed} | " + " | ".join(f"{x:.4f}" if x <= 1 else f"{x:.2f}" for x in row) + " |", flush=True)
     for name, values in zip(("accuracy", "nDCG@10"), zip(*differences, strict=True), strict=True):

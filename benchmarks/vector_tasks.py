@@ -47,11 +47,7 @@ class Retrieval:
 
     def score(self, encode: Encode) -> float:
         """Return the nDCG@10 in percent, by the cosines of vectors."""
-        documents, queries = unit(encode(self.documents)), unit(encode(self.queries))
-        scores = queries @ documents.T
-        own = scores[np.arange(len(queries)), np.arange(len(queries))]
-        ranks = (scores > own[:, None]).sum(1)
-        return float(100 * np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
+        return ndcg(encode(self.queries), encode(self.documents))
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,18 @@ class Classification:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Scale vectors to length 1; a zero vector stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def ndcg(queries: np.ndarray, documents: np.ndarray) -> float:
+    """Return the nDCG@10 in percent of queries, each of which should find the document with the same number.
+
+    Args:
+        queries: (Q, D) the vectors of the queries.
+        documents: (N, D) the vectors of at least as many documents, which are ranked by their cosines.
+    """
+    scores = unit(queries) @ unit(documents).T
+    ranks = (scores > scores.diagonal()[:, None]).sum(1)
+    return float(100 * np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
 
 
 def docstrings() -> Retrieval:

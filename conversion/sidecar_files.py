@@ -35,18 +35,8 @@ def folder_of(source: str) -> Path:
     """
     if os.path.exists(transformer_folder(source)):
         return Path(source)
-    folder = download(
-        source,
-        [
-            *SIDECAR_FILES,
-            *TOKENIZER_FILES,
-            "config.json",
-            PYTHON_CONFIG,
-            "gliner_config.json",
-            ADAPTER_CONFIG,
-            EXPORT_MANIFEST,
-        ],
-    )
+    configs = ("config.json", PYTHON_CONFIG, "gliner_config.json", ADAPTER_CONFIG, EXPORT_MANIFEST)
+    folder = download(source, [*SIDECAR_FILES, *TOKENIZER_FILES, *configs])
     if modules := module_folders(folder):
         download(source, [f"{module}/*" for module in modules])
     return folder

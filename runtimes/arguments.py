@@ -8,7 +8,7 @@ from pathlib import Path
 from ..command_line import UsageError
 from ..command_line.options import MODEL, OVERWRITE, option
 from ..command_line.parser import Command
-from .requirements import DTYPES, FORMATS, LAYOUTS, check_dtypes, check_format, check_layout
+from .requirements import DTYPES, FORMATS, LAYOUTS, check_dtypes, check_format, check_layout, is_in_place
 
 
 @dataclass
@@ -44,8 +44,7 @@ def _check(options: ExportArguments) -> None:
         raise UsageError(
             f"--dtypes is only for --format transformers.js and --layout hub, got --format {options.format}."
         )
-    in_place = options.layout is not None and LAYOUTS[options.layout].in_place
-    if in_place and Path(options.output_dir).resolve() != Path(options.model).resolve():
+    if is_in_place(options.layout) and Path(options.output_dir).resolve() != Path(options.model).resolve():
         raise UsageError(
             f"--layout {options.layout} adds files to MODEL, so --output_dir must be {options.model}, got "
             f"{options.output_dir}."

@@ -10,7 +10,7 @@ from ..saving.whole_folders import check_replaceable
 from .arguments import ExportArguments
 from .comparison import ExportCheck
 from .exporting import checked_export
-from .requirements import FORMATS, LAYOUTS
+from .requirements import FORMATS, is_in_place
 
 
 def export(options: ExportArguments) -> ExportCheck:
@@ -21,7 +21,7 @@ def export(options: ExportArguments) -> ExportCheck:
         ValueError: If the checkpoint cannot be exported, or if the outputs differ. Nothing is written then.
     """
     source, may_replace = options.model, (options.overwrite, "--overwrite")
-    if options.layout is None or not LAYOUTS[options.layout].in_place:
+    if not is_in_place(options.layout):
         check_replaceable(Path(options.output_dir), *may_replace, kept=Path(source))
     checkpoint = Source(source)
     model = checkpoint.load(base_model=options.pooled)

@@ -30,7 +30,7 @@ from .exported_extractor import write_head
 from .hub_layout import add_example, added_files, shared_config
 from .javascript_examples import javascript_example
 from .quiet import quiet_exporters
-from .requirements import FORMATS, LAYOUTS, check_format, check_layout
+from .requirements import FORMATS, LAYOUTS, check_format, check_layout, is_in_place
 from .traced_graph import TracedGraph
 from .transformers_js import chosen_dtypes, config_fields, cosine_to, returns_segments, write_graph, write_tokenizer
 
@@ -79,7 +79,7 @@ def export(
     inherited = inherited_card_fields(Path(source)) if source else {}
     check_format(to)
     check_layout(layout, to)
-    if source and Path(source).exists() and not (layout and LAYOUTS[layout].in_place):
+    if source and Path(source).exists() and not is_in_place(layout):
         check_replaceable(Path(folder), replace, "replace=True", kept=Path(source))
     may_replace = (replace, "replace=True")
     with checked_export(model, tokenizer, folder, to, pooled, inherited, may_replace, dtypes, layout) as check:
@@ -111,13 +111,13 @@ def checked_export(
         dtypes: See `export`.
         layout: See `export`.
     """
-    chosen = LAYOUTS[layout] if layout else None
-    in_place = chosen is not None and chosen.in_place
+    in_place = is_in_place(layout)
+    padded = layout is not None and LAYOUTS[layout].padded
     if in_place:
         to = "transformers.js"
     # In place, the tokenizer's own files stay, and few of their classes return segments in JavaScript.
     own_segments = in_place and not returns_segments(Path(folder))
-    graph = TracedGraph(model, tokenizer, to, pooled, chosen is not None and chosen.padded, own_segments)
+    graph = TracedGraph(model, tokenizer, to, pooled, padded, own_segments)
     if FORMATS[to].several_dtypes:
         dtypes = chosen_dtypes(model, dtypes)
     elif dtypes is not None:

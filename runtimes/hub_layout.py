@@ -1,7 +1,7 @@
 """Adds the files for transformers.js to the folder of a model, so that Python and JavaScript load the same folder.
 
-Both read `config.json`, and each needs a model type of its own there. Transformers then reads the file that the field
-`configuration_files` names, which is the model's own configuration. transformers.js does not know that field.
+Both libraries read `config.json`, but need different model types in it: `config.json` gets the one for transformers.js.
+The field `configuration_files`, which only transformers reads, names a second file with the model's own configuration.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
     found = [to for to, each in FORMATS.items() if each.backend == backend]
     if not found:
         raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, FORMATS))}, and is a {backend!r}.")
+    # Folders for transformers.js, which have the same backend as those for ONNX, have no manifest.
     to = found[0]
     check_format(to)
     if FORMATS[to].runs_code and not options.get("trust_remote_code"):

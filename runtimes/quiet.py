@@ -20,18 +20,18 @@ def quiet_exporters() -> Iterator[None]:
     Errors are raised as usual.
     """
     verbosity = transformers_logging.get_verbosity()
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    # ONNX Runtime configures the root logger when its quantizer is imported.
-    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
+    root, hidden = logging.getLogger(), [logging.getLogger(name) for name in _LOGGERS]
+    levels, handlers = {logger: logger.level for logger in (root, *hidden)}, root.handlers[:]
     transformers_logging.set_verbosity_error()
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in hidden:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        # ONNX Runtime configures the root logger when its quantizer is imported.
         root.handlers[:] = handlers
-        for logger, before in ((root, level), *((logging.getLogger(name), levels[name]) for name in levels)):
-            logger.setLevel(before)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -71,6 +71,11 @@ LAYOUTS = {
 }
 
 
+def is_in_place(layout: str | None) -> bool:
+    """Return whether a layout adds files to the folder of the model; None is the layout of the format."""
+    return layout is not None and LAYOUTS[layout].in_place
+
+
 def check_layout(layout: str | None, to: str, names: tuple[str, str] = ("layout", "to")) -> None:
     """Check that a layout exists, and that a format has it.
 
@@ -120,7 +125,7 @@ def check_dtypes(dtypes: Sequence[str], name: str) -> None:
         name: The name of the argument, for the error.
 
     Raises:
-        ValueError: If one does not exist, or there is none.
+        ValueError: If a precision does not exist, or `dtypes` is empty.
     """
     wrong = [each for each in dtypes if each not in DTYPES]
     if wrong or not dtypes:

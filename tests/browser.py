@@ -164,7 +164,10 @@ def logged_by(task: str, model: Any, tokenizer: Any) -> Any:
 
 
 def difference(expected: Any, found: Any) -> float:
-    """Return the largest difference between numbers; infinity if anything else differs. Others' keys are ignored."""
+    """Return the largest difference between numbers; infinity if anything else differs.
+
+    Keys that only `found` has are ignored.
+    """
     if isinstance(expected, dict):
         return max((difference(value, found.get(name)) for name, value in expected.items()), default=0.0)
     if isinstance(expected, list):

@@ -30,14 +30,12 @@ async function inNode() {
   const results = {};
   const { log, warn } = console;
   for (const name of names) {
-    const found = (results[name] = { logged: [], warnings: [], milliseconds: 0 });
+    const found = (results[name] = { logged: [], warnings: [] });
     const file = path.join(programs, name.replace(".mjs", `.${release.replace(/\W/g, "-")}.js`));
     writeFileSync(file, readFileSync(path.join(programs, name), "utf8").replaceAll(`"${NAME}"`, `"${module}"`));
     console.log = (value) => found.logged.push(value);
     console.warn = (...values) => found.warnings.push(values.join(" "));
-    const start = performance.now();
     await import(pathToFileURL(file).href).catch((error) => (found.error = String(error?.stack ?? error)));
-    found.milliseconds = performance.now() - start;
   }
   Object.assign(console, { log, warn });
   return results;
@@ -97,9 +95,8 @@ globalThis.run = async (program) => {
   Object.assign(env.backends.onnx.wasm, { wasmPaths: "${web}", numThreads: 1 });
   const logged = [];
   console.log = (value) => logged.push(value);
-  const start = performance.now();
   const error = await import(program).then(() => undefined, (error) => String(error?.stack ?? error));
-  return { logged, error, milliseconds: performance.now() - start };
+  return { logged, error };
 };
 </script>`;
 }
