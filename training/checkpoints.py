@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..command_line import UsageError
 from ..command_line.quiet import without_warning
 from ..saving.code_bundle import BUNDLE_FILES, OLDER_FILES
+from .freed_memory import freed_memory_kept
 
 MARKER = "complete"
 # The files that `Trainer` and its callbacks write into a checkpoint.
@@ -136,7 +137,8 @@ def train_with_cleanup(trainer: Trainer, checkpoint: str | Path | None) -> None:
     folder = Path(trainer.args.output_dir or "")
     try:
         # The arguments of this run apply, and each command checks those that must not change.
-        with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
+        unwanted = without_warning("transformers.trainer_utils", "Warning: The following arguments do not match")
+        with unwanted, freed_memory_kept():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError, RuntimeError) as error:
         unfinished = remove_incomplete(folder) if trainer.args.should_save else []
