@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from ..bulk.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..command_line.options import DEVICE, DTYPE, check_least, option
+from ..command_line.options import DEVICE, DTYPE, OVERWRITE, check_least, option
 from ..command_line.parser import Command
 from ..data.corpus import TextArguments
 
@@ -45,6 +45,28 @@ class IndexArguments(VectorArguments):
         if self.prompt is None and self.prompt_name is None:
             options["prompt_name"] = "document"
         return EmbeddingArguments(**options, format="lance")
+
+
+@dataclass
+class SiteArguments:
+    """Whether to write a search page as well.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "search page"
+
+    static_site: str | None = option(
+        "Folder to write a search page to, which any web server sends and a browser searches in.",
+        None,
+        metavar="FOLDER",
+    )
+    overwrite: bool = option(f"{OVERWRITE['help']} It applies to --static_site alone: an index is continued.", False)
+
+    def __post_init__(self) -> None:
+        if self.static_site is None and self.overwrite:
+            raise UsageError("--overwrite needs --static_site.")
 
 
 @dataclass
@@ -89,7 +111,7 @@ INDEX = Command(
     "Build a LanceDB index of the texts of a corpus, to search them by meaning and by words.\n"
     "If the command is interrupted, run it again to continue.",
     'minilm --corpus "texts/*.parquet" --text_column text --output_dir texts-index',
-    (ModelArguments, TextArguments, IndexArguments, RowArguments),
+    (ModelArguments, TextArguments, IndexArguments, RowArguments, SiteArguments),
     check=lambda *parsed: check_libraries("index"),
 )
 SEARCH = Command(

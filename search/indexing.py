@@ -15,8 +15,10 @@ from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.source import Source
 from ..data.corpus import TextArguments
-from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, check_libraries
+from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, SiteArguments, check_libraries
 from .layout import Layout, open_table
+from .static_site.indexed_site import load_page_model, write_indexed_site
+from .static_site.site_folder import check_site_folder
 from .vector_search import NEIGHBOURS, VectorSearch, vector_search
 
 
@@ -40,9 +42,13 @@ def index_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, 
     return index(*arguments_of(INDEX, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
 
 
-def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments, rows: RowArguments) -> Layout:
+def index(
+    model: ModelArguments, corpus: TextArguments, options: IndexArguments, rows: RowArguments, site: SiteArguments
+) -> Layout:
     """Run `sequence-encoder index`. See `index_corpus`."""
     check_libraries("index")
+    if site.static_site is not None:
+        check_site_folder(Path(site.static_site), site.overwrite)
     if Path(model.model).is_dir():
         # Searches may start in another folder.
         model.model = str(Path(model.model).resolve())
@@ -62,12 +68,16 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
         raise UsageError(
             f"The vectors of {model.model} do not have length 1, but an index compares cosines; pass --normalize."
         )
+    page_model = None if site.static_site is None else load_page_model(source, kind, model, options)
     rows.columns = list(dict.fromkeys([corpus.text_column, *rows.columns]))
     embed(model, corpus, options.for_vectors(), rows, command="index")
     folder = Path(rows.output_dir)
     with OutputFolder(folder, "index").lock():
         layout = _complete(folder, corpus.text_column, options)
     print(_summary(layout))
+    if site.static_site is not None and page_model is not None:
+        size = write_indexed_site(Path(site.static_site), folder, layout, page_model)
+        print(f"The search page is in {site.static_site}. A browser reads {size / 2**20:.1f} MiB before it searches.")
     return layout
 
 

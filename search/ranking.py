@@ -14,7 +14,7 @@ import numpy as np
 POOL = 100
 # The constant of reciprocal rank fusion, chosen on docstrings. With 60, as in the paper, long lists of weak matches
 # outweigh the best match of one side.
-_SMOOTHING = 5
+SMOOTHING = 5
 # How many times more rows to ask LanceDB for at once, if it has to be asked again.
 GROWTH = 10
 
@@ -88,7 +88,7 @@ def merged(first: Ranking, second: Ranking) -> Ranking:
     """
     rows, places = np.unique(np.concatenate([first.rows, second.rows]), return_inverse=True)
     inverse = np.zeros((2, len(rows)))
-    inverse[0, places[: len(first.rows)]] = 1 / (_SMOOTHING + 1 + np.arange(len(first.rows)))
-    inverse[1, places[len(first.rows) :]] = 1 / (_SMOOTHING + 1 + np.arange(len(second.rows)))
-    counted = np.where(inverse >= 1 / (_SMOOTHING + POOL), inverse, 0).sum(0)
+    inverse[0, places[: len(first.rows)]] = 1 / (SMOOTHING + 1 + np.arange(len(first.rows)))
+    inverse[1, places[len(first.rows) :]] = 1 / (SMOOTHING + 1 + np.arange(len(second.rows)))
+    counted = np.where(inverse >= 1 / (SMOOTHING + POOL), inverse, 0).sum(0)
     return Ranking.sorted(rows, np.where(counted > 0, counted, inverse.max(0)))

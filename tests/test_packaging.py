@@ -44,11 +44,13 @@ def test_every_file_of_the_package_is_built() -> None:
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
     files = [path for folder in folders if folder != ROOT for path in folder.iterdir() if path.is_file()]
     data = {
-        ROOT / folder / name
-        for folder, names in re.findall(r'^"sequence_encoder\.(\w+)" = \[(.+)\]$', PROJECT, re.MULTILINE)
+        path
+        for folder, names in re.findall(r'^"sequence_encoder\.([\w.]+)" = \[(.+)\]$', PROJECT, re.MULTILINE)
         for name in re.findall(r'"(.+?)"', names)
+        for path in ROOT.joinpath(*folder.split(".")).glob(name)
     }
-    assert {path for path in files if path.suffix != ".py"} == data
+    assert {path for path in files if path.suffix != ".py"} == {path for path in data if path.parent in folders}
+    assert {path for folder in folders for path in folder.glob("page/*")} <= data
     assert [name for name in listed("sequence_encoder") if not (ROOT / name).is_file()] == []
 
 

@@ -1,0 +1,97 @@
+"""The folder of a search page: what it may replace, and how its files are written and named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ...saving.staged_files import staged
+from ...saving.whole_folders import check_writable
+
+MANIFEST = "site.json"
+# One ending for all, since some servers treat files that end in .gz as pages to unpack.
+_SUFFIX = ".bin"
+
+
+class SiteFiles:
+    """The data of a page that is being written, in files whose names say what is in them.
+
+    Args:
+        folder: The folder to write into.
+
+    Attributes:
+        names: The names of the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.names: list[str] = []
+
+    def add(self, kind: str, content: bytes) -> str:
+        """Write a file, and return its name.
+
+        Args:
+            kind: The first part of the name.
+            content: The content.
+        """
+        name = f"{kind}-{blake2b(content, digest_size=8).hexdigest()}{_SUFFIX}"
+        (self._folder / name).write_bytes(content)
+        self.names.append(name)
+        return name
+
+    def add_packed(self, kind: str, content: bytes) -> str:
+        """Compress a file, write it, and return its name. See `add`."""
+        return self.add(kind, gzip.compress(content, mtime=0))
+
+    def add_json(self, kind: str, value: Any) -> str:
+        """Write a value as compressed JSON, and return the name of the file. See `add`."""
+        return self.add_packed(kind, json.dumps(value, ensure_ascii=False, default=str).encode())
+
+
+def check_site_folder(folder: Path, replace: bool) -> None:
+    """Check that a page may be written into a folder.
+
+    Args:
+        folder: The folder.
+        replace: Whether the user allows replacing an earlier page.
+
+    Raises:
+        FileExistsError: If the folder has an earlier page that must not be replaced, or anything else.
+        OSError: If it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another --static_site.")
+    check_writable(folder / MANIFEST)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / MANIFEST).is_file():
+        raise FileExistsError(f"{folder} has files, but no search page; choose another --static_site.")
+    if not replace:
+        raise FileExistsError(
+            f"{folder} has a search page; choose another --static_site, or replace it with --overwrite."
+        )
+
+
+@contextmanager
+def site_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write a page into. Its files move into `folder` at the end, unless an exception occurs.
+
+    They replace those of an earlier page. All other files are kept.
+
+    Args:
+        folder: The folder of the page.
+    """
+    is_new = not folder.exists()
+    try:
+        with staged(folder, lambda name, new: name.endswith(_SUFFIX) and name not in new) as written:
+            yield written
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # Others may have written into it.
+                folder.rmdir()
+        raise

@@ -1,0 +1,104 @@
+"""Writes a search page: its code, the texts, their vectors in eight bits, the model of queries and the index of words.
+
+Shapes: N texts, D channels.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ranking import POOL, SMOOTHING
+from .eight_bits import in_eight_bits
+from .page_models import PageModel
+from .site_folder import MANIFEST, SiteFiles, site_folder
+from .words import index_words
+
+# The bytes of a file with texts, before they are compressed. A hit needs a whole file.
+_SHARD_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class SiteText:
+    """A text of a page.
+
+    Attributes:
+        text: The text.
+        fields: What the page shows beside it. `title` is its heading, and `url` the address to which that leads.
+    """
+
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_static_site(
+    folder: Path,
+    texts: Sequence[SiteText],
+    *,
+    title: str,
+    language: str,
+    model: PageModel | None = None,
+    vectors: Iterable[np.ndarray[Any, Any]] = (),
+) -> int:
+    """Write a search page.
+
+    Args:
+        folder: The folder to write. It is complete or as before, even if the function fails.
+        texts: N texts.
+        title: The title of the page.
+        language: The language of the texts.
+        model: The model for the vectors of queries. Without one, the page searches for words alone.
+        vectors: The vectors of the texts, (N, D) in parts; 0 for a text that is only found by its words.
+
+    Returns:
+        The number of bytes that a browser reads before it can search.
+    """
+    with site_folder(folder) as written:
+        files = SiteFiles(written)
+        manifest: dict[str, Any] = {
+            "title": title,
+            "language": language,
+            "rows": len(texts),
+            "fusion": {"pool": POOL, "smoothing": SMOOTHING},
+        }
+        words = index_words((each.text for each in texts), language)
+        manifest["words"] = {
+            "list": files.add_json("words", words.words),
+            "arrays": files.add_packed("postings", words.to_bytes()),
+        }
+        if model is not None:
+            manifest["vectors"] = {"file": files.add("vectors", in_eight_bits(vectors)), "rows": len(texts)}
+            manifest["model"] = model.write(files)
+        at_first = sum((written / name).stat().st_size for name in files.names)
+        manifest["texts"] = _write_texts(files, texts)
+        total = sum((written / name).stat().st_size for name in files.names)
+        manifest |= {"texts_bytes": total - at_first, "files": sorted({*files.names})}
+        (written / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+        for source in (package_files(__package__) / "page").iterdir():
+            code = source.read_text(encoding="utf-8")
+            if source.name == "index.html":
+                code = code.replace("{{title}}", html.escape(title))
+            (written / source.name).write_text(code, encoding="utf-8")
+    return at_first
+
+
+def _write_texts(files: SiteFiles, texts: Sequence[SiteText]) -> dict[str, Any]:
+    """Write the texts in files of similar sizes, and return where each of them starts."""
+    starts, names = [], []
+    shard: list[Any] = []
+    size = 0
+    for row, each in enumerate(texts):
+        shard.append([each.text, each.fields])
+        size += len(each.text) + sum(len(str(value)) for value in each.fields.values())
+        if size >= _SHARD_BYTES or row == len(texts) - 1:
+            starts.append(row + 1 - len(shard))
+            names.append(files.add_json("texts", shard))
+            shard, size = [], 0
+    return {"starts": starts, "files": names}
