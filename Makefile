@@ -67,8 +67,9 @@ exports: install
 	cd $(@D) && npm ci
 	touch $@
 
-# The test suite runs no JavaScript.
+# The test suite runs no JavaScript but that of our own pages.
 browser: install .venv/javascript/installed
+	$(BIN)/python -m pytest tests/test_static_site.py
 	$(BIN)/python tests/browser.py .venv/javascript/node_modules $(CHROMIUM)
 
 # The test suite skips its tests of JAX unless this has installed it.
@@ -92,7 +93,7 @@ bench: install .venv/installed-bench
 # Warnings are errors, and a link that leads nowhere is a warning.
 docs: install .venv/installed-docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
-	@echo "Open docs/_build/index.html."
+	@echo "Read it with: python3 -m http.server --directory docs/_build"
 
 # mypy finds the package, whose root is this folder, under its name through the link.
 style: install

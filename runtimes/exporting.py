@@ -32,7 +32,15 @@ from .javascript_examples import javascript_example
 from .quiet import quiet_exporters
 from .requirements import FORMATS, LAYOUTS, check_format, check_layout, is_in_place
 from .traced_graph import TracedGraph
-from .transformers_js import chosen_dtypes, config_fields, cosine_to, returns_segments, write_graph, write_tokenizer
+from .transformers_js import (
+    chosen_dtypes,
+    config_fields,
+    cosine_to,
+    is_in_eight_bits,
+    returns_segments,
+    write_graph,
+    write_tokenizer,
+)
 
 
 def export(
@@ -182,7 +190,7 @@ def _write_for_transformers_js(
     model, to = graph.model, graph.to
     flat = folder.parent / "float32"
     quantized = None
-    if "q8" in dtypes and dtypes != ("q8",):
+    if "q8" in dtypes and not is_in_eight_bits(model):
         quantized = TracedGraph(
             _quantized(model, tokenizer), tokenizer, to, graph.pooled, graph.padded, graph.own_segments
         )

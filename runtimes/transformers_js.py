@@ -57,16 +57,20 @@ def chosen_dtypes(model: SequenceEncoderPreTrainedModel, dtypes: Sequence[str] |
             f"transformers.js cannot run a {name}. It runs encoders and models for {', '.join(_tasks())}; export it to "
             "onnx instead."
         )
-    eight_bits = any(isinstance(layer, EightBitLinear) for layer in model.modules())
     if dtypes is None:
-        return ("q8",) if eight_bits else DEFAULT_DTYPES
+        return ("q8",) if is_in_eight_bits(model) else DEFAULT_DTYPES
     check_dtypes(dtypes, "dtypes")
-    if eight_bits and set(dtypes) != {"q8"}:
+    if is_in_eight_bits(model) and set(dtypes) != {"q8"}:
         raise ValueError(
             f"dtypes must be q8 for a model in eight bits, got {', '.join(dtypes)}; export the model that it was "
             "quantized from."
         )
     return tuple(each for each in DTYPES if each in dtypes)
+
+
+def is_in_eight_bits(model: SequenceEncoderPreTrainedModel) -> bool:
+    """Return whether a model has been quantized."""
+    return any(isinstance(layer, EightBitLinear) for layer in model.modules())
 
 
 def _tasks() -> list[str]:

@@ -62,11 +62,17 @@ class SiteArguments:
         None,
         metavar="FOLDER",
     )
+    node_modules: str | None = option(
+        "Folder of npm with @huggingface/transformers, whose libraries the page of a model with layers needs.",
+        None,
+        metavar="FOLDER",
+    )
     overwrite: bool = option(f"{OVERWRITE['help']} It applies to --static_site alone: an index is continued.", False)
 
     def __post_init__(self) -> None:
-        if self.static_site is None and self.overwrite:
-            raise UsageError("--overwrite needs --static_site.")
+        for name in ("node_modules", "overwrite"):
+            if self.static_site is None and (value := getattr(self, name)):
+                raise UsageError(f"--{name} needs --static_site, got --{name} {value}.")
 
 
 @dataclass

@@ -68,7 +68,9 @@ def index(
         raise UsageError(
             f"The vectors of {model.model} do not have length 1, but an index compares cosines; pass --normalize."
         )
-    page_model = None if site.static_site is None else load_page_model(source, kind, model, options)
+    page_model = None
+    if site.static_site is not None:
+        page_model = load_page_model(source, kind, model, options, site.node_modules)
     rows.columns = list(dict.fromkeys([corpus.text_column, *rows.columns]))
     embed(model, corpus, options.for_vectors(), rows, command="index")
     folder = Path(rows.output_dir)

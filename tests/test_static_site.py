@@ -19,15 +19,20 @@ import torch
 pytest.importorskip("lancedb", reason="needs the extra search")
 pytest.importorskip("pyarrow", reason="needs the extra search")
 
+from transformers import AutoTokenizer
+
 from sequence_encoder import SequenceEncoderModel, index_corpus, static_encoder
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.search.static_site.words import words_of
 from sequence_encoder.search.static_site.writing import SiteText, write_static_site
+from sequence_encoder.tests.guides import ROOT
 from sequence_encoder.tests.texts import tokenizer_of
 from sequence_encoder.tests.vector_folders import tiny_bert
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PACKAGES = ROOT / ".venv" / "javascript" / "node_modules"
 HTML = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
 LONG = f"{'filler words ' * 300}needle{' more filler' * 300}"
 UNUSUAL = [
@@ -65,10 +70,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a search page."""
     place = tmp_path_factory.mktemp("site")
-    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    options = {"columns": "title,url,year", "static_site": place / "page"}
-    index_corpus(model, place / "rows.jsonl", place / "index", query_prompt="read: ", **options)
+    write_page(model, place)
     return place / "page"
+
+
+def write_page(model: Path, folder: Path, **options: Any) -> None:
+    """Write the page of the rows in `page`."""
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    options |= {"columns": "title,url,year", "query_prompt": "read: ", "static_site": folder / "page"}
+    index_corpus(model, folder / "rows.jsonl", folder / "index", **options)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +184,9 @@ def test_without_a_model_a_page_finds_words(browser: Any, tmp_path: Path) -> Non
         assert page.get_by_role("status").inner_text() == "No text matches."
 
 
-def test_the_page_finds_the_texts_that_python_finds(page: Any, model: Path) -> None:
-    encoder, tokenizer = SequenceEncoderModel.from_pretrained(model), tokenizer_of()
+def compare(page: Any, model: Path, atol: float) -> None:
+    """Compare the cosines of texts in the page and in Python."""
+    encoder, tokenizer = SequenceEncoderModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     texts = [row["text"] or "" for row in ROWS]
     vectors = encoder.encode(texts, tokenizer)
     program = """async (queries) => {
@@ -192,7 +203,25 @@ def test_the_page_finds_the_texts_that_python_finds(page: Any, model: Path) -> N
     # A text without words has no vector in an index.
     has_vector = np.array([bool(text) for text in texts])
     assert (scores[:, ~has_vector] == -1).all()
-    np.testing.assert_allclose(scores[:, has_vector], expected[:, has_vector], atol=0.01)
+    np.testing.assert_allclose(scores[:, has_vector], expected[:, has_vector], atol=atol)
+
+
+def test_the_page_finds_the_texts_that_python_finds(page: Any, model: Path) -> None:
+    compare(page, model, atol=0.01)
+
+
+@pytest.mark.skipif(not PACKAGES.is_dir(), reason="needs packages of npm, which `make browser` installs")
+def test_the_page_runs_a_model_with_layers(browser: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SequenceEncoderModel(tiny_bert(tokenizer_of(), max_position_embeddings=64)).eval()
+    model.embedding_recipe = EmbeddingRecipe(after=(Normalize(),))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer_of().save_pretrained(tmp_path / "model")
+    write_page(tmp_path / "model", tmp_path, node_modules=PACKAGES)
+    with opened(browser, tmp_path / "page") as page:
+        page.get_by_text("searched by meaning and by words").wait_for()
+        compare(page, tmp_path / "model", atol=0.1)
+        assert found(page, "needle")[0].startswith("/long")
 
 
 def test_the_page_and_python_find_the_same_words(page: Any) -> None:
@@ -260,7 +289,7 @@ def test_models_that_a_page_cannot_run_are_refused(tmp_path: Path) -> None:
         write("bytes")
     SequenceEncoderModel(tiny_bert(tokenizer_of())).save_pretrained(tmp_path / "layers")
     tokenizer_of().save_pretrained(tmp_path / "layers")
-    with pytest.raises(UsageError, match="has layers"):
+    with pytest.raises(UsageError, match="has layers, so the page needs libraries"):
         write("layers")
     assert not (tmp_path / "index").exists()
     assert not (tmp_path / "page").exists()

@@ -129,6 +129,16 @@ def test_transformers_js_finds_what_it_reads_beside_the_weights(shared: tuple[An
     assert "# Mine" in card
 
 
+def test_eight_bits_alone_are_eight_bits(tiny_config: Build, randomize: Build, tmp_path: Path) -> None:
+    import onnx
+
+    model = build(tiny_config, randomize, SequenceEncoderModel)
+    export(model, tokenizer_of(), tmp_path / "model", "transformers.js", dtypes=["q8"])
+    assert [path.name for path in (tmp_path / "model" / "onnx").iterdir()] == ["model_quantized.onnx"]
+    graph = onnx.load(tmp_path / "model" / "onnx" / "model_quantized.onnx").graph
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}
+
+
 def test_graphs_are_only_replaced_on_request_and_go_with_the_model(
     shared: tuple[Any, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

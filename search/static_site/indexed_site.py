@@ -19,7 +19,7 @@ from ...command_line.progress import Progress
 from ...conversion.source import Source
 from ..arguments import IndexArguments
 from ..layout import Layout, open_table
-from .page_models import PageModel, StaticPageModel
+from .page_models import GraphPageModel, PageModel, StaticPageModel
 from .writing import SiteText, write_static_site
 
 _TITLE = "Search"
@@ -27,7 +27,9 @@ _TITLE = "Search"
 _ROWS = 4096
 
 
-def load_page_model(source: Source, kind: Any, model: ModelArguments, options: IndexArguments) -> PageModel:
+def load_page_model(
+    source: Source, kind: Any, model: ModelArguments, options: IndexArguments, packages: str | None
+) -> PageModel:
     """Load a model, and check that a page can compute the vectors of queries with it.
 
     Args:
@@ -35,6 +37,7 @@ def load_page_model(source: Source, kind: Any, model: ModelArguments, options: I
         kind: The class for its vectors; None for one dense vector for a text.
         model: How it reads texts.
         options: How texts become vectors.
+        packages: The folder with the libraries of the page, if it needs any.
 
     Raises:
         UsageError: If the page cannot.
@@ -44,8 +47,6 @@ def load_page_model(source: Source, kind: Any, model: ModelArguments, options: I
         what = "is exported" if source.is_exported else f"has {' and '.join(kind.kinds)} vectors"
         raise UsageError(f"--static_site needs a model with one dense vector for a text, but {source.name} {what}.")
     encoder, tokenizer, _ = load_encoder(source, "cpu", "float32")
-    if not encoder.config.is_static:
-        raise UsageError(f"--static_site needs a static model, but {source.name} has layers.")
     named = {"prompt_name": "query"} if options.query_prompt is None else {"prompt": options.query_prompt}
     prepared = encoder.prepare_encoding(
         tokenizer,
@@ -55,7 +56,9 @@ def load_page_model(source: Source, kind: Any, model: ModelArguments, options: I
         truncate_dim=options.truncate_dim,
         **named,
     )
-    return StaticPageModel(prepared, source.name)
+    if encoder.config.is_static:
+        return StaticPageModel(prepared, source.name)
+    return GraphPageModel(prepared, source.name, packages)
 
 
 def write_indexed_site(folder: Path, index: Path, layout: Layout, model: PageModel) -> int:

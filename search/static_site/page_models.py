@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +13,20 @@ import torch
 from ...command_line import UsageError
 from ...modeling.text_encoding.embedding_recipe import Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
+from ...runtimes.exporting import export
+from ...runtimes.requirements import DTYPES, check_format
+from ...saving.model_files import GRAPHS
 from .eight_bits import in_eight_bits
 from .site_folder import SiteFiles
 from .wordpiece import wordpiece_fields
+
+_DTYPE = "q8"
+# The files of npm packages that the page of a graph needs, and the names that it imports them by.
+_SCRIPTS = {
+    "onnxruntime.mjs": "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
+    "tokenizers.mjs": "@huggingface/tokenizers/dist/tokenizers.min.mjs",
+}
+_RUNTIME = "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
 
 
 class PageModel(Protocol):
@@ -63,3 +76,56 @@ class StaticPageModel:
         # The direction of a sum does not depend on how many tokens are 0.
         table[list(encoder.config.unweighted_token_ids or [])] = 0
         return table[:, : self._prepared.kept_channels].numpy()
+
+
+class GraphPageModel:
+    """A model with layers in eight bits, which ONNX Runtime computes in the page.
+
+    Args:
+        prepared: How an encoder reads queries.
+        name: The name of the model, for errors.
+        packages: The folder `node_modules` of npm with the libraries of the page.
+
+    Raises:
+        UsageError: If a package is missing, or the page cannot pool as the model.
+        MissingLibraryError: If a library for exports is missing or too old.
+    """
+
+    def __init__(self, prepared: PreparedEncoding, name: str, packages: str | None) -> None:
+        if packages is None:
+            raise UsageError(
+                f"{name} has layers, so the page needs libraries from npm: run `npm install @huggingface/transformers` "
+                "and pass --node_modules node_modules, or use a static model."
+            )
+        self._packages = Path(packages)
+        if missing := [file for file in (*_SCRIPTS.values(), _RUNTIME) if not (self._packages / file).is_file()]:
+            raise UsageError(
+                f"--node_modules {packages} has no {missing[0]}; run `npm install @huggingface/transformers` beside it."
+            )
+        check_format("transformers.js")
+        if prepared.skipped:
+            raise UsageError(f"{name} does not pool the tokens of prompts, which a search page cannot leave out.")
+        self._prepared = prepared
+
+    def write(self, files: SiteFiles) -> dict[str, Any]:
+        """See `PageModel.write`."""
+        encoder = self._prepared.encoder
+        encoder.embedding_recipe = self._prepared.recipe
+        for name, source in _SCRIPTS.items():
+            files.copy_script(self._packages / source, name)
+        files.runs_wasm = True
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, "graph")
+            export(encoder, self._prepared.tokenizer, folder, "transformers.js", dtypes=[_DTYPE])
+            settings = (folder / name for name in ("tokenizer.json", "tokenizer_config.json"))
+            tokenizer = [json.loads(file.read_text(encoding="utf-8")) for file in settings]
+            graph = (folder / GRAPHS / f"model{DTYPES[_DTYPE].suffix}.onnx").read_bytes()
+        return {
+            "kind": "graph",
+            "graph": files.add_packed("model", graph),
+            "runtime": files.add_packed("runtime", (self._packages / _RUNTIME).read_bytes()),
+            "tokenizer": files.add_json("tokenizer", tokenizer),
+            "prompt": self._prepared.prompt,
+            "max_length": self._prepared.max_length,
+            "channels": self._prepared.kept_channels,
+        }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -15,7 +16,7 @@ from ...saving.whole_folders import check_writable
 
 MANIFEST = "site.json"
 # One ending for all, since some servers treat files that end in .gz as pages to unpack.
-_SUFFIX = ".bin"
+SUFFIX = ".bin"
 
 
 class SiteFiles:
@@ -26,11 +27,22 @@ class SiteFiles:
 
     Attributes:
         names: The names of the files.
+        runs_wasm: Whether the page runs WebAssembly, which its policy must allow.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.names: list[str] = []
+        self.runs_wasm = False
+
+    def copy_script(self, source: Path, name: str) -> None:
+        """Copy a library that the page imports.
+
+        Args:
+            source: Its file.
+            name: The name of the copy.
+        """
+        shutil.copyfile(source, self._folder / name)
 
     def add(self, kind: str, content: bytes) -> str:
         """Write a file, and return its name.
@@ -39,7 +51,7 @@ class SiteFiles:
             kind: The first part of the name.
             content: The content.
         """
-        name = f"{kind}-{blake2b(content, digest_size=8).hexdigest()}{_SUFFIX}"
+        name = f"{kind}-{blake2b(content, digest_size=8).hexdigest()}{SUFFIX}"
         (self._folder / name).write_bytes(content)
         self.names.append(name)
         return name
@@ -88,7 +100,7 @@ def site_folder(folder: Path) -> Iterator[Path]:
     """
     is_new = not folder.exists()
     try:
-        with staged(folder, lambda name, new: name.endswith(_SUFFIX) and name not in new) as written:
+        with staged(folder, lambda name, new: name.endswith(SUFFIX) and name not in new) as written:
             yield written
     except BaseException:
         if is_new:

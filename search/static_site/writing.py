@@ -18,11 +18,13 @@ import numpy as np
 from ..ranking import POOL, SMOOTHING
 from .eight_bits import in_eight_bits
 from .page_models import PageModel
-from .site_folder import MANIFEST, SiteFiles, site_folder
+from .site_folder import MANIFEST, SUFFIX, SiteFiles, site_folder
 from .words import index_words
 
 # The bytes of a file with texts, before they are compressed. A hit needs a whole file.
 _SHARD_BYTES = 2**16
+# The files with places for values in double braces.
+_PAGE, _WORKER = "index.html", "service-worker.js"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def write_static_site(
             "rows": len(texts),
             "fusion": {"pool": POOL, "smoothing": SMOOTHING},
         }
-        words = index_words((each.text for each in texts), language)
+        words = index_words((f"{each.fields.get('title') or ''} {each.text}" for each in texts), language)
         manifest["words"] = {
             "list": files.add_json("words", words.words),
             "arrays": files.add_packed("postings", words.to_bytes()),
@@ -81,12 +83,25 @@ def write_static_site(
         total = sum((written / name).stat().st_size for name in files.names)
         manifest |= {"texts_bytes": total - at_first, "files": sorted({*files.names})}
         (written / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
-        for source in (package_files(__package__) / "page").iterdir():
-            code = source.read_text(encoding="utf-8")
-            if source.name == "index.html":
-                code = code.replace("{{title}}", html.escape(title))
-            (written / source.name).write_text(code, encoding="utf-8")
+        _write_code(written, title, files.runs_wasm)
     return at_first
+
+
+def _write_code(folder: Path, title: str, runs_wasm: bool) -> None:
+    """Write the code of the page into its folder, which has all other files."""
+    sources = {source.name: source for source in (package_files(__package__) / "page").iterdir()}
+    shell = {path.name for path in folder.iterdir() if path.suffix != SUFFIX} | sources.keys()
+    values = {
+        "title": html.escape(title),
+        "scripts": "'self' 'wasm-unsafe-eval'" if runs_wasm else "'self'",
+        "shell": json.dumps(sorted(shell - {_PAGE, _WORKER})),
+    }
+    for name, source in sources.items():
+        code = source.read_text(encoding="utf-8")
+        if name in (_PAGE, _WORKER):
+            for field_name, value in values.items():
+                code = code.replace(f"{{{{{field_name}}}}}", value)
+        (folder / name).write_text(code, encoding="utf-8")
 
 
 def _write_texts(files: SiteFiles, texts: Sequence[SiteText]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ function excerpt(text, marks) {
   const end = start + SHOWN;
   // A character outside the basic plane takes two places, and half of it is none.
   const part = text.slice(start, end).replace(/[\ud800-\udbff]$/, "");
-  return `${start ? "… " : ""}${part.trim()}${end < text.length ? " …" : ""}`;
+  return `${start ? "… " : ""}${part.replace(/\s+/g, " ").trim()}${end < text.length ? " …" : ""}`;
 }
 
 function hit([text, fields], marks) {

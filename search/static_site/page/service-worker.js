@@ -1,8 +1,6 @@
 // Sends the page when there is no network. The page itself keeps its data; see files.js.
 
-const SHELL = [
-  "./", "files.js", "icon.svg", "page.js", "search.js", "site.json", "style.css", "vectors.js", "wordpiece.js", "words.js",
-];
+const SHELL = ["./", ...{{shell}}];
 const CACHE = `search ${new URL(".", location.href).pathname}`;
 
 self.addEventListener("install", (event) => {

@@ -53,7 +53,10 @@ class StaticModel {
   }
 }
 
-const MODELS = { static: async (fields) => StaticModel.read(fields) };
+const MODELS = {
+  static: (fields) => StaticModel.read(fields),
+  graph: async (fields) => (await import("./graph-model.js")).GraphModel.read(fields),
+};
 
 export class Vectors {
   static async read({ vectors, model }) {
