@@ -17,6 +17,7 @@ from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTr
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.training.checkpoints import CompleteCheckpointsCallback
 from sequence_encoder.training.pretraining.run import parse
 
 
@@ -194,3 +195,27 @@ def test_very_long_words_and_texts_are_trained_on(tmp_path: Path) -> None:
     trainer = run_here(file, tmp_path / "out", max_steps=2)
     assert trainer.train_dataset.tokens > 200_000
     assert trainer.train_dataset.fullness > 0.97
+
+
+def test_seconds_set_the_number_of_steps(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"max_steps": None, "seconds": 1, "num_train_epochs": 50, "eval_documents": 4}
+    steps = run_here(corpus, tmp_path / "timed", **options, ema_decay=0.9).state.max_steps
+    assert steps >= 10
+    run_here(corpus, tmp_path / "counted", max_steps=steps, eval_documents=4, ema_decay=0.9)
+    assert (tmp_path / "timed/model.safetensors").read_bytes() == (tmp_path / "counted/model.safetensors").read_bytes()
+    assert "within 1 seconds" in capsys.readouterr().out
+
+    saved = CompleteCheckpointsCallback.on_save
+
+    def stop(*given: Any, **kwargs: Any) -> None:
+        saved(*given, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CompleteCheckpointsCallback, "on_save", stop)
+        with pytest.raises(KeyboardInterrupt, match="--resume"):
+            run_here(corpus, tmp_path / "stopped", **options)
+    planned = json.loads((tmp_path / "stopped/_pretraining/budget.json").read_text())["steps"]
+    assert run_here(corpus, tmp_path / "stopped", **options, resume=True).state.max_steps == planned

@@ -8,37 +8,19 @@ import time
 from typing import Any, cast
 
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback
 
-from ...command_line.console import show_table
 from ...saving.whole_folders import write_atomically
-from ..checkpoints import train_with_cleanup
-from .cross_validation import LEAST_TO_CHOOSE, silent
+from ..trials import seconds_of_step, trial_arguments
+from .cross_validation import LEAST_TO_CHOOSE
 from .plan import plan_for
 from .report import Results
 from .run import Adaptation
 
-# The first step is not timed, because it allocates memory. Fewer than the least number of steps teach nothing.
-TRIAL_STEPS, _LEAST_STEPS = 5, 10
+# Fewer steps teach nothing.
+_LEAST_STEPS = 10
 # The rest is for what is not measured, such as saving.
 _USED = 0.9
 _FILE = "budget.json"
-
-
-class StepTimes(TrainerCallback):
-    """A callback that records when each step ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record the time."""
-        self.ends.append(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        """The seconds of a step."""
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
 
 
 def keep_to_budget(run: Adaptation, setup: Any, results: Results, started: float) -> None:
@@ -92,13 +74,11 @@ def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
 
 def _measured(run: Adaptation, setup: Any) -> tuple[float, float]:
     """Return the seconds of a training step, and those of an evaluation."""
-    args = silent(run.args, run.scratch / "trial")
-    args.max_steps, args.warmup_steps, args.disable_tqdm = TRIAL_STEPS, 0, True
-    trainer, times = setup.trainer(args), StepTimes()
-    show_table(trainer, ("loss",))
-    trainer.add_callback(times)
-    train_with_cleanup(trainer, None)
+    args = trial_arguments(run.args, run.scratch / "trial")
+    args.keep_best = False
+    trainer = setup.trainer(args)
+    step = seconds_of_step(trainer)
     before = time.perf_counter()
     if not setup.folds:
         setup.judge(trainer, "validation")
-    return times.seconds, time.perf_counter() - before
+    return step, time.perf_counter() - before

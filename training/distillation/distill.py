@@ -23,7 +23,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from transformers import set_seed
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy
 
 from ...bulk.arguments import PathOrName, RowArguments, arguments_of
 from ...bulk.run import Run
@@ -32,12 +32,12 @@ from ...command_line.console import show_table
 from ...command_line.counts import counted
 from ...data.token_batches import TokenBudgetCollator, TokenBudgetDataset
 from ...saving.whole_folders import atomic_folder, check_replaceable, write_atomically
-from ..adaptation.budget import TRIAL_STEPS, StepTimes
 from ..adaptation.callbacks import callbacks_of
 from ..adaptation.scratch import digest_of, has_progress, record_settings, scratch_of, settings_of
 from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_with_cleanup
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
+from ..trials import seconds_of_step, trial_arguments
 from .arguments import DISTILL
 from .labelled import LabelledTexts, read_labelled
 from .narrowing import varied_channels
@@ -272,22 +272,17 @@ def _affordable_steps(run: Distillation, trainer: Any, batches: int, started: fl
     most = math.ceil(args.num_train_epochs * batches)
     if not args.seconds:
         return most
-    trial = copy.deepcopy(args)
-    trial.output_dir, trial.max_steps, trial.warmup_steps = str(run.scratch / "trial"), TRIAL_STEPS, 0
-    trial.eval_strategy, trial.early_stopping_patience = IntervalStrategy.NO, None
-    trial.save_strategy, trial.logging_strategy, trial.disable_tqdm = SaveStrategy.NO, IntervalStrategy.NO, True
-    trial.report_to = []
-    measured, times = trainer(trial), StepTimes()
-    show_table(measured, ("loss",))
-    measured.add_callback(times)
-    train_with_cleanup(measured, None)
+    trial = trial_arguments(args, run.scratch / "trial")
+    trial.early_stopping_patience = None
+    measured = trainer(trial)
+    step = seconds_of_step(measured)
     before = time.perf_counter()
     measured.evaluate()
     evaluation = time.perf_counter() - before
     share = args.eval_steps or 0.2
     evaluations = 2 + (1 / share if share < 1 else most / share)
     left = _PLANNED * args.seconds - (time.perf_counter() - started) - evaluations * evaluation
-    steps = max(_LEAST_STEPS, math.floor(left / times.seconds))
+    steps = max(_LEAST_STEPS, math.floor(left / step))
     if steps < most:
         print(f"There is time for {steps / batches:.2g} epochs within {args.seconds:g} seconds.")
     return min(steps, most)

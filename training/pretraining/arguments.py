@@ -13,7 +13,7 @@ from typing import Any
 
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
-from ...command_line.options import OVERWRITE, REPORT_TO, SEED, TRUE_OR_FALSE, option
+from ...command_line.options import OVERWRITE, REPORT_TO, SECONDS, SEED, TRUE_OR_FALSE, option
 from ...command_line.parser import Command, check_used
 from ...data.corpus import CorpusArguments
 from .objective_arguments import OBJECTIVES, Objectives
@@ -42,6 +42,7 @@ _NEW_TOKENIZER_OPTIONS = ("vocab_size", "algorithm", "lowercase")
 _NOT_USED_WITH = (
     *((name, "model") for name in ("preset", "size", *_NEW_TOKENIZER_OPTIONS)),
     *((name, "tokenizer") for name in _NEW_TOKENIZER_OPTIONS),
+    ("seconds", "max_steps"),
 )
 
 # Five special tokens, and either one character in WordPiece's two forms or all bytes.
@@ -180,7 +181,8 @@ class PretrainingOptions:
     ema_decay: float | None = option("Save an exponential moving average of the weights with this decay.", None)
     per_device_train_batch_size: int = option("Training batch size per device, in packs.", 1)
     per_device_eval_batch_size: int = option("Evaluation batch size per device.", 32)
-    num_train_epochs: float = option("Number of epochs.", 10.0)
+    seconds: float | None = option(default=None, **SECONDS)
+    num_train_epochs: float = option("Number of epochs, or the largest number with --seconds.", 10.0)
     learning_rate: float = option("Peak learning rate.", 5e-3)
     weight_decay: float = option("Weight decay; norms and biases are exempt.", 0.01)
     adam_beta2: float = option("Second beta of AdamW.", 0.98)

@@ -6,6 +6,7 @@ _pretraining/     what an interrupted run needs to resume (`Trainer` pushes noth
   settings.json   what must not change when the run is resumed
   arguments.json  the command line, which also applies when the run is resumed
   windows.json    the number of windows and tokens, and a digest, which must not change when the run is resumed
+  budget.json     the number of steps that `--seconds` leaves time for
   tokenizer/      and other results of the preparation
 trainer_state.json  written after the model, and so marks a finished run
 """
@@ -39,6 +40,7 @@ from ..checkpoints import (
 )
 from ..interruptions import LOCK, acquire_lock, check_unchanged
 from .arguments import SAVED_ARGUMENTS, serialize_arguments
+from .budget import BUDGET, TRIAL
 from .run import Pretraining
 from .trainer import packs_per_step
 
@@ -52,6 +54,8 @@ _PREPARED = (
     "encoder",
     "undivided",
     "stream.jsonl",
+    BUDGET,
+    TRIAL,
     "documentation*.jsonl",
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from typing import Any, cast
 
 from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
@@ -25,6 +26,7 @@ from ..encoders import save_as_sequence_encoder
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
+from .budget import keep_to_seconds
 from .diffusion_bound import BoundWindows
 from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
 from .new_model import load_converted_model, make_tokenizer, new_model
@@ -51,12 +53,14 @@ def pretrain(run: Pretraining) -> HubTrainer:
         UsageError: If arguments contradict each other or an interrupted run, texts cannot be read, the loss becomes NaN
             or infinite, or the disk is full.
     """
+    started = time.perf_counter()
     check_folder(run)
     stop = GracefulStop()
     try:
         with run_lock(run), stop.watch():
-            trainer = prepare(run)
+            trainer = prepare(run, started)
             planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
+            announce(run, trainer.train_dataset, planned)
             if run.args.resume and finished_steps(run) >= planned:
                 load_finished(run, trainer)
                 return trainer
@@ -70,8 +74,8 @@ def pretrain(run: Pretraining) -> HubTrainer:
     return trainer
 
 
-def prepare(run: Pretraining) -> HubTrainer:
-    """Read and tokenise the texts, and build the trainer.
+def prepare(run: Pretraining, started: float) -> HubTrainer:
+    """Read and tokenise the texts, and build the trainer of a run that `started` at this `time.perf_counter`.
 
     Raises:
         UsageError: If arguments contradict each other, or texts cannot be read.
@@ -79,6 +83,8 @@ def prepare(run: Pretraining) -> HubTrainer:
     model, corpus, args = run.model, run.corpus, run.args
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps, because the length of a stream is unknown.")
+    if args.seconds and tensor_parallel_size() > 1:
+        raise UsageError("--seconds does not support tensor parallelism; set --max_steps.")
     if corpus.streaming and args.dataloader_num_workers > 1:
         raise UsageError(
             f"--dataloader_num_workers must be 0 or 1 with --streaming, got {args.dataloader_num_workers}, because "
@@ -107,13 +113,31 @@ def prepare(run: Pretraining) -> HubTrainer:
         train = prepare_packs(run, train_texts, tokenizer)
     if tensor_parallel_size() > 1:
         encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
+
+    def trainer_of(own: Pretraining, model: Any) -> HubTrainer:
+        return make_trainer(own, model, tokenizer, collator, train, held_out)
+
     try:
-        return make_trainer(run, encoder, tokenizer, collator, train, held_out)
+        if args.seconds and args.max_steps <= 0:
+            keep_to_seconds(
+                run, cast(PackedWindows, train), lambda own: trainer_of(own, copy.deepcopy(encoder)), started
+            )
+        return trainer_of(run, encoder)
     # With --push_to_hub, `Trainer` creates the repository. The other errors are arguments that it does not support.
     except HUB_ERRORS as error:
         raise UsageError(f"--push_to_hub: the repository could not be created: {error}") from error
     except (ValueError, ImportError) as error:
         raise UsageError(error) from error
+
+
+def announce(run: Pretraining, train: Any, steps: int) -> None:
+    """Print what the run trains on, unless it is a stream, whose length is unknown."""
+    if run.args.process_index == 0 and isinstance(train, PackedWindows):
+        print(
+            f"{counted(len(train.windows), 'window')}, {counted(train.tokens, 'token')}, in "
+            f"{counted(train.count, 'pack that is', 'packs that are')} {train.fullness:.1%} full; "
+            f"{counted(steps, 'step')} of {counted(packs_per_step(run.args), 'pack')}."
+        )
 
 
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import SchedulerType, TrainingArguments
 
 from ...command_line import UsageError
+from ...command_line.options import check_least
 from ...data.corpus import CorpusArguments
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import PRETRAIN, SCRATCH, ModelArguments, PretrainingOptions, with_saved_arguments
@@ -23,6 +24,7 @@ class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: igno
     """
 
     def __post_init__(self) -> None:
+        check_least(self, seconds=1)
         check_fixed(
             self,
             remove_unused_columns=False,

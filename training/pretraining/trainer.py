@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import SchedulerType
 
 from ...command_line.console import show_table
-from ...command_line.counts import counted
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ..checkpoints import (
@@ -57,15 +56,8 @@ def make_trainer(
     args = run.args
     per_step = packs_per_step(args)
     steps = args.max_steps
-    if isinstance(train, PackedWindows):
-        if steps <= 0:
-            steps = math.ceil(args.num_train_epochs * len(train) / per_step)
-        if args.process_index == 0:
-            print(
-                f"{counted(len(train.windows), 'window')}, {counted(train.tokens, 'token')}, in "
-                f"{counted(train.count, 'pack that is', 'packs that are')} {train.fullness:.1%} full; "
-                f"{counted(steps, 'step')} of {counted(per_step, 'pack')}."
-            )
+    if isinstance(train, PackedWindows) and steps <= 0:
+        steps = math.ceil(args.num_train_epochs * len(train) / per_step)
     train.plan(steps * per_step)
     checkpoint = last_complete_checkpoint(run.output) if args.resume else None
     if isinstance(train, PackedStream):

@@ -1,0 +1,81 @@
+"""Shortens a pretraining run so that the command takes about as many seconds as the user allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, set_seed
+
+from ...data.packs import PackedWindows
+from ...saving.whole_folders import write_atomically
+from ..trials import seconds_of_step, trial_arguments
+from .run import Pretraining
+from .trainer import packs_per_step
+
+BUDGET, TRIAL = "budget.json", "trial"
+# Fewer steps teach nothing.
+_LEAST_STEPS = 10
+# The rest is for what is not measured, such as saving.
+_USED = 0.95
+
+
+def keep_to_seconds(
+    run: Pretraining, train: PackedWindows, trainer_of: Callable[[Pretraining], Trainer], started: float
+) -> None:
+    """Set the number of steps to what `--seconds` leaves time for, but no more than those of `--num_train_epochs`.
+
+    A resumed run keeps its number of steps, because its schedule and its checkpoints belong to it.
+
+    Args:
+        run: The run, whose `max_steps` is set.
+        train: What it trains on.
+        trainer_of: Builds a trainer with a copy of the model.
+        started: When the run started, by `time.perf_counter`.
+    """
+    args, file = run.args, run.scratch / BUDGET
+    # Every process must train for the same number of steps.
+    kept = broadcast_object_list([json.loads(file.read_text(encoding="utf-8")) if file.exists() else None])[0]
+    if kept is None:
+        kept = broadcast_object_list([{"steps": _affordable_steps(run, train, trainer_of, started)}])[0]
+        if args.should_save:
+            write_atomically(file, [json.dumps(kept)])
+    args.max_steps = kept["steps"]
+
+
+def _affordable_steps(
+    run: Pretraining, train: PackedWindows, trainer_of: Callable[[Pretraining], Trainer], started: float
+) -> int:
+    args = run.args
+    trial = trial_arguments(args, run.scratch / TRIAL)
+    trial.resume = trial.push_to_hub = trial.load_best_model_at_end = False
+    trial.ema_decay = None
+    trainer = trainer_of(dataclasses.replace(run, args=trial))
+    step = seconds_of_step(trainer)
+    # The trial must not change what the run draws.
+    set_seed(args.seed)
+    most, evaluations, evaluation = math.ceil(args.num_train_epochs * len(train) / packs_per_step(args)), 0.0, 0.0
+    if trainer.eval_dataset is not None:
+        before = time.perf_counter()
+        trainer.evaluate()
+        evaluation = time.perf_counter() - before
+        # The last one is after the training.
+        evaluations = 1 + _evaluations(args, most)
+    left = _USED * cast(float, args.seconds) - (time.perf_counter() - started) - evaluations * evaluation
+    steps = max(_LEAST_STEPS, math.floor(left / step))
+    if steps < most and args.process_index == 0:
+        print(f"There is time for {steps:,} of {most:,} steps within {args.seconds:g} seconds.")
+    return min(steps, most)
+
+
+def _evaluations(args: Any, steps: int) -> float:
+    """Return the number of evaluations during a training of some steps."""
+    if args.eval_strategy == "epoch":
+        return float(args.num_train_epochs)
+    every = args.eval_steps or args.logging_steps
+    return 1 / every if every < 1 else steps / every
