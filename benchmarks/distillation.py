@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -73,8 +74,8 @@ CELLS = {
 }
 
 
-def run(name: str, texts: Path, folder: Path, seconds: float) -> float:
-    """Make the student of a cell in a folder, and return how long that took."""
+def run(name: str, texts: Path, folder: Path, seconds: float) -> dict[str, float]:
+    """Make the student of a cell in a folder, and return the seconds, and those of the processor, that it took."""
     cell = CELLS[name]
     teacher = str(cell.teacher())
     if cell.is_peer:
@@ -85,10 +86,12 @@ def run(name: str, texts: Path, folder: Path, seconds: float) -> float:
         command = [sys.executable, "-m", "sequence_encoder", "distill", teacher, "--output_dir", str(folder)]
         command += [*cell.command, *([] if "--without_texts" in cell.command else ["--corpus", str(texts)])]
         command = [part for part in command if part != "--without_texts"]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     subprocess.run([*command, "--seconds", str(seconds)], check=True, env=environment)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": time.perf_counter() - started, "cpu_seconds": used}
 
 
 def encoder_of(folder: Path, threads: int) -> Callable[[Sequence[str]], np.ndarray]:
@@ -146,8 +149,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             texts, student = Path(scratch, "texts.jsonl"), Path(scratch, "student")
             texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences), encoding="utf-8")
-            seconds = run(name, texts, student, options.seconds)
-            results[name] = {"cell": name, "seconds": seconds, **measure(name, sentences, student)}
+            took = run(name, texts, student, options.seconds)
+            results[name] = {"cell": name, **took, **measure(name, sentences, student)}
         with options.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(results[name]) + "\n")
     print_table(results)
