@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain, islice
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -27,6 +27,9 @@ _DOCUMENTS = 100
 # A sentence ends after a full stop, question mark or exclamation mark followed by a space, at an empty line, and before
 # a list item.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())")
+
+# The tokens or the characters of a sentence.
+Sentence = TypeVar("Sentence", np.ndarray, str)
 
 
 class Window(TypedDict):
@@ -70,7 +73,7 @@ def segment_windows(
         )
     for lot in _groups_of_texts(map(sentences, texts)):
         for sentence_ids in _tokenized(lot, tokenizer):
-            for window in _runs(sentence_ids, room):
+            for window in runs(sentence_ids, room):
                 cut = _middle(window) if pairs else 0
                 ids = np.concatenate(window)
                 yield {"input_ids": ids, "cut": cut, "length": len(ids) + (3 if cut else 2)}
@@ -106,16 +109,16 @@ def _tokenized(lot: list[list[str]], tokenizer: PreTrainedTokenizerBase) -> Iter
         yield list(islice(ids, len(parts)))
 
 
-def _runs(sentence_ids: list[np.ndarray], room: int) -> Iterator[list[np.ndarray]]:
-    """Yield the sentences of one text in runs of at most `room` tokens."""
-    run: list[np.ndarray] = []
+def runs(parts: list[Sentence], room: int) -> Iterator[list[Sentence]]:
+    """Yield the sentences of a text in runs of at most `room` tokens or characters. Longer ones are cut."""
+    run: list[Sentence] = []
     length = 0
-    for ids in (part[i : i + room] for part in sentence_ids for i in range(0, len(part), room)):
-        if run and length + len(ids) > room:
+    for part in (sentence[i : i + room] for sentence in parts for i in range(0, len(sentence), room)):
+        if run and length + len(part) > room:
             yield run
             run, length = [], 0
-        run.append(ids)
-        length += len(ids)
+        run.append(part)
+        length += len(part)
     if run:
         yield run
 

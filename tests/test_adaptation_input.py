@@ -58,7 +58,7 @@ COLUMNS = [
     ("qa", "context", "text_pair_column"),
     ("qa", "answers", "label_column"),
     ("multiple-choice", "choices", "choice_columns"),
-    ("embedding", "text_pair", "text_pair_column"),
+    ("ranking", "text_pair", "text_pair_column"),
     ("ranking", "label", "label_column"),
 ]
 

@@ -14,7 +14,7 @@ import pytest
 from transformers import Trainer
 
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples
+from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples, write_rows
 from sequence_encoder.tests.comparisons import assert_same_weights
 from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
@@ -88,6 +88,20 @@ def test_a_run_resumes_to_the_same_model(
         run(task, encoder, tmp_path / "halves", **options)
     assert not (tmp_path / "halves").exists()
     run(task, encoder, tmp_path / "halves", **options, resume=True)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+
+
+def test_a_sentence_encoder_that_learns_texts_alone_resumes_to_the_same_model(
+    bert_folder: Path, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    parts = ["a model of a text", "the text is short", "return the weights of a model"]
+    rows = [{"text": f"{one.capitalize()}. {other.capitalize()}."} for one in parts for other in parts] * 12
+    options = {**OPTIONS, "train_file": write_rows(tmp_path / "texts.jsonl", rows)}
+    run("embedding", bert_folder, tmp_path / "whole", **options)
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt, match=r"up to step 2\. Continue .* --resume"):
+        run("embedding", bert_folder, tmp_path / "halves", **options)
+    run("embedding", bert_folder, tmp_path / "halves", **options, resume=True)
     assert_same(tmp_path / "halves", tmp_path / "whole")
 
 

@@ -56,6 +56,7 @@ from .tasks import EXTRACTION_TASKS, HEAD_TASKS, WRITING_TASKS
 from .training_runs import average, train
 from .unlabelled_texts import check_unlabelled, learn_from_unlabelled
 from .without_labels import label_by_names, read_class_names, with_names_in_turn
+from .without_pairs import lacks_pairs, with_made_pairs
 from .writing_setup import WritingSetup
 
 
@@ -124,14 +125,15 @@ def _adapt(run: Adaptation) -> Results:
                 setup.prepare(checkpoint, tokenizer)
             if run.model.tuning in PLANNED and "learning_rate" in args.planned:
                 knows = run.model.task == "embedding" and read_recipe(checkpoint) is not None
-                args.learning_rate = rate_for(cast(float, args.learning_rate), setup.hidden_size, knows)
+                rate = cast(float, args.learning_rate)
+                args.learning_rate = rate_for(rate, setup.hidden_size, knows, bool(setup.made_pairs))
             calibrated_on = check_calibrated_model(setup, calibrated_on)
         if args.process_index == 0:
             for split, cut in setup.cut.items():
                 print(f"{split}: {counted(len(setup.rows[split]), 'example')}; {cut.in_words(setup.max_length)}.")
         results = finished(run)
         results.run, results.labelling = digest_of(settings), labelling
-        results.unlabelled = learn_from_unlabelled(setup)
+        results.unlabelled, results.made_pairs = learn_from_unlabelled(setup), setup.made_pairs
         if results.tuning == "auto" and not setup.folds:
             results.tuning = "linear" if labelling else "full"
         results.labels, results.cut = setup.labels, {split: asdict(cut) for split, cut in setup.cut.items()}
@@ -191,13 +193,14 @@ def read_examples(run: Adaptation) -> HeadSetup | SimilaritySetup:
         names = None if run.data.label_names_file is None else read_class_names(run.data)
         if names is not None and run.data.lacks_labels:
             examples = with_names_in_turn(run, examples, names.names)
+        examples, made_pairs = with_made_pairs(run, examples) if lacks_pairs(run, examples) else (examples, {})
         kinds = {
             **dict.fromkeys(HEAD_TASKS, HeadSetup),
             **dict.fromkeys(EXTRACTION_TASKS, ExtractionSetup),
             **dict.fromkeys(WRITING_TASKS, WritingSetup),
         }
         setup = kinds.get(run.model.task, SimilaritySetup)(run, examples)
-        setup.class_names = names
+        setup.class_names, setup.made_pairs = names, made_pairs
         setup.unlabelled = None if unlabelled is None else check_unlabelled(setup, unlabelled)
         # The setup has read the labels before, since a rare label may be held out.
         classes = setup.classes
@@ -219,6 +222,7 @@ def read_examples(run: Adaptation) -> HeadSetup | SimilaritySetup:
                 steps_of(run, setup),
                 starts_linear=setup.can_start_linear,
                 is_embedding=run.model.task == "embedding",
+                makes_pairs=bool(made_pairs),
             )
             for name in run.args.planned:
                 setattr(run.args, name, planned[name])

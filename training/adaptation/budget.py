@@ -67,7 +67,7 @@ def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
     else:
         epochs = min(args.num_train_epochs, math.ceil(100 * _LEAST_STEPS / steps) / 100)
         said = f"The training has at least {_LEAST_STEPS} steps, which take more than {args.seconds:g} seconds."
-    planned = plan_for(examples, args.world_size, epochs * steps)
+    planned = plan_for(examples, args.world_size, epochs * steps, makes_pairs=bool(setup.made_pairs))
     shorter = {name: planned[name] for name in ("warmup_steps", "save_strategy") if name in args.planned}
     return {"found": {"num_train_epochs": epochs, **shorter}, "linear": False, "said": said}
 

@@ -75,6 +75,28 @@ class BestWeights(TrainerCallback):
         self.weights = {}
 
 
+class TowardsStart(TrainerCallback):
+    """Callback that ends a training with a mean of the weights before and after it.
+
+    Such a mean keeps more of what a model could do than the trained weights do, and most of what these have learned
+    (WiSE-FT, Wortsman et al., 2022, arXiv:2109.01903).
+
+    Args:
+        model: The model before the training, also where the training is resumed.
+        share: The share of the weights before the training, from 0 to 1.
+    """
+
+    def __init__(self, model: torch.nn.Module, share: float) -> None:
+        self.share = share
+        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+    @torch.no_grad()
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Average the weights."""
+        for name, weight in kwargs["model"].named_parameters():
+            weight.lerp_(self.weights[name].to(weight.device), self.share)
+
+
 class EarlyStopping(EarlyStoppingCallback):
     """`EarlyStoppingCallback` of transformers that keeps its count of evaluations when a run is resumed.
 

@@ -47,11 +47,16 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
 
 
 def hold_out(
-    examples: dict[str, Any], data: TaskDataArguments, seed: int, classes: Sequence[Any] | None = None
+    examples: dict[str, Any],
+    data: TaskDataArguments,
+    seed: int,
+    classes: Sequence[Any] | None = None,
+    most: int | None = None,
 ) -> tuple[dict[str, Any], Any]:
     """Hold out a share of the training examples for validation, unless there is a validation split.
 
-    If each class has enough examples, both parts have the same shares of them.
+    If each class has enough examples, both parts have the same shares of them. At most `most` examples are held out,
+    unless the user sets the share.
 
     Returns:
         The examples with a validation split, and the numbers of the training examples that are left.
@@ -65,6 +70,8 @@ def hold_out(
         raise UsageError(f"at least two training examples are needed, got {len(examples['train'])}.")
     share = _SHARE if data.validation_share is None else data.validation_share
     count = min(max(1, round(share * len(examples["train"]))), len(examples["train"]) - 1)
+    if most is not None and data.validation_share is None:
+        count = min(count, most)
     rows = examples["train"]
     train, validation = _split(len(rows), count, seed, classes)
     return {**examples, "train": rows.select(train), "validation": rows.select(validation)}, np.asarray(train)

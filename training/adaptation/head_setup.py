@@ -70,6 +70,7 @@ class HeadSetup(HeadFiles):
         self.folds: list[Any] = []
         self.unlabelled: Any = None  # more texts, without labels
         self.class_names: Any = None  # those of `--label_names_file`
+        self.made_pairs: dict[str, dict[str, int]] = {}  # only texts for embeddings have any
         # The numbers of the training examples in their source.
         self.positions: Any = np.arange(len(self.rows["train"]))
         self.chosen_by_loss = run.args.metric_for_best_model is None

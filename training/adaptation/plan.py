@@ -33,11 +33,16 @@ _MOST_EPOCHS, _MOST_LINEAR_EPOCHS, _FEW_STEPS = 20.0, 10.0, 30
 _SMALL_BATCH = 16
 # At the full learning rate, a sentence encoder forgets what it knows. More epochs do not make it better, either.
 _SENTENCE_ENCODER = 0.2
+# For pairs that are made from texts, of which there are many. A sentence encoder ends with a mean of its weights before
+# and after the training, which takes back a part of every step. Chosen on the documentation of AWS's operations.
+_PAIRS_EPOCHS, _PAIRS_BATCH, _AVERAGED = 1.0, 64, 3.0
 # Wider encoders need smaller steps.
 _WIDTH = 384
 # A shorter training cannot afford a warm-up, which starts from a learning rate of 0, and repeating it takes less time
 # than writing its checkpoints.
 _SHORT = 100
+# At the higher learning rate, only the shortest can do without.
+_PAIRS_SHORT = 10
 
 
 def plan_for(
@@ -47,6 +52,7 @@ def plan_for(
     *,
     starts_linear: bool = True,
     is_embedding: bool = False,
+    makes_pairs: bool = False,
 ) -> dict[str, Any]:
     """Return the options for training all weights.
 
@@ -56,12 +62,15 @@ def plan_for(
         steps: The number of steps that the user has set.
         starts_linear: Whether the head starts from a linear fit.
         is_embedding: Whether the loss compares the texts of a batch.
+        makes_pairs: Whether these are made from texts without pairs.
     """
     few = examples < MANY_EXAMPLES and not is_embedding
     batch = _SMALL_BATCH if few else FALLBACK["per_device_train_batch_size"]
     most = _MOST_LINEAR_EPOCHS if starts_linear else _MOST_EPOCHS
     # The loss of embeddings needs many texts in a batch.
     epochs = _EPOCHS if is_embedding else round(min(most, _EPOCHS + _MORE / examples), 1)
+    if makes_pairs:
+        epochs, batch = _PAIRS_EPOCHS, _PAIRS_BATCH
     steps = steps or epochs * math.ceil(examples / batch)
     rate = FALLBACK["learning_rate"]
     if starts_linear:
@@ -70,14 +79,16 @@ def plan_for(
         "num_train_epochs": epochs,
         "learning_rate": rate,
         "per_device_train_batch_size": max(1, batch // processes) if few else batch,
-        "warmup_steps": 0 if steps < _SHORT else FALLBACK["warmup_steps"],
+        "warmup_steps": 0 if steps < (_PAIRS_SHORT if makes_pairs else _SHORT) else FALLBACK["warmup_steps"],
         "save_strategy": SaveStrategy.NO if steps < _SHORT else SaveStrategy.STEPS,
     }
 
 
-def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False) -> float:
+def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False, makes_pairs: bool = False) -> float:
     """Return the learning rate for an encoder, which may already embed texts and learn to embed others."""
-    return rate * min(1.0, _WIDTH / hidden_size) * (_SENTENCE_ENCODER if is_sentence_encoder else 1)
+    if is_sentence_encoder:
+        rate *= _AVERAGED if makes_pairs else _SENTENCE_ENCODER
+    return rate * min(1.0, _WIDTH / hidden_size)
 
 
 def in_words(args: Any, planned: Iterable[str], examples: int) -> str:

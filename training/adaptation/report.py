@@ -80,6 +80,8 @@ class Results:
         labelling: What is known about the labels of texts that had none. The metrics of the validation split are then
             about these labels, and not reported.
         unlabelled: Whether more texts without labels helped, empty if there were none.
+        made_pairs: The number of texts and of pairs in each split whose pairs were made from texts. The metrics of
+            these splits are about such pairs.
     """
 
     task: str
@@ -101,6 +103,7 @@ class Results:
     label_errors: dict[str, Any] = field(default_factory=dict)
     labelling: dict[str, Any] = field(default_factory=dict)
     unlabelled: dict[str, Any] = field(default_factory=dict)
+    made_pairs: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def kept(self) -> Result:
@@ -143,6 +146,7 @@ class Results:
             **({"choice_of_tuning": self.choice} if self.choice else {}),
             **({"labelling": {**self.labelling, "repeated_by_the_model": self.repeated}} if self.labelling else {}),
             **({"unlabelled": self.unlabelled} if self.unlabelled else {}),
+            **({"made_pairs": self.made_pairs} if self.made_pairs else {}),
             "masked_tuning": self.masked,
             "parameters": self.parameters,
             "trained_parameters": self.trained,

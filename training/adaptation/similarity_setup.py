@@ -15,15 +15,21 @@ from ...command_line.quiet import new_head, without_bars_of
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
-from .callbacks import callbacks_of
+from .callbacks import TowardsStart, callbacks_of
 from .encoder import text_length
 from .report import Evaluation, Results, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
 
+# The share of the weights before the training in a sentence encoder that learns from pairs made of texts.
+_START_SHARE = 0.7
+
 
 class SimilaritySetup:
     """The steps from examples to a trained model, for one task of sentence-transformers; see `HeadSetup`.
+
+    Attributes:
+        made_pairs: The counts of pairs that were made from texts; see `Results`.
 
     Raises:
         UsageError: If the task cannot use the examples or the arguments.
@@ -36,6 +42,7 @@ class SimilaritySetup:
         self.run = run
         self.task = SIMILARITY_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
+        self.made_pairs: dict[str, dict[str, int]] = {}
         if run.args.class_weights != "none":
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if run.args.metric_for_best_model is not None:
@@ -56,6 +63,7 @@ class SimilaritySetup:
         self.checkpoint = checkpoint
         config, recipe = AutoConfig.from_pretrained(checkpoint), read_recipe(checkpoint)
         self.hidden_size: int = config.hidden_size
+        self.is_sentence_encoder = recipe is not None
         # The folder's maximum length applies to single texts, while a cross-encoder reads pairs.
         said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
         self.max_length = text_length(self.run.model.max_length, config, default=said)
@@ -83,6 +91,9 @@ class SimilaritySetup:
         trainer_class = getattr(self.library, f"{self.task.kind}Trainer")
         try:
             own = arguments_class(**given)
+            callbacks = callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from)
+            if self.made_pairs and self.is_sentence_encoder:
+                callbacks.append(TowardsStart(model, _START_SHARE))
             # It chooses examples for the card.
             with without_bars_of(model.model_card_data.set_widget_examples):
                 return trainer_class(
@@ -91,7 +102,7 @@ class SimilaritySetup:
                     train_dataset=self.rows["train"],
                     evaluator=self.evaluators["validation"],
                     loss=self.task.loss(model, self.run.model.matryoshka_dims),
-                    callbacks=callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from),
+                    callbacks=callbacks,
                 )
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
