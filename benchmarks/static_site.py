@@ -1,11 +1,12 @@
-"""Measure the search page without a server in Chromium: time, download, and recall beside the exact search in Python.
+"""Measure search pages without a server in Chromium: time, download, and recall beside the exact search in Python.
 
-    python benchmarks/static_site.py [FOLDER]
+    python benchmarks/static_site.py FOLDER [NODE_MODULES]
 
-The page has 25,000 sentences of `vector_tasks.corpus`, and a static student of all-MiniLM-L6-v2 that has read none of
-them. 200 further sentences are the queries. Chromium reads the page from this machine, with an empty profile. The time
-of the first result starts with the navigation, and that of the others when the text of the query changes; the page then
-waits 60 ms for the next key. FOLDER keeps the page.
+The pages have 25,000 sentences of `vector_tasks.corpus`. The first has a static student of all-MiniLM-L6-v2, which has
+read none of them, and the second, with NODE_MODULES, all-MiniLM-L6-v2 itself in eight bits. 200 further sentences are
+the queries. Chromium reads a page from this machine, with an empty profile. The time of the first result starts with
+the navigation, and that of the others when the text of the query changes; the page then waits 60 ms for the next key.
+FOLDER keeps the pages for further runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import http.server
 import json
 import shutil
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -86,32 +86,46 @@ def measure(page: Page, address: str, queries: list[str], exact: list[list[int]]
     print("it works without a network")
 
 
-def main(folder: Path) -> None:
-    """Write the page, and measure it."""
-    print_machine()
-    texts = corpus(TEXTS + QUERIES)
-    file = folder / "texts.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:TEXTS]), encoding="utf-8")
-    student, tokenizer = distill_static(convert(MINILM), AutoTokenizer.from_pretrained(MINILM))
-    for part in (student, tokenizer):
-        part.save_pretrained(folder / "static")
-    index_corpus(folder / "static", file, folder / "index", static_site=folder / "page")
-    index, queries = SearchIndex(folder / "index"), texts[TEXTS:]
+def write(folder: Path, model: Path, texts: Path, **options: Any) -> None:
+    """Write an index and its page into a folder, unless they are there."""
+    if not (folder / "page").exists():
+        index_corpus(model, texts, folder / "index", static_site=folder / "page", **options)
+
+
+def exact_neighbours(folder: Path, queries: list[str]) -> list[list[int]]:
+    """Return the rows that are nearest to each query, by comparing all vectors in float32."""
+    index = SearchIndex(folder / "index")
     vectors = np.stack(index.table.to_arrow()["embedding"].to_numpy())
-    nearest = np.argsort(-(np.stack([index.vector(query) for query in queries]) @ vectors.T), 1, kind="stable")
-    exact = nearest[:, :NEIGHBOURS].tolist()
-    handler = functools.partial(Quiet, directory=folder / "page")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as started:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        measure(browser.new_page(), f"http://127.0.0.1:{server.server_port}/", queries, exact)
-        browser.close()
-        server.shutdown()
+    products = np.stack([index.vector(query) for query in queries]) @ vectors.T
+    return np.argsort(-products, 1, kind="stable")[:, :NEIGHBOURS].tolist()
+
+
+def main(folder: Path, packages: str | None = None) -> None:
+    """Write the pages, and measure them."""
+    print_machine()
+    folder.mkdir(exist_ok=True)
+    file, held_out = folder / "texts.jsonl", folder / "queries.json"
+    if not held_out.exists():
+        texts = corpus(TEXTS + QUERIES)
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:TEXTS]), encoding="utf-8")
+        for part in distill_static(convert(MINILM), AutoTokenizer.from_pretrained(MINILM)):
+            part.save_pretrained(folder / "student")
+        held_out.write_text(json.dumps(texts[TEXTS:]), encoding="utf-8")
+    write(folder / "static", folder / "student", file)
+    if packages is not None:
+        write(folder / "layers", MINILM, file, node_modules=packages)
+    queries = json.loads(held_out.read_text(encoding="utf-8"))
+    for name in ("static", *(["layers"] if packages is not None else [])):
+        print(f"\n{name}")
+        exact = exact_neighbours(folder / name, queries)
+        handler = functools.partial(Quiet, directory=folder / name / "page")
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as started:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            measure(browser.new_page(), f"http://127.0.0.1:{server.server_port}/", queries, exact)
+            browser.close()
+            server.shutdown()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -66,10 +66,16 @@ def _texts_of(doctree: Any, page: str, address: str) -> Iterator[SiteText]:
             continue
         body = node if isinstance(node, nodes.section) else node.next_node(addnodes.desc_content)
         others = (nodes.title, nodes.section, nodes.comment, nodes.raw, addnodes.desc, addnodes.toctree)
-        text = "\n".join(part.astext() for part in body.children if not isinstance(part, others))
+        text = "\n".join(_lines_of(part) for part in body.children if not isinstance(part, others))
         title = head.astext() if isinstance(node, nodes.section) else anchors[0]
         fields = {"title": title, "url": f"../{address}#{anchors[0]}"}
         yield SiteText(text.strip(), fields if title == page else {**fields, "page": page})
+
+
+def _lines_of(node: Any) -> str:
+    """Return the text of a node. Only code keeps its lines."""
+    text = node.astext()
+    return text if isinstance(node, nodes.literal_block) else " ".join(text.split())
 
 
 def _write_search(app: Any, error: Exception | None) -> None:

@@ -48,6 +48,8 @@ def index(
     """Run `sequence-encoder index`. See `index_corpus`."""
     check_libraries("index")
     if site.static_site is not None:
+        if Path(site.static_site).resolve() == Path(rows.output_dir).resolve():
+            raise UsageError(f"--static_site {site.static_site} is the folder of the index; choose another one.")
         check_site_folder(Path(site.static_site), site.overwrite)
     if Path(model.model).is_dir():
         # Searches may start in another folder.

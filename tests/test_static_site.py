@@ -113,7 +113,7 @@ def opened(browser: Any, site: Path) -> Iterator[Any]:
     complaints: list[str] = []
     asked: list[str] = []
     page = browser.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("dialog", lambda dialog: complaints.append(dialog.message))
@@ -173,12 +173,14 @@ def test_all_hits_can_be_reached(page: Any) -> None:
 
 
 def test_without_a_model_a_page_finds_words(browser: Any, tmp_path: Path) -> None:
-    texts = [SiteText("Boxes of apples.", {"title": "Fruit"}), SiteText(""), SiteText("A box.")]
+    fields = {"title": "", "price": float("nan"), "number": 2**63 - 1, "kinds": ["a", "b"], "none": None}
+    texts = [SiteText("Boxes of apples.", {"title": "Fruit"}), SiteText(""), SiteText("A box.", fields)]
     write_static_site(tmp_path / "page", texts, title="Words & more", language="English")
     with opened(browser, tmp_path / "page") as page:
         page.get_by_text("3 texts, searched by words").wait_for()
         assert page.title() == "Words & more"
-        assert found(page, "a box") == ["A box.", "Fruit\nBoxes of apples."]
+        facts = "price\nnan\nnumber\n9223372036854775807\nkinds\n['a', 'b']"
+        assert found(page, "a box") == [f"A box.\n{facts}", "Fruit\nBoxes of apples."]
         assert found(page, "appl") == ["Fruit\nBoxes of apples."]
         assert found(page, "pears 🍐 <b>") == []
         assert page.get_by_role("status").inner_text() == "No text matches."
@@ -254,6 +256,7 @@ def test_the_page_works_without_a_network(page: Any) -> None:
 def test_a_page_is_replaced_only_on_request(site: Path, model: Path, tmp_path: Path) -> None:
     shutil.copytree(site, tmp_path / "page")
     (tmp_path / "page" / "robots.txt").write_text("kept")
+    (tmp_path / "page" / "mine.bin").write_text("kept")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.txt").write_text("kept")
     (tmp_path / "one.txt").write_text("A single text.\n")
@@ -267,11 +270,13 @@ def test_a_page_is_replaced_only_on_request(site: Path, model: Path, tmp_path: P
         write("notes", overwrite=True)
     with pytest.raises(FileExistsError, match=r"one\.txt is a file"):
         write("one.txt")
+    with pytest.raises(UsageError, match="index is the folder of the index"):
+        write("index")
     assert not (tmp_path / "index").exists()
     write("page", overwrite=True)
     names = {path.name for path in (tmp_path / "page").iterdir()}
     manifest = json.loads((tmp_path / "page" / "site.json").read_text())
-    assert {name for name in names if name.endswith(".bin")} == set(manifest["files"])
+    assert {name for name in names if name.endswith(".bin")} == {*manifest["files"], "mine.bin"}
     assert {"robots.txt", "index.html"} <= names
     assert manifest["rows"] == 1
 

@@ -43,6 +43,7 @@ class SiteFiles:
             name: The name of the copy.
         """
         shutil.copyfile(source, self._folder / name)
+        self.names.append(name)
 
     def add(self, kind: str, content: bytes) -> str:
         """Write a file, and return its name.
@@ -81,12 +82,21 @@ def check_site_folder(folder: Path, replace: bool) -> None:
     check_writable(folder / MANIFEST)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not (folder / MANIFEST).is_file():
+    if _files_of_page(folder) is None:
         raise FileExistsError(f"{folder} has files, but no search page; choose another --static_site.")
     if not replace:
         raise FileExistsError(
-            f"{folder} has a search page; choose another --static_site, or replace it with --overwrite."
+            f"{folder} has a search page; choose another --static_site, or replace the page with --overwrite."
         )
+
+
+def _files_of_page(folder: Path) -> list[str] | None:
+    """Return the names of the data of a page, or None if the folder has no page."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return [*manifest["files"]] if "fusion" in manifest else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 @contextmanager
@@ -99,8 +109,9 @@ def site_folder(folder: Path) -> Iterator[Path]:
         folder: The folder of the page.
     """
     is_new = not folder.exists()
+    outdated = _files_of_page(folder) or []
     try:
-        with staged(folder, lambda name, new: name.endswith(SUFFIX) and name not in new) as written:
+        with staged(folder, lambda name, new: name in outdated and name not in new) as written:
             yield written
     except BaseException:
         if is_new:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
@@ -23,6 +24,8 @@ from .words import index_words
 
 # The bytes of a file with texts, before they are compressed. A hit needs a whole file.
 _SHARD_BYTES = 2**16
+# JavaScript rounds larger integers.
+_LARGEST_NUMBER = 2**53
 # The files with places for values in double braces.
 _PAGE, _WORKER = "index.html", "service-worker.js"
 
@@ -110,10 +113,19 @@ def _write_texts(files: SiteFiles, texts: Sequence[SiteText]) -> dict[str, Any]:
     shard: list[Any] = []
     size = 0
     for row, each in enumerate(texts):
-        shard.append([each.text, each.fields])
+        shard.append([each.text, {name: _shown(value) for name, value in each.fields.items()}])
         size += len(each.text) + sum(len(str(value)) for value in each.fields.values())
         if size >= _SHARD_BYTES or row == len(texts) - 1:
             starts.append(row + 1 - len(shard))
             names.append(files.add_json("texts", shard))
             shard, size = [], 0
     return {"starts": starts, "files": names}
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as JavaScript can read it and shows it in the same way."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float) and math.isfinite(value) and abs(value) <= _LARGEST_NUMBER:
+        return value
+    return str(value)

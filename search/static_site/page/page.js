@@ -48,8 +48,8 @@ function excerpt(text, marks) {
   const first = place < text.length ? Math.max(0, Math.min(place - BEFORE, text.length - SHOWN)) : 0;
   const start = first && text.indexOf(" ", first) + 1;
   const end = start + SHOWN;
-  // A character outside the basic plane takes two places, and half of it is none.
-  const part = text.slice(start, end).replace(/[\ud800-\udbff]$/, "");
+  // Without half of a character outside the basic plane, which takes two places, and without half of a word.
+  const part = text.slice(start, end).replace(/[\ud800-\udbff]$/, "").replace(end < text.length ? /\s+\S*$/ : "", "");
   return `${start ? "… " : ""}${part.replace(/\s+/g, " ").trim()}${end < text.length ? " …" : ""}`;
 }
 
@@ -57,7 +57,7 @@ function hit([text, fields], marks) {
   const { title, url, ...others } = fields;
   const href = url && address(url);
   const item = element("li");
-  const name = title ?? (href && url);
+  const name = title || (href && url);
   if (name) {
     const heading = element(href ? "a" : "span", {}, ...marked(String(name), marks));
     if (href) heading.href = href;
@@ -73,19 +73,28 @@ function hit([text, fields], marks) {
   item.append(body);
   const facts = Object.entries(others).filter(([, value]) => value !== null && value !== "");
   if (facts.length) {
-    const rows = facts.map(([key, value]) => element("div", {}, element("dt", { textContent: key }), element("dd", { textContent: String(value) })));
-    item.append(element("dl", {}, ...rows));
+    const pair = ([key, value]) => [element("dt", { textContent: key }), element("dd", { textContent: String(value) })];
+    item.append(element("dl", {}, ...facts.map((fact) => element("div", {}, ...pair(fact)))));
   }
   return item;
+}
+
+// Put a query into the address of the page, so that people can link to what it finds.
+function remember(asked) {
+  const place = new URL(location.href);
+  if (asked) place.searchParams.set("q", asked);
+  else place.searchParams.delete("q");
+  try {
+    history.replaceState(null, "", place);
+  } catch {
+    // Safari allows a hundred changes in half a minute.
+  }
 }
 
 async function show() {
   const asked = query.value.trim();
   const number = ++latest;
-  const place = new URL(location.href);
-  if (asked) place.searchParams.set("q", asked);
-  else place.searchParams.delete("q");
-  history.replaceState(null, "", place);
+  remember(asked);
   if (!asked) {
     hits.replaceChildren();
     more.hidden = true;

@@ -6,7 +6,7 @@ const WORD = new RegExp(`[${ALONE}]|(?:(?![${ALONE}])[\\p{L}\\p{N}\\p{M}])+`, "g
 const ACCENTS = /[\u0300-\u036f]/g;
 const MOST_COMPLETIONS = 50;
 const MARKED_TEXTS = 10;
-const MARKED_SHARE = 0.05;
+const MARKED_SHARE = 0.15;
 // How much the number of occurrences and the length of a text count, as in Lucene.
 const SATURATION = 1.2;
 const LENGTH = 0.75;
