@@ -37,6 +37,10 @@ LABEL_DESCRIPTIONS = {
     "help": "JSON object, or a file with one, from the name of each label to the description that the model reads "
     'instead of it, such as \'{"price": "price in euro"}\'.',
 }
+CALIBRATION_TEXTS = {
+    "help": "File with texts, one per line, to calibrate on: a few hundred that resemble the model's input (default: "
+    "English sentences from Python's documentation)."
+}
 REPORT_TO = {
     "help": "Loggers: tensorboard, trackio, codecarbon (energy), others, or none.",
     "metavar": "LOGGER [LOGGER ...]",

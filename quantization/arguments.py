@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..command_line import UsageError
-from ..command_line.options import MODEL, OVERWRITE, option
+from ..command_line.options import CALIBRATION_TEXTS, MODEL, OVERWRITE, option
 from ..command_line.parser import Command
 
 
@@ -19,11 +19,7 @@ class QuantizeArguments:
 
     model: str = option(**MODEL)
     output_dir: str = option("Folder to write the quantized model to.")
-    text_file: str | None = option(
-        "File with texts, one per line, to calibrate on: a few hundred that resemble the model's input (default: "
-        "English sentences from Python's documentation).",
-        None,
-    )
+    text_file: str | None = option(default=None, **CALIBRATION_TEXTS)
     cosine: float = option(
         "Minimum mean cosine similarity between the outputs (the vectors, or the logits of a head) before and "
         "after quantization.",

@@ -27,7 +27,7 @@ def quantize_checkpoint(options: QuantizeArguments) -> QuantizationReport:
     source, output = options.model, Path(options.output_dir)
     may_replace = (options.overwrite, "--overwrite")
     check_replaceable(output, *may_replace, kept=Path(source))
-    lines = None if options.text_file is None else _lines_of(Path(options.text_file))
+    lines = None if options.text_file is None else lines_of(Path(options.text_file))
     checkpoint = Source(source)
     model = checkpoint.load()
     tokenizer = checkpoint.tokenizer_for(model)
@@ -43,7 +43,12 @@ def quantize_checkpoint(options: QuantizeArguments) -> QuantizationReport:
     return report
 
 
-def _lines_of(file: Path) -> list[str]:
+def lines_of(file: Path) -> list[str]:
+    """Return the texts of `--text_file`.
+
+    Raises:
+        UsageError: If it is not a text file.
+    """
     if reader_of(file) not in (None, "text"):
         raise UsageError(f"--text_file {file} must be a text file with one text per line, such as texts.txt.")
     return text_lines(file)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..command_line import UsageError
-from ..command_line.options import MODEL, OVERWRITE, option
+from ..command_line.options import CALIBRATION_TEXTS, MODEL, OVERWRITE, option
 from ..command_line.parser import Command
 from .requirements import DTYPES, FORMATS, LAYOUTS, check_dtypes, check_format, check_layout, is_in_place
 
@@ -30,6 +30,7 @@ class ExportArguments:
     dtypes: list[str] | None = option(
         f"Precisions to write for transformers.js: some of {', '.join(DTYPES)} (default: fp32 and q8).", None
     )
+    text_file: str | None = option(default=None, **CALIBRATION_TEXTS)
     overwrite: bool = option(default=False, **OVERWRITE)
 
 
@@ -43,6 +44,11 @@ def _check(options: ExportArguments) -> None:
     if options.dtypes is not None and not (FORMATS[options.format].several_dtypes or options.layout):
         raise UsageError(
             f"--dtypes is only for --format transformers.js and --layout hub, got --format {options.format}."
+        )
+    writes_q8 = FORMATS[options.format].several_dtypes or is_in_place(options.layout)
+    if options.text_file is not None and not (writes_q8 and "q8" in (options.dtypes or ["q8"])):
+        raise UsageError(
+            f"--text_file {options.text_file} is only for q8, the files in eight bits for transformers.js."
         )
     if is_in_place(options.layout) and Path(options.output_dir).resolve() != Path(options.model).resolve():
         raise UsageError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..cards.inherited_fields import inherited_card_fields
 from ..conversion.source import Source
+from ..quantization.command import lines_of
 from ..saving.whole_folders import check_replaceable
 from .arguments import ExportArguments
 from .comparison import ExportCheck
@@ -23,12 +24,14 @@ def export(options: ExportArguments) -> ExportCheck:
     source, may_replace = options.model, (options.overwrite, "--overwrite")
     if not is_in_place(options.layout):
         check_replaceable(Path(options.output_dir), *may_replace, kept=Path(source))
+    texts = None if options.text_file is None else lines_of(Path(options.text_file))
     checkpoint = Source(source)
     model = checkpoint.load(base_model=options.pooled)
     tokenizer = checkpoint.tokenizer_for(model)
     inherited = inherited_card_fields(checkpoint.folder)
     written = (options.output_dir, options.format, options.pooled)
-    with checked_export(model, tokenizer, *written, inherited, may_replace, options.dtypes, options.layout) as check:
+    how = (options.dtypes, options.layout, texts)
+    with checked_export(model, tokenizer, *written, inherited, may_replace, *how) as check:
         print(f"Exported {type(model).__name__} to {FORMATS[options.format].title}. {check}")
     print(f"Saved in {options.output_dir}.")
     return check

@@ -53,6 +53,7 @@ def export(
     replace: bool = False,
     dtypes: Sequence[str] | None = None,
     layout: str | None = None,
+    texts: Sequence[str] | None = None,
 ) -> ExportCheck:
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
@@ -74,6 +75,7 @@ def export(
         layout: `hub`, with `to="onnx"`, adds the files for transformers.js to the folder that the model was loaded
             from, which then serves both. `webgpu`, with `to="transformers.js"`, writes a graph that computes padding,
             with operations alone that WebGPU has.
+        texts: A few hundred texts to calibrate `q8` on, like those that the model will read; see `quantize`.
 
     Returns:
         What the comparison of both models has found.
@@ -90,7 +92,7 @@ def export(
     if source and Path(source).exists() and not is_in_place(layout):
         check_replaceable(Path(folder), replace, "replace=True", kept=Path(source))
     may_replace = (replace, "replace=True")
-    with checked_export(model, tokenizer, folder, to, pooled, inherited, may_replace, dtypes, layout) as check:
+    with checked_export(model, tokenizer, folder, to, pooled, inherited, may_replace, dtypes, layout, texts) as check:
         return check
 
 
@@ -105,6 +107,7 @@ def checked_export(
     may_replace: tuple[bool, str],
     dtypes: Sequence[str] | None = None,
     layout: str | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Iterator[ExportCheck]:
     """Export a model, and yield the result of the check before the folder appears.
 
@@ -118,6 +121,7 @@ def checked_export(
         may_replace: Whether to replace a saved model, and the option by which the user allows that.
         dtypes: See `export`.
         layout: See `export`.
+        texts: See `export`.
     """
     in_place = is_in_place(layout)
     padded = layout is not None and LAYOUTS[layout].padded
@@ -130,10 +134,14 @@ def checked_export(
         dtypes = chosen_dtypes(model, dtypes)
     elif dtypes is not None:
         raise ValueError(f"dtypes is only for to='transformers.js', got {', '.join(dtypes)} with to={to!r}.")
+    if texts is not None and ("q8" not in (dtypes or ()) or is_in_eight_bits(model)):
+        raise ValueError("texts are only for q8, the precision for transformers.js, of a model that is not quantized.")
     name, mask_token = Path(folder).resolve().name, getattr(tokenizer, "mask_token", None)
     if in_place:
         with added_files(Path(folder), *may_replace) as written:
-            check, _ = _write_for_transformers_js(written, graph, tokenizer, cast(Sequence[str], dtypes), Path(folder))
+            check, _ = _write_for_transformers_js(
+                written, graph, tokenizer, cast(Sequence[str], dtypes), texts, Path(folder)
+            )
             add_example(Path(folder), written, javascript_example(model, name, mask_token))
             yield check
         return
@@ -142,7 +150,7 @@ def checked_export(
         if dtypes is None:
             check, shapes = _write_flat(written, graph, tokenizer)
         else:
-            check, shapes = _write_for_transformers_js(written, graph, tokenizer, dtypes)
+            check, shapes = _write_for_transformers_js(written, graph, tokenizer, dtypes, texts)
         dimensions = {name: tensor.dim() for name, tensor in graph.batches[1].items()}
         if isinstance(model, SequenceEncoderForMultipleChoice):
             shapes["logits"] = ("batch", "choices")
@@ -174,6 +182,7 @@ def _write_for_transformers_js(
     graph: TracedGraph,
     tokenizer: PreTrainedTokenizerBase,
     dtypes: Sequence[str],
+    texts: Sequence[str] | None,
     beside: Path | None = None,
 ) -> Written:
     """Write graphs with their weights, and what transformers.js reads.
@@ -185,6 +194,7 @@ def _write_for_transformers_js(
         graph: The graph.
         tokenizer: The tokenizer of the model.
         dtypes: The precisions to write.
+        texts: The texts to calibrate eight bits on.
         beside: The folder of the model, if the new files will be in it; its tokenizer stays as it is.
     """
     model, to = graph.model, graph.to
@@ -192,7 +202,7 @@ def _write_for_transformers_js(
     quantized = None
     if "q8" in dtypes and not is_in_eight_bits(model):
         quantized = TracedGraph(
-            _quantized(model, tokenizer), tokenizer, to, graph.pooled, graph.padded, graph.own_segments
+            _quantized(model, tokenizer, texts), tokenizer, to, graph.pooled, graph.padded, graph.own_segments
         )
     with Steps(f"Exporting to {FORMATS[to].title}", len(graph.steps) * (1 if quantized is None else 2)) as steps:
         check, shapes = graph.write(flat, steps)
@@ -216,11 +226,13 @@ def _write_for_transformers_js(
     return replaced(check, cosines=cosines), shapes
 
 
-def _quantized(model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+def _quantized(
+    model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None
+) -> Any:
     """Return a copy of a model in eight bits."""
     copied = copy.deepcopy(model)
     try:
-        quantize(copied, tokenizer)
+        quantize(copied, tokenizer, texts)
     except ValueError as error:
         raise ValueError(f"The model cannot be quantized, so leave q8 out of the dtypes. {error}") from error
     return copied

@@ -44,6 +44,8 @@ PARSED: list[tuple[str, str]] = [
     ("export a --to onnx", "--to (did you mean --format?)"),
     ("export a --output_dir b --dtypes q8", "--dtypes is only for --format transformers.js and --layout hub"),
     ("export a --output_dir b --format transformers.js --dtypes int8", "must be some of fp32, fp16, q8, q4, got int8"),
+    ("export a --output_dir b --text_file c", "--text_file c is only for q8"),
+    ("index a --corpus documentation --output_dir b --overwrite", "--overwrite needs --static_site, got --overwrite"),
     ("export a --output_dir b --layout webgpu", "--layout webgpu needs --format transformers.js, got onnx"),
     ("export a --output_dir b --layout hub", "--layout hub adds files to MODEL, so --output_dir must be a, got b"),
     ("embed a --precison int8", "--precison (did you mean --precision?)"),

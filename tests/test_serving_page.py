@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,6 @@ from sequence_encoder.labelling.label_file import LabelFile
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.gliner_folders import save_gliner
 from sequence_encoder.tests.serving_apps import TEXTS, indexed, listening, served_models
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def opened(browser: Any, *models: ServedModel, **options: Any) -> Iterator[Any]:

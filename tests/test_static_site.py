@@ -31,7 +31,6 @@ from sequence_encoder.tests.texts import tokenizer_of
 from sequence_encoder.tests.vector_folders import tiny_bert
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PACKAGES = ROOT / ".venv" / "javascript" / "node_modules"
 HTML = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
 LONG = f"{'filler words ' * 300}needle{' more filler' * 300}"
@@ -79,17 +78,6 @@ def write_page(model: Path, folder: Path, **options: Any) -> None:
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     options |= {"columns": "title,url,year", "query_prompt": "read: ", "static_site": folder / "page"}
     index_corpus(model, folder / "rows.jsonl", folder / "index", **options)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -133,10 +133,12 @@ def test_eight_bits_alone_are_eight_bits(tiny_config: Build, randomize: Build, t
     import onnx
 
     model = build(tiny_config, randomize, SequenceEncoderModel)
-    export(model, tokenizer_of(), tmp_path / "model", "transformers.js", dtypes=["q8"])
+    export(model, tokenizer_of(), tmp_path / "model", "transformers.js", dtypes=["q8"], texts=TEXTS)
     assert [path.name for path in (tmp_path / "model" / "onnx").iterdir()] == ["model_quantized.onnx"]
     graph = onnx.load(tmp_path / "model" / "onnx" / "model_quantized.onnx").graph
     assert "QuantizeLinear" in {node.op_type for node in graph.node}
+    with pytest.raises(ValueError, match="texts are only for q8"):
+        export(model, tokenizer_of(), tmp_path / "other", "transformers.js", dtypes=["fp32"], texts=TEXTS)
 
 
 def test_graphs_are_only_replaced_on_request_and_go_with_the_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +16,15 @@ from ...modeling.text_encoding.embedding_recipe import Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
 from ...runtimes.exporting import export
 from ...runtimes.requirements import DTYPES, check_format
+from ...runtimes.transformers_js import is_in_eight_bits
 from ...saving.model_files import GRAPHS
 from .eight_bits import in_eight_bits
 from .site_folder import SiteFiles
 from .wordpiece import wordpiece_fields
 
 _DTYPE = "q8"
+# The number of texts to calibrate eight bits on.
+_CALIBRATED = 300
 # The files of npm packages that the page of a graph needs, and the names that it imports them by.
 _SCRIPTS = {
     "onnxruntime.mjs": "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
@@ -32,8 +36,13 @@ _RUNTIME = "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
 class PageModel(Protocol):
     """A model for the vectors of queries."""
 
-    def write(self, files: SiteFiles) -> dict[str, Any]:
-        """Write the files of the model, and return what the page has to know."""
+    def write(self, files: SiteFiles, texts: Sequence[str]) -> dict[str, Any]:
+        """Write the files of the model, and return what the page has to know.
+
+        Args:
+            files: The files of the page.
+            texts: Its texts.
+        """
 
 
 class StaticPageModel:
@@ -56,7 +65,7 @@ class StaticPageModel:
         backend: Any = prepared.tokenizer
         self._fields = wordpiece_fields(json.loads(backend.backend_tokenizer.to_str()), name)
 
-    def write(self, files: SiteFiles) -> dict[str, Any]:
+    def write(self, files: SiteFiles, texts: Sequence[str]) -> dict[str, Any]:
         """See `PageModel.write`."""
         table = self._table()
         return {
@@ -106,9 +115,17 @@ class GraphPageModel:
         if prepared.skipped:
             raise UsageError(f"{name} does not pool the tokens of prompts, which a search page cannot leave out.")
         self._prepared = prepared
+        self._is_quantized = is_in_eight_bits(prepared.encoder)
 
-    def write(self, files: SiteFiles) -> dict[str, Any]:
+    def write(self, files: SiteFiles, texts: Sequence[str]) -> dict[str, Any]:
         """See `PageModel.write`."""
+        # Fewer texts say less about the ranges of numbers than those that are used by default.
+        known = [text for text in texts if text]
+        sample = (
+            None
+            if self._is_quantized or len(known) < _CALIBRATED
+            else known[:: len(known) // _CALIBRATED][:_CALIBRATED]
+        )
         encoder = self._prepared.encoder
         encoder.embedding_recipe = self._prepared.recipe
         for name, source in _SCRIPTS.items():
@@ -116,7 +133,7 @@ class GraphPageModel:
         files.runs_wasm = True
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "graph")
-            export(encoder, self._prepared.tokenizer, folder, "transformers.js", dtypes=[_DTYPE])
+            export(encoder, self._prepared.tokenizer, folder, "transformers.js", dtypes=[_DTYPE], texts=sample)
             settings = (folder / name for name in ("tokenizer.json", "tokenizer_config.json"))
             tokenizer = [json.loads(file.read_text(encoding="utf-8")) for file in settings]
             graph = (folder / GRAPHS / f"model{DTYPES[_DTYPE].suffix}.onnx").read_bytes()

@@ -80,7 +80,7 @@ def write_static_site(
         }
         if model is not None:
             manifest["vectors"] = {"file": files.add("vectors", in_eight_bits(vectors)), "rows": len(texts)}
-            manifest["model"] = model.write(files)
+            manifest["model"] = model.write(files, [each.text for each in texts])
         at_first = sum((written / name).stat().st_size for name in files.names)
         manifest["texts"] = _write_texts(files, texts)
         total = sum((written / name).stat().st_size for name in files.names)
