@@ -30,6 +30,7 @@ from sequence_encoder import model_card
 installed = Path(sequence_encoder.__file__).parent
 assert installed.is_relative_to(sys.prefix), installed
 assert (installed / "py.typed").is_file()
+assert (installed / "search" / "static_site" / "page" / "index.html").is_file()
 assert sequence_encoder.__version__ == version("sequence-encoder")
 
 disable_progress_bar()

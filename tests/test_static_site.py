@@ -33,6 +33,7 @@ from sequence_encoder.tests.vector_folders import tiny_bert
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 PACKAGES = ROOT / ".venv" / "javascript" / "node_modules"
 HTML = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
+CHINESE = f"標題 {'試' * 300}詢{'試' * 300}"
 LONG = f"{'filler words ' * 300}needle{' more filler' * 300}"
 UNUSUAL = [
     "Naïve ΣΊΣΥΦΟΣ İstanbul ﬁne ½ ¿qué?",
@@ -48,6 +49,7 @@ ROWS = [
     {"text": ""},
     {"text": None},
     *({"text": text, "year": 1990} for text in UNUSUAL),
+    {"text": CHINESE},
     {"text": "The same text."},
     {"text": "The same text."},
     *({"text": f"The json decoder reads text {number} of the file."} for number in range(30)),
@@ -143,6 +145,8 @@ def test_a_long_text_is_shown_around_the_word(page: Any) -> None:
     assert "needle" in text
     assert len(text) < 400
     assert facts == ["year", "2020"]
+    assert "詢" in found(page, "詢")[0]
+    found(page, "needle")
     page.get_by_role("button", name="Show all").first.click()
     assert page.locator(".text").first.inner_text() == LONG
 
@@ -150,7 +154,7 @@ def test_a_long_text_is_shown_around_the_word(page: Any) -> None:
 def test_all_hits_can_be_reached(page: Any) -> None:
     assert len(found(page, "json decoder")) == 10
     page.get_by_role("button", name="Show more").click()
-    page.get_by_text("The best 20 of 42 texts").wait_for()
+    page.get_by_text("The best 20 of 43 texts").wait_for()
     assert page.get_by_role("listitem").count() == 20
     assert "q=json+decoder" in page.url
     # The last word may be unfinished.

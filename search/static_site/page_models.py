@@ -120,12 +120,8 @@ class GraphPageModel:
     def write(self, files: SiteFiles, texts: Sequence[str]) -> dict[str, Any]:
         """See `PageModel.write`."""
         # Fewer texts say less about the ranges of numbers than those that are used by default.
-        known = [text for text in texts if text]
-        sample = (
-            None
-            if self._is_quantized or len(known) < _CALIBRATED
-            else known[:: len(known) // _CALIBRATED][:_CALIBRATED]
-        )
+        known = [] if self._is_quantized else [text for text in texts if text]
+        sample = known[:: len(known) // _CALIBRATED][:_CALIBRATED] if len(known) >= _CALIBRATED else None
         encoder = self._prepared.encoder
         encoder.embedding_recipe = self._prepared.recipe
         for name, source in _SCRIPTS.items():
