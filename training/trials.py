@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
@@ -13,8 +15,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..command_line.console import show_table
 from .checkpoints import train_with_cleanup
 
-# The first step is not timed, because it allocates memory.
-_STEPS = 5
+# The first step is not timed, because it allocates memory. The median leaves out a step that other work has delayed.
+_STEPS = 6
 
 
 class _StepTimes(TrainerCallback):
@@ -47,4 +49,4 @@ def seconds_of_step(trainer: Trainer) -> float:
     show_table(trainer, ("loss",))
     trainer.add_callback(times)
     train_with_cleanup(trainer, None)
-    return (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1)
+    return median(end - start for start, end in pairwise(times.ends))
