@@ -7,6 +7,7 @@ import http.server
 import json
 import shutil
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,13 @@ import torch
 pytest.importorskip("lancedb", reason="needs the extra search")
 pytest.importorskip("pyarrow", reason="needs the extra search")
 
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderModel, index_corpus, static_encoder
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
+from sequence_encoder.search.static_site.wordpiece import wordpiece_fields
 from sequence_encoder.search.static_site.words import words_of
 from sequence_encoder.search.static_site.writing import SiteText, write_static_site
 from sequence_encoder.tests.guides import ROOT
@@ -218,6 +221,27 @@ def test_the_page_runs_a_model_with_layers(browser: Any, tmp_path: Path) -> None
         assert found(page, "needle")[0].startswith("/long")
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_page_and_python_find_the_same_tokens(page: Any, lowercase: bool) -> None:
+    texts = [*UNUSUAL, HTML, CHINESE, "Σίσυφος É"]
+    characters = sorted({*"".join(texts), *unicodedata.normalize("NFD", "".join(texts).lower())} - {"ü", "x"})
+    pieces = [*characters, *(f"##{character}" for character in characters), "xx", "##xx"]
+    vocabulary = {token: place for place, token in enumerate(["[UNK]", "[MASK]", *pieces])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(["[MASK]"])
+    program = """async ([fields, texts]) => {
+      const { WordPiece } = await import("./wordpiece.js");
+      const tokenizer = new WordPiece(fields);
+      return texts.map((text) => tokenizer.tokenize(text));
+    }"""
+    fields = wordpiece_fields(json.loads(tokenizer.to_str()), "it")
+    expected = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    assert page.evaluate(program, [fields, texts]) == expected
+    assert {0, 1} <= {token for tokens in expected for token in tokens}
+
+
 def test_the_page_and_python_find_the_same_words(page: Any) -> None:
     program = """async (texts) => {
       const { wordsOf } = await import("./words.js");
@@ -234,11 +258,13 @@ def test_the_page_works_without_a_network(page: Any) -> None:
     program = """async () => {
       const { files } = await (await fetch("site.json")).json();
       await navigator.serviceWorker.ready;
-      while (!(await Promise.all(files.map((name) => caches.match(name)))).every(Boolean)) {
+      for (let tries = 0; tries < 600; ++tries) {
+        if ((await Promise.all(files.map((name) => caches.match(name)))).every(Boolean)) return true;
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
+      return false;
     }"""
-    page.evaluate(program)
+    assert page.evaluate(program)
     page.context.set_offline(True)
     page.reload()
     assert found(page, "needle")[0].startswith("/long")
