@@ -35,6 +35,7 @@ from sequence_encoder.tests.vector_folders import tiny_bert
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 PACKAGES = ROOT / ".venv" / "javascript" / "node_modules"
+NEEDS_NPM = pytest.mark.skipif(not PACKAGES.is_dir(), reason="needs packages of npm, which `make browser` installs")
 HTML = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
 CHINESE = f"標題 {'試' * 300}詢{'試' * 300}"
 LONG = f"{'filler words ' * 300}needle{' more filler' * 300}"
@@ -207,7 +208,19 @@ def test_the_page_finds_the_texts_that_python_finds(page: Any, model: Path) -> N
     compare(page, model, atol=0.01)
 
 
-@pytest.mark.skipif(not PACKAGES.is_dir(), reason="needs packages of npm, which `make browser` installs")
+@NEEDS_NPM
+def test_the_page_splits_texts_with_a_library(browser: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = tokenizer_of("byte_level_bpe")
+    static_encoder(torch.randn(len(tokenizer), 24)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    write_page(tmp_path / "model", tmp_path, node_modules=PACKAGES)
+    with opened(browser, tmp_path / "page") as page:
+        page.get_by_text("searched by meaning and by words").wait_for()
+        compare(page, tmp_path / "model", atol=0.01)
+
+
+@NEEDS_NPM
 def test_the_page_runs_a_model_with_layers(browser: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = SequenceEncoderModel(tiny_bert(tokenizer_of(), max_position_embeddings=64)).eval()
@@ -236,7 +249,7 @@ def test_the_page_and_python_find_the_same_tokens(page: Any, lowercase: bool) ->
       const tokenizer = new WordPiece(fields);
       return texts.map((text) => tokenizer.tokenize(text));
     }"""
-    fields = wordpiece_fields(json.loads(tokenizer.to_str()), "it")
+    fields = wordpiece_fields(json.loads(tokenizer.to_str()))
     expected = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     assert page.evaluate(program, [fields, texts]) == expected
     assert {0, 1} <= {token for tokens in expected for token in tokens}
@@ -308,11 +321,11 @@ def test_models_that_a_page_cannot_run_are_refused(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("byte_level_bpe")
     static_encoder(torch.randn(len(tokenizer), 8)).save_pretrained(tmp_path / "bytes")
     tokenizer.save_pretrained(tmp_path / "bytes")
-    with pytest.raises(UsageError, match="that of this model has a BPE model"):
+    with pytest.raises(UsageError, match="its tokenizer has a BPE model and other normalizers"):
         write("bytes")
     SequenceEncoderModel(tiny_bert(tokenizer_of())).save_pretrained(tmp_path / "layers")
     tokenizer_of().save_pretrained(tmp_path / "layers")
-    with pytest.raises(UsageError, match="has layers, so the page needs libraries"):
+    with pytest.raises(UsageError, match="needs libraries from npm, because it has layers"):
         write("layers")
     assert not (tmp_path / "index").exists()
     assert not (tmp_path / "page").exists()

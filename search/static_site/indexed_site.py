@@ -57,7 +57,7 @@ def load_page_model(
         **named,
     )
     if encoder.config.is_static:
-        return StaticPageModel(prepared, source.name)
+        return StaticPageModel(prepared, source.name, packages)
     return GraphPageModel(prepared, source.name, packages)
 
 

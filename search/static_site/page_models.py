@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,17 +20,16 @@ from ...runtimes.transformers_js import is_in_eight_bits
 from ...saving.model_files import GRAPHS
 from .eight_bits import in_eight_bits
 from .site_folder import SiteFiles
-from .wordpiece import wordpiece_fields
+from .wordpiece import differences, wordpiece_fields
 
 _DTYPE = "q8"
 # The number of texts to calibrate eight bits on.
 _CALIBRATED = 300
-# The files of npm packages that the page of a graph needs, and the names that it imports them by.
-_SCRIPTS = {
-    "onnxruntime.mjs": "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
-    "tokenizers.mjs": "@huggingface/tokenizers/dist/tokenizers.min.mjs",
-}
-_RUNTIME = "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
+# The files of npm packages that a page imports, by the names that it imports them by.
+_TOKENIZERS = {"tokenizers.mjs": "@huggingface/tokenizers/dist/tokenizers.min.mjs"}
+_RUNTIME = {**_TOKENIZERS, "onnxruntime.mjs": "onnxruntime-web/dist/ort.wasm.bundle.min.mjs"}
+# What the last of them runs.
+_WASM = {"runtime": "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"}
 
 
 class PageModel(Protocol):
@@ -46,32 +45,40 @@ class PageModel(Protocol):
 
 
 class StaticPageModel:
-    """A table of token vectors, which the page adds up without any library.
+    """A table of token vectors, which the page adds up, with a library for tokenizers other than BERT's alone.
 
     Args:
         prepared: How a static encoder reads queries.
         name: The name of the model, for errors.
+        packages: The folder `node_modules` of npm with that library.
 
     Raises:
-        UsageError: If the vector of a text is not the mean of rows of the table, or the page cannot split texts into
-            its tokens.
+        UsageError: If the vector of a text is not the mean of rows of the table, or the library is missing.
     """
 
-    def __init__(self, prepared: PreparedEncoding, name: str) -> None:
+    def __init__(self, prepared: PreparedEncoding, name: str, packages: str | None) -> None:
         recipe = prepared.recipe
         if recipe.pooling != ("mean",) or not all(isinstance(step, Normalize) for step in recipe.after):
             raise UsageError(f"{name}: for a search page, the vectors of a static model must be means of its table.")
         self._prepared = prepared
         backend: Any = prepared.tokenizer
-        self._fields = wordpiece_fields(json.loads(backend.backend_tokenizer.to_str()), name)
+        self._tokenizer = json.loads(backend.backend_tokenizer.to_str())
+        self._libraries: dict[str, Path] = {}
+        if unlike := differences(self._tokenizer):
+            why = f"its tokenizer has {' and '.join(unlike)}, unlike that of BERT"
+            self._libraries = find_libraries(packages, name, why, _TOKENIZERS)
 
     def write(self, files: SiteFiles, texts: Sequence[str]) -> dict[str, Any]:
         """See `PageModel.write`."""
         table = self._table()
+        for name, source in self._libraries.items():
+            files.copy_script(source, name)
+        fields = self._tokenizer if self._libraries else wordpiece_fields(self._tokenizer)
         return {
             "kind": "static",
             "table": {"file": files.add("table", in_eight_bits([table])), "rows": len(table)},
-            "tokenizer": files.add_json("tokenizer", self._fields),
+            "tokenizer": files.add_json("tokenizer", fields),
+            "is_wordpiece": not self._libraries,
             "prompt": self._prepared.prompt,
             "skipped": self._prepared.skipped,
             "max_length": self._prepared.max_length,
@@ -101,16 +108,7 @@ class GraphPageModel:
     """
 
     def __init__(self, prepared: PreparedEncoding, name: str, packages: str | None) -> None:
-        if packages is None:
-            raise UsageError(
-                f"{name} has layers, so the page needs libraries from npm: run `npm install @huggingface/transformers` "
-                "and pass --node_modules node_modules, or use a static model."
-            )
-        self._packages = Path(packages)
-        if missing := [file for file in (*_SCRIPTS.values(), _RUNTIME) if not (self._packages / file).is_file()]:
-            raise UsageError(
-                f"--node_modules {packages} has no {missing[0]}; run `npm install @huggingface/transformers` beside it."
-            )
+        self._libraries = find_libraries(packages, name, "it has layers", {**_RUNTIME, **_WASM})
         check_format("transformers.js")
         if prepared.skipped:
             raise UsageError(f"{name} does not pool the tokens of prompts, which a search page cannot leave out.")
@@ -124,8 +122,8 @@ class GraphPageModel:
         sample = known[:: len(known) // _CALIBRATED][:_CALIBRATED] if len(known) >= _CALIBRATED else None
         encoder = self._prepared.encoder
         encoder.embedding_recipe = self._prepared.recipe
-        for name, source in _SCRIPTS.items():
-            files.copy_script(self._packages / source, name)
+        for name in _RUNTIME:
+            files.copy_script(self._libraries[name], name)
         files.runs_wasm = True
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "graph")
@@ -136,9 +134,34 @@ class GraphPageModel:
         return {
             "kind": "graph",
             "graph": files.add_packed("model", graph),
-            "runtime": files.add_packed("runtime", (self._packages / _RUNTIME).read_bytes()),
+            "runtime": files.add_packed("runtime", self._libraries["runtime"].read_bytes()),
             "tokenizer": files.add_json("tokenizer", tokenizer),
             "prompt": self._prepared.prompt,
             "max_length": self._prepared.max_length,
             "channels": self._prepared.kept_channels,
         }
+
+
+def find_libraries(packages: str | None, name: str, why: str, wanted: Mapping[str, str]) -> dict[str, Path]:
+    """Return the files of npm packages that a page needs, by their names in it.
+
+    Args:
+        packages: The folder `node_modules`.
+        name: The name of the model, for errors.
+        why: Why it needs them, for errors.
+        wanted: The files in the folder, by their names in the page.
+
+    Raises:
+        UsageError: If they are missing.
+    """
+    if packages is None:
+        raise UsageError(
+            f"a search page with {name} needs libraries from npm, because {why}; run `npm install "
+            "@huggingface/transformers` and pass --node_modules node_modules."
+        )
+    files = {each: Path(packages, file) for each, file in wanted.items()}
+    if missing := [file for file in files.values() if not file.is_file()]:
+        raise UsageError(
+            f"--node_modules {packages} must have {missing[0]}; run `npm install @huggingface/transformers` beside it."
+        )
+    return files

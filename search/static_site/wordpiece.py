@@ -5,34 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...command_line import UsageError
 
-
-def wordpiece_fields(tokenizer: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the fields of `WordPiece` in the page.
+def differences(tokenizer: Mapping[str, Any]) -> list[str]:
+    """Return what a tokenizer has that BERT's do not have, and that the page does not know.
 
     Args:
         tokenizer: The content of a `tokenizer.json`.
-        name: The name of the model, for errors.
-
-    Raises:
-        UsageError: If it is another tokenizer, or one with steps that the page does not know.
     """
-    model, normalizer = tokenizer["model"], tokenizer["normalizer"] or {}
-    steps = normalizer.get("normalizers", [normalizer])
-    bert = steps[-1]
+    model, steps = tokenizer["model"], _steps(tokenizer)
     unlike = {
         f"a {model['type']} model": model["type"] != "WordPiece",
-        "other normalizers": bert.get("type") != "BertNormalizer"
+        "other normalizers": steps[-1].get("type") != "BertNormalizer"
         or any(step["type"] != "Lowercase" for step in steps[:-1]),
         "another pre-tokenizer": (tokenizer["pre_tokenizer"] or {}).get("type") != "BertPreTokenizer",
         "added words": any(each["normalized"] or each["single_word"] for each in tokenizer["added_tokens"]),
     }
-    if found := [what for what, differs in unlike.items() if differs]:
-        raise UsageError(
-            f"{name}: a search page splits texts as BERT's WordPiece tokenizer does, but that of this model has "
-            f"{' and '.join(found)}."
-        )
+    return [what for what, differs in unlike.items() if differs]
+
+
+def wordpiece_fields(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `WordPiece` in the page.
+
+    Args:
+        tokenizer: The content of a `tokenizer.json` without differences.
+    """
+    model, steps = tokenizer["model"], _steps(tokenizer)
+    bert = steps[-1]
     ids = {**model["vocab"], **{each["content"]: each["id"] for each in tokenizer["added_tokens"]}}
     tokens = [""] * (max(ids.values()) + 1)
     for token, place in ids.items():
@@ -50,3 +48,8 @@ def wordpiece_fields(tokenizer: Mapping[str, Any], name: str) -> dict[str, Any]:
         "accents": bert["lowercase"] if accents is None else accents,
         "lowercase": bert["lowercase"] or len(steps) > 1,
     }
+
+
+def _steps(tokenizer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    normalizer = tokenizer["normalizer"] or {}
+    return list(normalizer.get("normalizers", [normalizer]))

@@ -36,18 +36,27 @@ class Table {
 
 // A model whose vector of a text is the sum of the rows of its tokens, in the direction of their mean.
 class StaticModel {
-  static async read({ table, tokenizer }) {
-    const [rows, fields, { WordPiece }] = await Promise.all([
-      Table.read(table),
-      readPackedJson(tokenizer),
-      import("./wordpiece.js"),
-    ]);
-    return Object.assign(new StaticModel(), { table: rows, tokenizer: new WordPiece(fields) });
+  static async read({ table, tokenizer, is_wordpiece: isWordPiece }) {
+    const reading = isWordPiece ? StaticModel.#wordPiece(tokenizer) : StaticModel.#library(tokenizer);
+    const [rows, tokenize] = await Promise.all([Table.read(table), reading]);
+    return Object.assign(new StaticModel(), { table: rows, tokenize });
+  }
+
+  static async #wordPiece(name) {
+    const [fields, { WordPiece }] = await Promise.all([readPackedJson(name), import("./wordpiece.js")]);
+    const tokenizer = new WordPiece(fields);
+    return (text) => tokenizer.tokenize(text);
+  }
+
+  static async #library(name) {
+    const [content, { Tokenizer }] = await Promise.all([readPackedJson(name), import("./tokenizers.mjs")]);
+    const tokenizer = new Tokenizer(content, {});
+    return (text) => tokenizer.encode(text).ids;
   }
 
   async vector(text, { max_length: most, skipped }) {
     const vector = new Float32Array(this.table.channels);
-    const tokens = this.tokenizer.tokenize(text).slice(0, most ?? undefined);
+    const tokens = this.tokenize(text).slice(0, most ?? undefined);
     for (const token of tokens.slice(skipped)) this.table.add(token, vector);
     return vector;
   }
