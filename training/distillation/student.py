@@ -39,6 +39,9 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
         inputs: (B, S) some texts.
     """
     encoder, real = cast(SequenceEncoderModel, teacher.base_model), inputs["attention_mask"].bool()
+    chosen = list(range(encoder.config.num_hidden_layers))
+    if len(chosen) == kept:
+        return chosen
     wanted = encoder(**inputs).last_hidden_state[real]
 
     def similarity(layers: list[int]) -> float:
@@ -46,7 +49,7 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
         return float(F.cosine_similarity(states, wanted, dim=-1).mean())
 
     first, second = ([type(module) for module in layer.modules()] for layer in encoder._layers_in_order()[:2])
-    chosen, fixed = list(range(encoder.config.num_hidden_layers)), [] if first == second else [0]
+    fixed = [] if first == second else [0]
     while len(chosen) > kept:
         candidates = [layer for layer in chosen if layer not in fixed]
         chosen = max(([each for each in chosen if each != left_out] for left_out in candidates), key=similarity)
