@@ -5,7 +5,7 @@
 The pages have 25,000 sentences of `vector_tasks.corpus`. The first has a static student of all-MiniLM-L6-v2, which has
 read none of them, and the second, with NODE_MODULES, all-MiniLM-L6-v2 itself in eight bits. 200 further sentences are
 the queries. Chromium reads a page from this machine, with an empty profile. The time of the first result starts with
-the navigation, and that of the others when the text of the query changes; the page then waits 60 ms for the next key.
+the navigation, and that of the others when the text of the query changes; the page then waits 15 ms for the next key.
 FOLDER keeps the pages for further runs.
 """
 
