@@ -8,9 +8,10 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# The parameters of mallopt(3), and their defaults.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
+# The parameters of mallopt(3). Once one is set, glibc no longer adjusts the thresholds itself: they end at the largest
+# values to which it would have raised them, since lower ones would return memory after each forward pass.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_DEFAULTS = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20, _MMAP_MAX: 65536}
 _KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_MAX: 0}
 
 

@@ -9,7 +9,7 @@ const SHOWN = 320;
 const BEFORE = 80;
 // While someone types, every key would start a search.
 const PAUSE_MS = 15;
-// How long it then waits before it reads all texts, for when there is no network.
+// The page works without a network once it has read all texts. The queries after the first one come before that.
 const KEEP_AFTER_MS = 1000;
 const [query, status, hits, more] = ["query", "status", "hits", "more"].map((id) => document.getElementById(id));
 let search;
@@ -162,7 +162,6 @@ async function start() {
   await show();
   await vectors;
   if (search.vectors) await show();
-  // Somebody who types on comes first.
   await new Promise((done) => setTimeout(done, KEEP_AFTER_MS));
   await navigator.serviceWorker?.register("service-worker.js").catch(console.warn);
   await search.keepAll().catch(console.warn);
