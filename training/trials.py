@@ -1,18 +1,22 @@
-"""Times a few steps of a training, from which the commands plan how many of them fit into `--seconds`."""
+"""Times a few steps of a training, and keeps what the commands plan from that: how many steps fit into `--seconds`."""
 
 from __future__ import annotations
 
 import copy
+import json
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..command_line.console import show_table
+from ..saving.whole_folders import write_atomically
 from .checkpoints import train_with_cleanup
 
 # The first step is not timed, because it allocates memory. The median leaves out a step that other work has delayed.
@@ -50,3 +54,19 @@ def seconds_of_step(trainer: Trainer) -> float:
     trainer.add_callback(times)
     train_with_cleanup(trainer, None)
     return median(end - start for start, end in pairwise(times.ends))
+
+
+def planned_once(file: Path, should_save: bool, plan: Callable[[], Any]) -> Any:
+    """Return a plan, which a resumed run reads from a file, because its checkpoints belong to it.
+
+    Args:
+        file: The file, in JSON.
+        should_save: Whether this process writes it.
+        plan: Makes the plan. All processes use that of the first one, so that they train for the same number of steps.
+    """
+    kept = broadcast_object_list([json.loads(file.read_text(encoding="utf-8")) if file.exists() else None])[0]
+    if kept is None:
+        kept = broadcast_object_list([plan()])[0]
+        if should_save:
+            write_atomically(file, [json.dumps(kept)])
+    return kept

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from typing import Any, cast
 
-from accelerate.utils import broadcast_object_list
-
-from ...saving.whole_folders import write_atomically
-from ..trials import seconds_of_step, trial_arguments
+from ..trials import planned_once, seconds_of_step, trial_arguments
 from .cross_validation import LEAST_TO_CHOOSE
 from .plan import plan_for
 from .report import Results
@@ -30,13 +26,7 @@ def keep_to_budget(run: Adaptation, setup: Any, results: Results, started: float
     gets the options that change. Without time for fine-tuning, `results.tuning` becomes "linear". The run has `started`
     at this time of `time.perf_counter`.
     """
-    file = run.scratch / _FILE
-    # Every process must train for the same number of steps.
-    kept = broadcast_object_list([json.loads(file.read_text(encoding="utf-8")) if file.exists() else None])[0]
-    if kept is None:
-        kept = broadcast_object_list([_shortened(run, setup, started)])[0]
-        if run.args.should_save:
-            write_atomically(file, [json.dumps(kept)])
+    kept = planned_once(run.scratch / _FILE, run.args.should_save, lambda: _shortened(run, setup, started))
     if kept["said"] and run.args.process_index == 0:
         print(kept["said"])
     results.found = kept["found"]

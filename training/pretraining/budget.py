@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from accelerate.utils import broadcast_object_list
 from transformers import Trainer, set_seed
 
 from ...data.packs import PackedWindows
-from ...saving.whole_folders import write_atomically
-from ..trials import seconds_of_step, trial_arguments
+from ..trials import planned_once, seconds_of_step, trial_arguments
 from .run import Pretraining
 from .trainer import packs_per_step
 
@@ -38,13 +35,8 @@ def keep_to_seconds(
         trainer_of: Builds a trainer with a copy of the model.
         started: When the run started, by `time.perf_counter`.
     """
-    args, file = run.args, run.scratch / BUDGET
-    # Every process must train for the same number of steps.
-    kept = broadcast_object_list([json.loads(file.read_text(encoding="utf-8")) if file.exists() else None])[0]
-    if kept is None:
-        kept = broadcast_object_list([{"steps": _affordable_steps(run, train, trainer_of, started)}])[0]
-        if args.should_save:
-            write_atomically(file, [json.dumps(kept)])
+    file, args = run.scratch / BUDGET, run.args
+    kept = planned_once(file, args.should_save, lambda: {"steps": _affordable_steps(run, train, trainer_of, started)})
     args.max_steps = kept["steps"]
 
 
