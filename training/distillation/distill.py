@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
@@ -39,16 +37,16 @@ from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..trials import seconds_of_step, trial_arguments
 from .arguments import DISTILL
+from .initial_student import initial_student
 from .labelled import LabelledTexts, read_labelled
-from .narrowing import varied_channels
 from .objectives import VectorObjective
 from .report import Report, compare, compare_static, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
 from .static_learning import distill_static
-from .student import Student, choose_layers, make_student, with_dropout_of
+from .student import Student, with_dropout_of
 from .teacher import Teacher, load_teacher, prepared_computation
-from .teacher_outputs import INPUTS, TARGET
-from .texts import Collator, LearningTexts, SampledRows, affordable_share, read_outputs, read_vectors
+from .teacher_outputs import TARGET
+from .texts import Collator, SampledRows, affordable_share, read_outputs, read_vectors
 
 _PLAN, RESULTS = "plan.json", "distillation.json"
 # Number of texts in a shard of what the teacher computes.
@@ -57,11 +55,6 @@ _SHARD_ROWS = 2048
 # that is planned in all: the rest is for what is not measured, such as saving.
 _OF_TEACHER, _OF_TEACHER_OF_STATIC, _PLANNED = 1 / 3, 2 / 3, 0.9
 _LEAST_STEPS = 10
-# Texts by which the directions of vectors are found, and those by which the channels to keep are.
-_SAMPLED, _READ = 8192, 256
-# Tokens that a teacher reads in all to find the layers to keep, and the fewest at a time: of 6 layers, it reads 1,024
-# tokens 15 times to find 3, and of 24 layers, 128 tokens 222 times to find 12.
-_TRIED, _FEWEST_TRIED = 15 * 1024, 128
 
 
 def run_command(arguments: list[str]) -> None:
@@ -130,7 +123,7 @@ def _distill(run: Distillation) -> Report:
             what = counted(texts.count, "pair" if by_query else "text")
             tokens = counted(sum(texts.lengths), "token")
             print(f"{what} of {tokens} to learn from, {len(texts.held_out):,} held out.")
-        initial = _initial_student(run, teacher, texts)
+        initial = initial_student(run, teacher, texts)
         teacher.loaded = None  # Nothing needs it during the training.
         batches = TokenBudgetDataset(texts.units, args.max_tokens, args.seed, texts.lengths)
 
@@ -230,30 +223,6 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     plan["computed"] = True
     _keep(run, plan)
     return plan
-
-
-def _initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -> Any:
-    """Return the student before training, and choose the directions of the vectors of a narrower one."""
-    objective, size = teacher.objective, run.model.hidden_size
-    rows = texts.units.__getitems__(list(range(min(len(texts.lengths), _READ if size is None else _SAMPLED))))
-    collate = Collator(cast(Any, teacher.model.config).pad_token_id)
-
-    def inputs_of(count: int) -> dict[str, torch.Tensor]:
-        batch = collate(rows[:count])
-        return {name: batch[name] for name in (*INPUTS, "attention_mask") if name in batch}
-
-    total = cast(Any, teacher.model.config).num_hidden_layers
-    tokens = max(_FEWEST_TRIED, _TRIED // max(1, sum(range(teacher.layers + 1, total + 1))))
-    tried = np.searchsorted(np.cumsum([len(row[INPUTS[0]]) for row in rows]), tokens)
-    layers = choose_layers(teacher.model, teacher.layers, inputs_of(int(tried) + 1))
-    if size is None:
-        return make_student(teacher.model, layers)
-    inputs = inputs_of(_READ)
-    student = make_student(teacher.model, layers, varied_channels(teacher.model, inputs, size))
-    if isinstance(objective, VectorObjective):
-        cast(Any, student).embedding_recipe = objective.recipe
-        objective.choose_directions(torch.tensor(np.stack([row[TARGET] for row in rows])), student, inputs)
-    return student
 
 
 def _keep(run: Distillation, plan: dict[str, Any]) -> None:

@@ -31,7 +31,9 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
 
     Layers are left out one by one: always the one without which the encoder changes the vectors of tokens least. A
     student of these layers is nearest to its teacher before it learns, and stays nearer than one of layers that are
-    spread evenly (benchmarks/RESULTS.md). A first layer unlike the others, such as that of ModernBERT, stays.
+    spread evenly (benchmarks/RESULTS.md). The first layer stays, because the layers before a kept one can only be
+    made up for in a layer that precedes them (see `fit_layers`); a single layer may be any, unless the first one is
+    unlike the others.
 
     Args:
         teacher: The model.
@@ -49,7 +51,7 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
         return float(F.cosine_similarity(states, wanted, dim=-1).mean())
 
     first, second = ([type(module) for module in layer.modules()] for layer in encoder._layers_in_order()[:2])
-    fixed = [] if first == second else [0]
+    fixed = [0] if kept > 1 or first != second else []
     while len(chosen) > kept:
         candidates = [layer for layer in chosen if layer not in fixed]
         chosen = max(([each for each in chosen if each != left_out] for left_out in candidates), key=similarity)
@@ -94,18 +96,18 @@ def make_student(
         narrow(config, len(channels))
     for name in _DROPOUTS:
         setattr(config, name, 0.0)
-    student = type(teacher)(config).float()
+    student = type(teacher)(config).float().to(teacher.device)
     original, encoder = cast(SequenceEncoderModel, teacher.base_model), cast(SequenceEncoderModel, student.base_model)
     inside = "layers." if original is teacher else f"{teacher.base_model_prefix}.layers."
-    _copy(teacher, student, channels, inside)
+    copy_weights(teacher, student, channels, inside)
     layers = original._layers_in_order()
     for index, layer in zip(chosen, encoder._layers_in_order(), strict=True):
-        _copy(layers[index], layer, channels)
+        copy_weights(layers[index], layer, channels)
     encoder.embedding_recipe = original.embedding_recipe
     return student
 
 
-def _copy(source: Any, target: Any, channels: torch.Tensor | None, left_out: str = "\n") -> None:
+def copy_weights(source: Any, target: Any, channels: torch.Tensor | None, left_out: str = "\n") -> None:
     """Copy the weights of a module to one of the same kind, except those whose names start with `left_out`."""
     weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith(left_out)}
     if channels is not None:
