@@ -1,0 +1,65 @@
+"""The layers of a student are fitted to what its teacher computes, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sequence_encoder import SequenceEncoderModel
+from sequence_encoder.training.distillation.layer_fitting import fit_layers
+from sequence_encoder.training.distillation.student import make_student
+
+KINDS: dict[str, dict[str, Any]] = {
+    "norms last": {},
+    "norms first, gates, no biases": {"preset": "modernbert"},
+    "convolution": {"conv_kernel_size": 3},
+}
+
+
+def states_of(model: Any, texts: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Return the vectors (T, D) of the tokens of texts."""
+    ids, mask = texts
+    with torch.no_grad():
+        states: torch.Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return states[mask.bool()]
+
+
+def fitted(teacher: Any, chosen: list[int], batches: list[Any], channels: torch.Tensor | None = None) -> Any:
+    student = make_student(teacher, chosen, channels).eval()
+    inputs = [{"input_ids": ids, "attention_mask": mask} for ids, mask in batches]
+    fit_layers(teacher, student, chosen, inputs, channels)
+    return student
+
+
+CASES = [*((kind, None) for kind in KINDS), ("norms last", 8), ("norms first, gates, no biases", 8)]
+
+
+@pytest.mark.parametrize(("kind", "hidden_size"), CASES)
+def test_a_fitted_student_is_nearer_to_its_teacher_on_other_texts(
+    tiny_config: Callable[..., Any],
+    randomize: Callable[..., Any],
+    ragged: Callable[..., Any],
+    kind: str,
+    hidden_size: int | None,
+) -> None:
+    channels = None if hidden_size is None else torch.arange(0, 24, 24 // hidden_size)
+    teacher = randomize(SequenceEncoderModel(tiny_config(num_hidden_layers=4, **KINDS[kind])))
+    *batches, others = [ragged([9, 5, 12, 7, 3, 11] * 8) for _ in range(5)]
+    chosen = [0, 2]
+    wanted = states_of(teacher, others)
+    wanted = wanted if channels is None else wanted[:, channels]
+    students = [make_student(teacher, chosen, channels).eval(), fitted(teacher, chosen, batches, channels)]
+    before, after = [float(F.cosine_similarity(states_of(each, others), wanted, dim=-1).mean()) for each in students]
+    assert after > before + 0.1
+
+
+def test_layers_that_share_their_weights_stay_as_they_are(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
+) -> None:
+    teacher = randomize(SequenceEncoderModel(tiny_config(num_hidden_layers=4, num_hidden_groups=1)))
+    student = fitted(teacher, [0, 2], [ragged([9, 5, 12])])
+    assert all(torch.equal(weight, teacher.state_dict()[name]) for name, weight in student.state_dict().items())
