@@ -9,6 +9,8 @@ Shapes: B batch, S sequence, T tokens of a batch, D hidden, I inputs of the last
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,15 +19,15 @@ from typing import Any, cast
 import torch
 from torch.nn import functional as F
 
-from ...inference.bfloat16 import faster_in_bfloat16
 from ...modeling import SequenceEncoderPreTrainedModel
 from ...modeling.layers import PreNormLayer
 from .student import copy_weights
 
-# The number of tokens to fit with, for each input of a matrix.
-TOKENS_AN_INPUT = 24
-# Draws the weights towards those of the teacher, as a share of the mean square of the inputs.
-_RIDGE = 0.1
+# Draws the weights towards those of the teacher, as a share of the mean square of the inputs, and counts at least as
+# many tokens for each input: a few short texts say little about a matrix.
+_RIDGE, _TOKENS_AN_INPUT = 0.1, 8
+# The time of a fit in passes of the teacher.
+_PASSES = 4
 
 
 @torch.no_grad()
@@ -35,18 +37,22 @@ def fit_layers(
     chosen: Sequence[int],
     batches: Sequence[Mapping[str, torch.Tensor]],
     channels: torch.Tensor | None = None,
+    bf16: bool = False,
+    seconds: float = math.inf,
 ) -> None:
     """Fit the layers of a student, one after the other.
 
-    Layers that share their weights stay as they are, and so does a layer of another kind than the one it stands for,
-    which is the last of those that are left out after it.
+    Layers that share their weights stay as they are, and so does a layer of another class than the last layer of the
+    gap after it.
 
     Args:
         teacher: The teacher.
         student: A copy of it with some of its layers, which changes.
         chosen: The indices of the layers that the student has.
-        batches: The inputs (B, S) of some texts.
+        batches: The inputs (B, S) of some texts, in random order.
         channels: (d,) the channels of the hidden states that a narrower student keeps.
+        bf16: Whether to run the models in bfloat16.
+        seconds: The time after which no more batches are read.
     """
     encoder, smaller = cast(Any, teacher.base_model).eval(), cast(Any, student.base_model).eval()
     layers, own = encoder._layers_in_order(), smaller._layers_in_order()
@@ -55,9 +61,13 @@ def fit_layers(
     replaced = [layers[index] for index in (*(after - 1 for after in chosen[1:]), len(layers) - 1)]
     device = encoder.device.type
     # A cache would keep the weights as they were before they are fitted.
-    with torch.autocast(device, torch.bfloat16, enabled=faster_in_bfloat16(device), cache_enabled=False):
-        wanted = [_totals_of(encoder, replaced, batch, channels) for batch in batches]
-        runs = [_calls_of(smaller, own, batch) for batch in batches]
+    with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        started, wanted = time.perf_counter(), []
+        for batch in batches:
+            wanted.append(_totals_of(encoder, replaced, batch, channels))
+            if _PASSES * (time.perf_counter() - started) > seconds:
+                break
+        runs = [_calls_of(smaller, own, batch) for batch in batches[: len(wanted)]]
         states, calls = [given for given, _ in runs], [of_batch for _, of_batch in runs]
         for place, (layer, end) in enumerate(zip(own, replaced, strict=True)):
             here = [partial(of_batch[place], given) for of_batch, given in zip(calls, states, strict=True)]
@@ -126,12 +136,13 @@ def _calls_of(
     encoder: Any, layers: Sequence[Any], batch: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, list[Callable[..., torch.Tensor]]]:
     """Return the input of the first layer for a batch, and functions that call each layer with other hidden states."""
-    first: list[torch.Tensor] = []
+    first: list[torch.Tensor] = []  # The hidden states of all other layers are computed anew.
     calls: list[Callable[..., torch.Tensor]] = []
 
     def see(layer: Any, given: tuple[torch.Tensor, ...], options: dict[str, Any]) -> None:
         hidden_states, *shared = given
-        first.append(hidden_states)
+        if not calls:
+            first.append(hidden_states)
         calls.append(lambda states: cast(torch.Tensor, layer(states, *shared, **options)))
 
     handles = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in layers]
@@ -151,20 +162,27 @@ def _fit(layer: Any, runs: Sequence[Callable[[], Any]], totals: Sequence[torch.T
     """
     matrix = layer.mlp.down_proj
     parts = [matrix.weight.T] if matrix.bias is None else [matrix.weight.T, matrix.bias[None]]
-    # The last row is the bias.
-    before = torch.cat(parts).cpu().double()
+    # The last row is the bias, whose input is 1.
+    before = torch.cat(parts)
     moments, products = before.new_zeros(len(before), len(before)), torch.zeros_like(before)
+    tokens = 0
     with _Watch(layer) as seen:
         for run, total in zip(runs, totals, strict=True):
             run()
             inputs = seen.inputs if matrix.bias is None else F.pad(seen.inputs, (0, 1), value=1.0)
+            tokens += len(inputs)
             with torch.autocast(inputs.device.type, enabled=False):
-                moments += (inputs.T @ inputs).cpu()
-                products += (inputs.T @ (total.float() - seen.residual)).cpu()
-    squares = moments.diagonal()[: matrix.in_features]
-    penalty = torch.zeros_like(moments.diagonal())
-    penalty[: matrix.in_features] = _RIDGE * squares.mean()
-    found = torch.linalg.solve(moments + penalty.diag(), products + penalty[:, None] * before).to(matrix.weight)
+                moments += inputs.T @ inputs
+                products += inputs.T @ (total.float() - seen.residual)
+    counted = _RIDGE * max(tokens, _TOKENS_AN_INPUT * matrix.in_features)
+    penalty = torch.full_like(
+        moments.diagonal(), counted * float(moments.diagonal()[: matrix.in_features].mean()) / tokens
+    )
+    penalty[matrix.in_features :] = counted - _RIDGE * tokens
+    root, info = torch.linalg.cholesky_ex(moments + penalty.diag())
+    if info:  # All inputs are zero.
+        return
+    found = torch.cholesky_solve(products + penalty[:, None] * before, root)
     matrix.weight.copy_(found[: matrix.in_features].T)
     if matrix.bias is not None:
         matrix.bias.copy_(found[-1])

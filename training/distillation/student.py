@@ -31,8 +31,8 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
 
     Layers are left out one by one: always the one without which the encoder changes the vectors of tokens least. A
     student of these layers is nearest to its teacher before it learns, and stays nearer than one of layers that are
-    spread evenly (benchmarks/RESULTS.md). The first layer stays, because the layers before a kept one can only be
-    made up for in a layer that precedes them (see `fit_layers`); a single layer may be any, unless the first one is
+    spread evenly (benchmarks/RESULTS.md). The first layer stays: `fit_layers` fits what a layer did that is left out
+    into the kept layer before it, and nothing precedes the first. A single layer may be any, unless the first one is
     unlike the others.
 
     Args:
