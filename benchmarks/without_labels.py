@@ -127,7 +127,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         start = starts.get(row["domain"])
         shown = ["", "", ""]
         if start is not None and row is not start:
-            changes = {task: value - start["old"][task] for task, value in row["old"].items()}
+            changes = {task: value - start["old"][task] for task, value in row["old"].items() if task in start["old"]}
             worst = min(changes, key=lambda task: changes[task])
             shown = [f"{row['score'] - start['score']:+.1f}", f"{statistics.mean(changes.values()):+.1f}"]
             shown += [f"{changes[worst]:+.1f} ({worst})"]
