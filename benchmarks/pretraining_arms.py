@@ -230,7 +230,7 @@ def _our_trainer(held: Held, options: Sequence[str], steps: int) -> Trainer:
     fixed = ["--output_dir", str(held.runs / "ours"), "--overwrite", "--max_steps", str(steps), *PACKS]
     fixed += ["--corpus", str(held.corpus), "--num_proc", "1"]
     fixed += ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "True"]
-    return prepare(parse([*fixed, *options]))
+    return prepare(parse([*fixed, *options]), time.perf_counter())
 
 
 def step_times(make: Callable[[int], Trainer]) -> list[float]:
