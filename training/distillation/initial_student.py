@@ -38,7 +38,8 @@ def initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -
     model = cast(Any, teacher.model).to(args.device)
     rng = np.random.default_rng(args.seed)
     order = rng.permutation(len(texts.lengths))
-    count = max(_READ if size is None else _SAMPLED, int(np.searchsorted(np.cumsum(texts.lengths), _FITTED)))
+    enough = int(np.searchsorted(np.cumsum(np.array(texts.lengths)[order]), _FITTED)) + 1
+    count = max(_READ if size is None else _SAMPLED, enough)
     rows = list(texts.units.__getitems__(order[:count].tolist()))
     ends = np.cumsum([len(row[INPUTS[0]]) for row in rows])
     collate = Collator(model.config.pad_token_id)

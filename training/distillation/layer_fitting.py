@@ -75,7 +75,8 @@ def fit_layers(
                 if not isinstance(layer, PreNormLayer):
                     copy_weights(end.mlp_norm, layer.mlp_norm, channels)
                 _fit(layer, here, [totals[place] for totals in wanted])
-            states = [run() for run in here]
+            if layer is not own[-1]:
+                states = [run() for run in here]
 
 
 class _Watch:
