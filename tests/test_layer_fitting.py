@@ -17,6 +17,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "norms last": {},
     "norms first, gates, no biases": {"preset": "modernbert"},
     "convolution": {"conv_kernel_size": 3},
+    "two groups of layers": {"num_hidden_groups": 2},
 }
 
 
@@ -57,6 +58,45 @@ def test_a_fitted_student_is_nearer_to_its_teacher_on_other_texts(
     assert after > before + 0.05
 
 
+@pytest.mark.parametrize("kind", ["norms last", "norms first, gates, no biases"])
+def test_a_narrower_student_uses_what_its_channels_say_of_the_others(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any], kind: str
+) -> None:
+    """All channels of the teacher repeat the first eight, and it uses no more heads and inner channels than these."""
+    config = tiny_config(num_hidden_layers=2, **{"intermediate_size": 39, **KINDS[kind]})
+    teacher = randomize(SequenceEncoderModel(config))
+    for name, weight in teacher.named_parameters():
+        if not any(part in name for part in ("qkv_proj", "up_proj")) and 24 in weight.shape:
+            axis = weight.shape.index(24) if "o_proj" in name or "down_proj" in name else weight.ndim - 1
+            weight.data = torch.cat([weight.data.narrow(axis, 0, 8)] * 3, axis)
+        if "o_proj.weight" in name:
+            weight.data[:, 8:] = 0
+        if "down_proj.weight" in name:
+            weight.data[:, : 2 * weight.shape[1] // 3] = 0
+    *batches, others = [ragged([9, 5, 12, 7, 3, 11] * 8) for _ in range(5)]
+    student = fitted(teacher, [0, 1], batches, torch.arange(8))
+    assert F.cosine_similarity(states_of(student, others), states_of(teacher, others)[:, :8], dim=-1).mean() > 0.9
+    for name, kept in (("self_attn.qkv_proj", slice(24)), ("mlp.up_proj", slice(26, 39)), ("mlp.gate_up_proj", None)):
+        for ours, theirs in zip(student.layers, teacher.layers, strict=True):
+            if name in dict(ours.named_modules()):
+                weight = theirs.get_submodule(name).weight
+                halves = [half[26:] for half in weight.chunk(2)]
+                wanted = (torch.cat(halves) if kept is None else weight[kept]).unflatten(1, (3, 8)).sum(1)
+                assert F.cosine_similarity(ours.get_submodule(name).weight, wanted, dim=-1).mean() > 0.8
+
+
+def test_the_norms_of_a_narrower_student_fit_its_channels(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
+) -> None:
+    """The last norm of the teacher subtracts the mean of all channels, and that of the student the mean of its own."""
+    teacher = randomize(SequenceEncoderModel(tiny_config(num_hidden_layers=2)))
+    teacher.layers[1].mlp.down_proj.bias.data[8:] += 3
+    batches = [ragged([9, 5, 12, 7, 3, 11] * 8)] * 4
+    student = fitted(teacher, [0, 1], batches, torch.arange(8))
+    means = [states_of(each, batches[0])[:, :8].mean(0) for each in (student, teacher)]
+    torch.testing.assert_close(*means, rtol=0, atol=0.15)
+
+
 def test_layers_that_share_their_weights_stay_as_they_are(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
 ) -> None:
@@ -74,13 +114,36 @@ def test_one_short_text_hardly_changes_a_student(
     assert (after - before).norm() < before.norm()
 
 
+@pytest.mark.parametrize("channels", [None, torch.arange(0, 24, 3)])
 def test_the_fit_in_bfloat16_is_about_that_in_float32(
-    tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
+    tiny_config: Callable[..., Any],
+    randomize: Callable[..., Any],
+    ragged: Callable[..., Any],
+    channels: torch.Tensor | None,
 ) -> None:
     teacher = randomize(SequenceEncoderModel(tiny_config(num_hidden_layers=4)))
     batches, others = [ragged([9, 5, 12, 7, 3, 11] * 8) for _ in range(4)], ragged([9, 5, 12, 7] * 8)
-    whole, half = (states_of(fitted(teacher, [0, 2], batches, bf16=bf16), others) for bf16 in (False, True))
+    whole, half = (states_of(fitted(teacher, [0, 2], batches, channels, bf16=bf16), others) for bf16 in (False, True))
     assert F.cosine_similarity(whole, half, dim=-1).mean() > 0.99
+
+
+def test_an_interruption_of_the_fit_is_raised_and_leaves_no_hooks(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
+) -> None:
+    teacher = randomize(SequenceEncoderModel(tiny_config(num_hidden_layers=4)))
+    calls = 0
+
+    def interrupt(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    handle = teacher.layers[1].self_attn.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(teacher, [0, 2], [ragged([9, 5, 12])] * 2, torch.arange(8))
+    handle.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in teacher.modules())
 
 
 def test_a_matrix_without_inputs_stays_as_it_is(

@@ -5,7 +5,7 @@ complete. Until then, a scratch folder next to it keeps what `--resume` needs:
 
 .NAME-distillation/
   lock, settings.json   as in `adaptation/scratch.py`
-  plan.json             the share of the texts and the number of steps that fit into `--seconds`
+  plan.json             the layers, and the share of the texts and the number of steps that fit into `--seconds`
   teacher/              what the teacher has computed, as `embed` writes it
   texts/                the same, mapped into memory
   trainings/student/    the checkpoints
@@ -123,7 +123,8 @@ def _distill(run: Distillation) -> Report:
             what = counted(texts.count, "pair" if by_query else "text")
             tokens = counted(sum(texts.lengths), "token")
             print(f"{what} of {tokens} to learn from, {len(texts.held_out):,} held out.")
-        initial = initial_student(run, teacher, texts)
+        initial, plan["layers"] = initial_student(run, teacher, texts, plan.get("layers"))
+        _keep(run, plan)
         teacher.loaded = None  # Nothing needs it during the training.
         batches = TokenBudgetDataset(texts.units, args.max_tokens, args.seed, texts.lengths)
 

@@ -6,11 +6,12 @@ Shapes: N texts, S sequence.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ...command_line.progress import Progress
 from ...data.batching import token_batches
@@ -18,22 +19,33 @@ from .layer_fitting import fit_layers
 from .narrowing import varied_channels
 from .objectives import VectorObjective
 from .run import Distillation
-from .student import choose_layers, make_student
+from .student import choose_layers, make_student, spread_layers, token_states
 from .teacher import Teacher
 from .teacher_outputs import INPUTS, TARGET
 from .texts import Collator, LearningTexts
 
-# Texts by which the directions of vectors are found, and those by which the channels to keep are.
-_SAMPLED, _READ = 8192, 256
+# Texts by which the directions of vectors are found, those by which they are turned towards the student, and those by
+# which the channels to keep are found.
+_SAMPLED, _TURNED, _READ = 8192, 2048, 256
 # Tokens that a teacher reads in all to find the layers to keep, and the fewest at a time: of 6 layers, it reads 1,024
 # tokens 15 times to find 3, and of 24 layers, 128 tokens 222 times to find 12.
 _TRIED, _FEWEST_TRIED = 15 * 1024, 128
-# Tokens with which layers are fitted, those of a batch, and the share of `--seconds` that this may take.
-_FITTED, _BATCH, _OF_FIT = 40_960, 4096, 0.05
+# Tokens with which layers are fitted, those of a batch, and the share of `--seconds` that this may take for each choice
+# of layers. One text of so many compares the choices instead.
+_FITTED, _BATCH, _OF_FIT, _COMPARED = 40_960, 4096, 0.04, 10
 
 
-def initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -> Any:
-    """Return the student before training, and choose the directions of the vectors of a narrower one."""
+def initial_student(
+    run: Distillation, teacher: Teacher, texts: LearningTexts, layers: Sequence[int] | None = None
+) -> tuple[Any, list[int]]:
+    """Return the student before training, and its layers, and choose the directions of a narrower student's vectors.
+
+    Args:
+        run: The arguments.
+        teacher: The teacher.
+        texts: The texts to learn from.
+        layers: The layers to keep, if an interrupted run has chosen them.
+    """
     args, objective, size = run.args, teacher.objective, run.model.hidden_size
     model = cast(Any, teacher.model).to(args.device)
     rng = np.random.default_rng(args.seed)
@@ -51,27 +63,53 @@ def initial_student(run: Distillation, teacher: Teacher, texts: LearningTexts) -
     def first(tokens: int) -> list[dict[str, Any]]:
         return rows[: int(np.searchsorted(ends, tokens)) + 1]
 
-    total = model.config.num_hidden_layers
-    tried = max(_FEWEST_TRIED, _TRIED // max(1, sum(range(teacher.layers + 1, total + 1))))
-    layers = choose_layers(model, teacher.layers, inputs_of(first(tried)))
     channels = None if size is None else varied_channels(model, inputs_of(rows[:_READ]), size)
-    student = make_student(model, layers, channels)
+    candidates = (
+        [tuple(layers)] if layers else _candidates(model, teacher.layers, lambda count: inputs_of(first(count)))
+    )
     fitted = first(_FITTED)
-    batches = token_batches([len(row[INPUTS[0]]) for row in fitted], _BATCH)
-    rng.shuffle(batches)
+    # A resumed run, which has one candidate, must fit with the same texts.
+    compared = fitted[: len(fitted) // _COMPARED] if teacher.layers < model.config.num_hidden_layers else []
+    fitted = fitted[len(compared) :]
+    places = token_batches([len(row[INPUTS[0]]) for row in fitted], _BATCH)
+    rng.shuffle(places)
+    batches = [inputs_of([fitted[index] for index in batch]) for batch in places]
     seconds = _OF_FIT * args.seconds if args.seconds and args.max_steps <= 0 else math.inf
+    students = []
     with Progress("Fitting the layers of the student"):
-        fit_layers(
-            model,
-            student,
-            layers,
-            [inputs_of([fitted[index] for index in batch]) for batch in batches],
-            channels,
-            bf16=bool(args.bf16),
-            seconds=seconds,
-        )
+        for chosen in candidates:
+            students.append(make_student(model, chosen, channels))
+            fit_layers(model, students[-1], chosen, batches, channels, bool(args.bf16), seconds)
+    best = _nearest(students, model, inputs_of(compared or fitted[:_READ]), channels) if len(students) > 1 else 0
+    student = students[best]
     if size is not None and isinstance(objective, VectorObjective):
         cast(Any, student).embedding_recipe = objective.recipe
         targets = torch.tensor(np.stack([row[TARGET] for row in rows[:_SAMPLED]]), device=model.device)
-        objective.choose_directions(targets, student, inputs_of(rows[:_READ]))
-    return cast(Any, student).cpu()
+        shown = [rows[start : start + _READ] for start in range(0, min(_TURNED, len(rows)), _READ)]
+        with torch.no_grad():
+            found = torch.cat([objective.outputs(student.eval(), inputs_of(each)) for each in shown])
+        objective.choose_directions(targets, found)
+    return cast(Any, student).cpu(), list(candidates[best])
+
+
+def _candidates(
+    teacher: Any, kept: int, inputs_of: Callable[[int], Mapping[str, torch.Tensor]]
+) -> list[tuple[int, ...]]:
+    """Return the layers that are nearest to the teacher before the fit, and evenly spread ones.
+
+    Each can be nearer after the fit: 3 chosen layers of all-MiniLM-L6-v2 are, and 6 spread ones of all-mpnet-base-v2.
+    """
+    total = teacher.config.num_hidden_layers
+    tried = max(_FEWEST_TRIED, _TRIED // max(1, sum(range(kept + 1, total + 1))))
+    chosen = choose_layers(teacher, kept, inputs_of(tried))
+    return list(dict.fromkeys([tuple(chosen), tuple(spread_layers(total, kept))]))
+
+
+def _nearest(
+    students: Sequence[Any], teacher: Any, inputs: Mapping[str, torch.Tensor], channels: torch.Tensor | None
+) -> int:
+    """Return the index of the student whose vectors of tokens are nearest to those of its teacher."""
+    wanted = token_states(teacher, inputs)
+    wanted = wanted if channels is None else wanted[:, channels]
+    found = [float(F.cosine_similarity(token_states(each, inputs), wanted, dim=-1).mean()) for each in students]
+    return int(np.argmax(found))

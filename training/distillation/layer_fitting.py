@@ -4,30 +4,35 @@ A kept layer must also do what the layers after it did, if these are left out. T
 network is fitted to that, without gradients: Shopkhoev et al. (2025, arXiv 2505.02819) fit one matrix for all layers
 that are left out, and merge it into the same place. A layer without such a gap is fitted to its new inputs.
 
-Shapes: B batch, S sequence, T tokens of a batch, D hidden, I inputs of the last matrix.
+A narrower student has only some channels of the hidden states. The first matrices of its branches are those of the
+teacher after a linear map, which estimates all channels from those of the student. The last matrices of both branches,
+and the norms after them, are fitted to the channels that the student has.
+
+Shapes: B batch, S sequence, T tokens of a batch, D hidden, d hidden of the student, I inputs and O outputs of a matrix.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ...modeling import SequenceEncoderPreTrainedModel
 from ...modeling.layers import PreNormLayer
+from .layer_branches import Branch, Pass, Seen, branches_of
 from .student import copy_weights
 
-# Draws the weights towards those of the teacher, as a share of the mean square of the inputs, and counts at least as
-# many tokens for each input: a few short texts say little about a matrix.
-_RIDGE, _TOKENS_AN_INPUT = 0.1, 8
-# The time of a fit in passes of the teacher.
-_PASSES = 4
+# Draws the weights towards those before, as a share of the mean square of the inputs, and counts at least as many
+# tokens for each input of a matrix, or for a norm: a few short texts say little.
+_RIDGE, _TOKENS_AN_INPUT, _TOKENS_OF_NORM = 0.1, 8, 1000
+# The time of a fit in passes of the teacher, which runs twice. A narrower student also runs eight times.
+_PASSES, _PASSES_IF_NARROWER = 4, 9
 
 
 @torch.no_grad()
@@ -52,138 +57,189 @@ def fit_layers(
         batches: The inputs (B, S) of some texts, in random order.
         channels: (d,) the channels of the hidden states that a narrower student keeps.
         bf16: Whether to run the models in bfloat16.
-        seconds: The time after which no more batches are read.
+        seconds: About how long the fit may take; only as many batches are used as there is time for.
     """
     encoder, smaller = cast(Any, teacher.base_model).eval(), cast(Any, student.base_model).eval()
     layers, own = encoder._layers_in_order(), smaller._layers_in_order()
     if len(set(own)) < len(own):
         return
-    replaced = [layers[index] for index in (*(after - 1 for after in chosen[1:]), len(layers) - 1)]
-    device = encoder.device.type
-    # A cache would keep the weights as they were before they are fitted.
-    with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
-        started, wanted = time.perf_counter(), []
-        for batch in batches:
-            wanted.append(_totals_of(encoder, replaced, batch, channels))
-            if _PASSES * (time.perf_counter() - started) > seconds:
-                break
-        runs = [_calls_of(smaller, own, batch) for batch in batches[: len(wanted)]]
-        states, calls = [given for given, _ in runs], [of_batch for _, of_batch in runs]
-        for place, (layer, end) in enumerate(zip(own, replaced, strict=True)):
-            here = [partial(of_batch[place], given) for of_batch, given in zip(calls, states, strict=True)]
-            if type(layer) is type(end):
-                if not isinstance(layer, PreNormLayer):
-                    copy_weights(end.mlp_norm, layer.mlp_norm, channels)
-                _fit(layer, here, [totals[place] for totals in wanted])
-            if layer is not own[-1]:
-                states = [run() for run in here]
+    passes = _PASSES if channels is None else _PASSES_IF_NARROWER
+    started, theirs = time.perf_counter(), []
+    for batch in batches:
+        theirs.append(Pass(encoder, layers, batch, bf16))
+        if passes * (time.perf_counter() - started) > seconds:
+            break
+    ours = [Pass(smaller, own, batch, bf16) for batch in batches[: len(theirs)]]
+    for layer, start, after in zip(own, chosen, [*chosen[1:], len(layers)], strict=True):
+        end = layers[after - 1]
+        wanted = [_wanted(each, layers[start], end, start, after, channels) for each in theirs]
+        if type(layer) is type(end):
+            if not isinstance(layer, PreNormLayer):
+                copy_weights(end.mlp_norm, layer.mlp_norm, channels)
+            fitted = zip(_fitted_branches(layer, channels), _fitted_branches(layers[start], channels), strict=True)
+            for index, (branch, original) in enumerate(fitted):
+                rows = [(each, of_branches[index]) for each, of_branches in zip(ours, wanted, strict=True)]
+                _fit_branch(branch, original, rows, channels)
+        for each in ours:
+            each.move()
+    if channels is not None and isinstance(own[-1], PreNormLayer):
+        pairs = zip(ours, theirs, strict=True)
+        _fit_norm(smaller.norm, ((our.states, encoder.norm(their.states)[..., channels]) for our, their in pairs))
 
 
-class _Watch:
-    """What a layer adds up after its feed-forward network, in its last call.
+def _fitted_branches(layer: Any, channels: torch.Tensor | None) -> Sequence[Branch]:
+    """Return the branches of a layer that are fitted: with all channels, the attention stays that of the teacher."""
+    return branches_of(layer) if channels is not None else branches_of(layer)[1:]
+
+
+class _Wanted(NamedTuple):
+    """What a branch of a student should compute for a batch.
 
     Attributes:
-        inputs: (T, I) the inputs of the last matrix of the network.
-        output: (T, D) its outputs.
+        given: (T, D) what the first matrix of the teacher's branch sees.
+        power: (I,) the mean squares of what its last matrix sees.
+        total: (T, d) the sum of the output and what it is added to.
+        after: (T, d) what comes after the sum.
     """
 
-    def __init__(self, layer: Any) -> None:
-        self.norm_is_first = isinstance(layer, PreNormLayer)
-        self.handles = [
-            layer.mlp_norm.register_forward_pre_hook(self._see_norm),
-            layer.mlp.down_proj.register_forward_hook(self._see_matrix),
-        ]
-
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    @property
-    def residual(self) -> torch.Tensor:
-        """(T, D) what the outputs are added to."""
-        return self.normed if self.norm_is_first else self.normed - self.output
-
-    @property
-    def total(self) -> torch.Tensor:
-        """(T, D) the sum."""
-        return self.normed + self.output if self.norm_is_first else self.normed
-
-    def _see_norm(self, module: Any, given: tuple[torch.Tensor]) -> None:
-        self.normed = _rows(given[0])
-
-    def _see_matrix(self, module: Any, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        self.inputs, self.output = _rows(given[0]), _rows(output)
+    given: torch.Tensor
+    power: torch.Tensor
+    total: torch.Tensor
+    after: torch.Tensor
 
 
-def _rows(states: torch.Tensor) -> torch.Tensor:
-    return states.flatten(0, -2).float()
+def _wanted(each: Pass, first: Any, last: Any, start: int, after: int, channels: torch.Tensor | None) -> list[_Wanted]:
+    """Move a batch of the teacher on to the layer `after`, and return what the student's branches should compute."""
+    while each.place < start:
+        each.move()
+    seen = each.move(*_fitted_branches(first, channels))
+    while each.place < after - 1:
+        each.move()
+    reached = [*seen[:-1], *(each.move(branches_of(last)[1]) if each.place < after else seen[-1:])]
+    kept = slice(None) if channels is None else channels
+    parts = []
+    for here, there in zip(seen, reached, strict=True):
+        # They are kept in bfloat16, which takes half of the memory.
+        given, total, following = (x.bfloat16() for x in (here.given, there.total[:, kept], there.after[:, kept]))
+        parts.append(_Wanted(given, here.inner.square().mean(0), total, following))
+    return parts
 
 
-def _totals_of(
-    encoder: Any, layers: Sequence[Any], batch: Mapping[str, torch.Tensor], channels: torch.Tensor | None
-) -> list[torch.Tensor]:
-    """Return what layers add up for a batch, in as much memory as a half takes."""
-    with ExitStack() as stack:
-        watches = [stack.enter_context(_Watch(layer)) for layer in layers]
-        encoder(**batch)
-        totals = [watch.total if channels is None else watch.total[:, channels] for watch in watches]
-    return [total.to(torch.bfloat16) for total in totals]
+def _fit_branch(
+    branch: Branch, original: Branch, rows: Sequence[tuple[Pass, _Wanted]], channels: torch.Tensor | None
+) -> None:
+    """Fit a branch of a student to what it should compute for each batch.
+
+    With all channels, the first matrix and the norm stay those of the teacher.
+    """
+
+    def runs() -> Iterable[tuple[Seen, _Wanted]]:
+        for each, wanted in rows:
+            yield each.run(branch)[1][0], wanted
+
+    if channels is not None:
+        inner = torch.arange(branch.last.in_features, device=channels.device)
+        if not branch.is_attention:
+            power = torch.stack([wanted.power for _, wanted in rows]).mean(0)
+            reach = original.last.weight[channels].square().sum(0)
+            inner = (power * reach).topk(len(inner)).indices.sort().values
+            branch.last.weight.copy_(original.last.weight[channels][:, inner])
+        _fit_first(branch, original, inner, runs(), channels)
+    _fit_last(branch.last, runs())
+    if channels is not None and branch.norm_is_last:
+        _fit_norm(branch.norm, ((ours.total, wanted.after) for ours, wanted in runs()))
 
 
-def _calls_of(
-    encoder: Any, layers: Sequence[Any], batch: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, list[Callable[..., torch.Tensor]]]:
-    """Return the input of the first layer for a batch, and functions that call each layer with other hidden states."""
-    first: list[torch.Tensor] = []  # The hidden states of all other layers are computed anew.
-    calls: list[Callable[..., torch.Tensor]] = []
+def _fit_first(
+    branch: Branch, original: Branch, inner: torch.Tensor, runs: Iterable[tuple[Seen, _Wanted]], channels: torch.Tensor
+) -> None:
+    """Replace the first matrix of a branch by that of the teacher after an estimate of what the teacher's sees."""
+    matrix, source = branch.first, original.first
+    copied = torch.zeros(len(channels), source.in_features, device=channels.device)
+    copied[torch.arange(len(channels)), channels] = 1
+    squares = _LeastSquares(copied, None if matrix.bias is None else copied.new_zeros(source.in_features))
+    for ours, wanted in runs:
+        squares.add(ours.given, wanted.given.float())
+    estimate, offset = squares.solve()
+    if branch.is_attention:
+        # The queries, keys and values of the first heads.
+        kept = torch.arange(matrix.out_features, device=inner.device)
+    else:
+        # The gates come before what they multiply.
+        parts = matrix.out_features // len(inner)
+        kept = torch.cat([inner + part * original.last.in_features for part in range(parts)])
+    matrix.weight.copy_(source.weight[kept] @ estimate.T)
+    if offset is not None:
+        matrix.bias.copy_(source.bias[kept] + source.weight[kept] @ offset)
 
-    def see(layer: Any, given: tuple[torch.Tensor, ...], options: dict[str, Any]) -> None:
-        hidden_states, *shared = given
-        if not calls:
-            first.append(hidden_states)
-        calls.append(lambda states: cast(torch.Tensor, layer(states, *shared, **options)))
 
-    handles = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in layers]
-    encoder(**batch)
-    for handle in handles:
-        handle.remove()
-    return first[0], calls
+def _fit_last(matrix: nn.Linear, runs: Iterable[tuple[Seen, _Wanted]]) -> None:
+    """Fit the last matrix of a branch to the sums that the branch should reach."""
+    squares = _LeastSquares(matrix.weight.T, matrix.bias)
+    for ours, wanted in runs:
+        squares.add(ours.inner, wanted.total.float() - ours.residual)
+    weight, bias = squares.solve()
+    matrix.weight.copy_(weight.T)
+    if bias is not None:
+        matrix.bias.copy_(bias)
 
 
-def _fit(layer: Any, runs: Sequence[Callable[[], Any]], totals: Sequence[torch.Tensor]) -> None:
-    """Fit the last matrix of a layer by ridge regression.
+def _fit_norm(norm: Any, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Fit the weight and the bias of a norm for each channel: its mean and variance are now those of fewer channels.
 
     Args:
-        layer: The layer.
-        runs: A function for each batch, which calls the layer.
-        totals: (T, D) what the layer should add up for each batch.
+        norm: The norm.
+        batches: The inputs and the outputs (..., d) of each batch.
     """
-    matrix = layer.mlp.down_proj
-    parts = [matrix.weight.T] if matrix.bias is None else [matrix.weight.T, matrix.bias[None]]
-    # The last row is the bias, whose input is 1.
-    before = torch.cat(parts)
-    moments, products = before.new_zeros(len(before), len(before)), torch.zeros_like(before)
-    tokens = 0
-    with _Watch(layer) as seen:
-        for run, total in zip(runs, totals, strict=True):
-            run()
-            inputs = seen.inputs if matrix.bias is None else F.pad(seen.inputs, (0, 1), value=1.0)
-            tokens += len(inputs)
-            with torch.autocast(inputs.device.type, enabled=False):
-                moments += inputs.T @ inputs
-                products += inputs.T @ (total.float() - seen.residual)
-    counted = _RIDGE * max(tokens, _TOKENS_AN_INPUT * matrix.in_features)
-    penalty = torch.full_like(
-        moments.diagonal(), counted * float(moments.diagonal()[: matrix.in_features].mean()) / tokens
-    )
-    penalty[matrix.in_features :] = counted - _RIDGE * tokens
-    root, info = torch.linalg.cholesky_ex(moments + penalty.diag())
-    if info:  # All inputs are zero.
-        return
-    found = torch.cholesky_solve(products + penalty[:, None] * before, root)
-    matrix.weight.copy_(found[: matrix.in_features].T)
-    if matrix.bias is not None:
-        matrix.bias.copy_(found[-1])
+    plain, has_bias, tokens = copy.deepcopy(norm), getattr(norm, "bias", None) is not None, 0
+    before = torch.stack([norm.weight, norm.bias] if has_bias else [norm.weight], 1)
+    plain.weight.fill_(1)
+    if has_bias:
+        plain.bias.zero_()
+    moments, products = before.new_zeros(*before.shape, before.shape[1]), torch.zeros_like(before)
+    for given, wanted in batches:
+        inputs = plain(given.float()).flatten(0, -2)[..., None]
+        inputs = F.pad(inputs, (0, 1), value=1.0) if has_bias else inputs
+        tokens += len(inputs)
+        moments += torch.einsum("tdi,tdj->dij", inputs, inputs)
+        products += torch.einsum("tdi,td->di", inputs, wanted.float().flatten(0, -2))
+    counted = _RIDGE * max(tokens, _TOKENS_OF_NORM)
+    penalty = before.new_tensor([counted, counted - _RIDGE * tokens][: before.shape[1]])
+    found = torch.linalg.solve(moments + penalty.diag(), products + penalty * before)
+    norm.weight.copy_(found[:, 0])
+    if has_bias:
+        norm.bias.copy_(found[:, 1])
+
+
+class _LeastSquares:
+    """Ridge regression that draws the weights towards those before, from sums over batches.
+
+    Args:
+        weight: (I, O) the weights before.
+        bias: (O,) the bias before, or None for none.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        # The last row is the bias, whose input is 1.
+        self.inputs, self.has_bias, self.tokens = len(weight), bias is not None, 0
+        self.before = weight.clone() if bias is None else torch.cat([weight, bias[None]])
+        self.moments = weight.new_zeros(len(self.before), len(self.before))
+        self.products = torch.zeros_like(self.before)
+
+    def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Add the inputs (T, I) and the outputs (T, O) of some tokens."""
+        inputs = F.pad(inputs, (0, 1), value=1.0) if self.has_bias else inputs
+        self.tokens += len(inputs)
+        self.moments += inputs.T @ inputs
+        self.products += inputs.T @ outputs
+
+    def solve(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the weights and the bias, which are those before if all inputs are zero."""
+        counted = _RIDGE * max(self.tokens, _TOKENS_AN_INPUT * self.inputs)
+        penalty = torch.full_like(
+            self.moments.diagonal(), counted * float(self.moments.diagonal()[: self.inputs].mean()) / self.tokens
+        )
+        penalty[self.inputs :] = counted - _RIDGE * self.tokens
+        root, info = torch.linalg.cholesky_ex(self.moments + penalty.diag())
+        found = self.before if info else torch.cholesky_solve(self.products + penalty[:, None] * self.before, root)
+        return found[: self.inputs], found[-1] if self.has_bias else None

@@ -85,18 +85,16 @@ class VectorObjective:
         return vectors[:, : self.sizes[-1]]
 
     @torch.no_grad()
-    def choose_directions(self, targets: torch.Tensor, student: Any, inputs: dict[str, torch.Tensor]) -> None:
+    def choose_directions(self, targets: torch.Tensor, found: torch.Tensor) -> None:
         """Choose the principal directions, turned so that an untrained student is near to them (Procrustes).
 
         Without the turn, a student learns the mean of all vectors first, and has lost what it had of its teacher.
 
         Args:
             targets: (N, D) the vectors of the teacher.
-            student: The untrained student.
-            inputs: The inputs of the first of the texts.
+            found: (n, d) the vectors of the untrained student for the first of the texts.
         """
         principal = principal_directions(targets, self.sizes[-1])
-        found = self.outputs(student.eval(), inputs)
         left, _, right = torch.linalg.svd((targets[: len(found)] @ principal).T @ found)
         self.directions = principal @ left @ right
 

@@ -30,24 +30,23 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
     """Return the indices of the layers to keep, in their order.
 
     Layers are left out one by one: always the one without which the encoder changes the vectors of tokens least. A
-    student of these layers is nearest to its teacher before it learns, and stays nearer than one of layers that are
-    spread evenly (benchmarks/RESULTS.md). The first layer stays: `fit_layers` fits what a layer did that is left out
-    into the kept layer before it, and nothing precedes the first. A single layer may be any, unless the first one is
-    unlike the others.
+    student of these layers is nearest to its teacher before it is fitted or learns. The first layer stays: `fit_layers`
+    fits what a layer did that is left out into the kept layer before it, and nothing precedes the first. A single layer
+    may be any, unless the first one is unlike the others.
 
     Args:
         teacher: The model.
         kept: The number of layers to keep.
         inputs: (B, S) some texts.
     """
-    encoder, real = cast(SequenceEncoderModel, teacher.base_model), inputs["attention_mask"].bool()
+    encoder = cast(SequenceEncoderModel, teacher.base_model)
     chosen = list(range(encoder.config.num_hidden_layers))
     if len(chosen) == kept:
         return chosen
-    wanted = encoder(**inputs).last_hidden_state[real]
+    wanted = token_states(encoder, inputs)
 
     def similarity(layers: list[int]) -> float:
-        states = cast(Any, make_student(encoder, layers)).eval()(**inputs).last_hidden_state[real]
+        states = token_states(make_student(encoder, layers), inputs)
         return float(F.cosine_similarity(states, wanted, dim=-1).mean())
 
     first, second = ([type(module) for module in layer.modules()] for layer in encoder._layers_in_order()[:2])
@@ -56,6 +55,18 @@ def choose_layers(teacher: SequenceEncoderPreTrainedModel, kept: int, inputs: Ma
         candidates = [layer for layer in chosen if layer not in fixed]
         chosen = max(([each for each in chosen if each != left_out] for left_out in candidates), key=similarity)
     return chosen
+
+
+def spread_layers(total: int, kept: int) -> list[int]:
+    """Return the indices of `kept` of `total` layers, spread evenly from the first to the last one."""
+    return [round(index * (total - 1) / max(1, kept - 1)) for index in range(kept)]
+
+
+@torch.no_grad()
+def token_states(model: SequenceEncoderPreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the last hidden states (T, D) of the tokens of some texts (B, S)."""
+    states: torch.Tensor = cast(Any, model.base_model).eval()(**inputs).last_hidden_state
+    return states[inputs["attention_mask"].bool()]
 
 
 def check_layers(total: int, kept: int | None, narrower: bool) -> int:
