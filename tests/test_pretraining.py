@@ -19,6 +19,7 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
 from sequence_encoder.training.checkpoints import CompleteCheckpointsCallback
 from sequence_encoder.training.pretraining.run import parse
+from sequence_encoder.training.pretraining.trainer import settle_rates
 
 
 @pytest.fixture(scope="module")
@@ -156,21 +157,39 @@ def test_the_averaged_weights_are_saved(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "rate"),
+    ("given", "steps", "rate", "decay"),
     [
-        ([], 5e-3),
-        (["--muon", "False"], 1e-3),
-        (["--no_muon"], 1e-3),
-        (["--muon"], 5e-3),
-        (["--optim", "adamw_torch"], 1e-3),
-        (["--optim", "adamw_torch", "--muon"], 5e-3),
-        (["--muon", "False", "--learning_rate", "3e-3"], 3e-3),
-        (["--preset", "bert"], 5e-4),
-        (["--model", "some/model"], 5e-4),
+        ([], 10, 5e-3, 1),
+        ([], 320, 5e-3, 1),
+        ([], 1280, 2.5e-3, 0.5),
+        ([], 1_000_000, 1e-3, 0.2),
+        (["--muon"], 1280, 2.5e-3, 0.5),
+        (["--learning_rate", "1e-2"], 1280, 1e-2, 2),
+        (["--weight_decay", "0.1"], 1280, 2.5e-3, 0.1),
+        (["--muon", "False"], 1280, 1e-3, 0.01),
+        (["--no_muon"], 1280, 1e-3, 0.01),
+        (["--optim", "adamw_torch"], 1280, 1e-3, 0.01),
+        (["--optim", "adamw_torch", "--muon"], 1280, 2.5e-3, 0.5),
+        (["--muon", "False", "--learning_rate", "3e-3"], 1280, 3e-3, 0.01),
+        (["--objective", "diffusion"], 1280, 5e-3, 0.01),
+        (["--preset", "bert"], 1280, 5e-4, 0.01),
+        (["--preset", "bert", "--muon"], 1280, 5e-4, 0.01),
+        (["--model", "some/model"], 1280, 5e-4, 0.01),
     ],
 )
-def test_the_default_learning_rate_depends_on_preset_and_optimizer(given: list[str], rate: float) -> None:
-    assert parse(given).args.learning_rate == rate
+def test_the_default_rate_and_weight_decay_depend_on_preset_optimizer_and_steps(
+    given: list[str], steps: int, rate: float, decay: float
+) -> None:
+    args = parse(given).args
+    settle_rates(args, steps)
+    assert (args.learning_rate, args.weight_decay) == (rate, pytest.approx(decay))
+
+
+def test_a_run_trains_with_the_rates_for_its_number_of_steps(corpus: Path, tmp_path: Path) -> None:
+    trainer = run_here(corpus, tmp_path, learning_rate=None, max_steps=4)
+    groups = trainer.optimizer.param_groups
+    assert {group["initial_lr"] for group in groups} == {5e-3}
+    assert {group["weight_decay"] for group in groups} == {0, 1}
 
 
 def test_a_finished_model_is_replaced_only_with_overwrite(finished: Path, corpus: Path) -> None:

@@ -96,7 +96,8 @@ def check_schedule(args: TrainingArguments, **completed: Any) -> None:
         UsageError: If the schedule or its arguments are invalid.
     """
     asked = cast("dict[str, Any]", args.lr_scheduler_kwargs or {})
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    # A command can find the learning rate later.
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate or 1.0)
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 0, 10**6, {**completed, **asked})
     except (ValueError, TypeError) as error:

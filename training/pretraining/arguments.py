@@ -48,13 +48,16 @@ _NOT_USED_WITH = (
 # Five special tokens, and either one character in WordPiece's two forms or all bytes.
 _SMALLEST_VOCABULARIES = {"wordpiece": 7, "byte_level_bpe": 261}
 
-# Training defaults of the presets. Post-norm layers need a low learning rate and a long warmup.
+# Training defaults of the presets. Post-norm layers need a low learning rate and a long warmup. Without a rate,
+# `settle_rates` finds one.
 _POST_NORM: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": False}
 TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "vanilla": _POST_NORM,
     "bert": _POST_NORM,
-    "modernbert": {"learning_rate": 5e-3, "warmup_steps": 0.02, "muon": True},
+    "modernbert": {"warmup_steps": 0.02, "muon": True},
 }
+# The learning rate of Muon, and the weight decay where `settle_rates` finds none.
+RATE, _WEIGHT_DECAY = 5e-3, 0.01
 # AdamW alone needs a lower learning rate than Muon.
 _ADAMW_RATE = 1e-3
 # Defaults for continued pretraining: a low learning rate, to preserve what the checkpoint has learned.
@@ -183,8 +186,16 @@ class PretrainingOptions:
     per_device_eval_batch_size: int = option("Evaluation batch size per device.", 32)
     seconds: float | None = option(default=None, **SECONDS)
     num_train_epochs: float = option("Number of epochs, or the largest number with --seconds.", 10.0)
-    learning_rate: float = option("Peak learning rate.", 5e-3)
-    weight_decay: float = option("Weight decay; norms and biases are exempt.", 0.01)
+    learning_rate: float | None = option(
+        "Peak learning rate (default: for a new encoder with Muon, 5e-3 at up to 320 steps, and less for more; 5e-4 "
+        "with --model or post-norm layers; otherwise 1e-3).",
+        None,
+    )
+    weight_decay: float | None = option(
+        "Weight decay; norms and biases are exempt (default: 200 times the learning rate for a new encoder with Muon, "
+        "and otherwise 0.01).",
+        None,
+    )
     adam_beta2: float = option("Second beta of AdamW.", 0.98)
     lr_scheduler_type: str = option(
         "Learning rate schedule: warmup_stable_decay (a trapezoid), cosine, linear and others.",
@@ -226,8 +237,13 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     if "optim" in given:
         # An explicit --optim takes precedence.
         defaults["muon"] = False
-    if not given.get("muon", defaults.get("muon", True)):
+    muon = given.get("muon", defaults.get("muon", True))
+    if not muon:
         defaults["learning_rate"] = min(defaults.get("learning_rate", _ADAMW_RATE), _ADAMW_RATE)
+    if objective == "diffusion":
+        defaults.setdefault("learning_rate", RATE)
+    if "learning_rate" in defaults:
+        defaults["weight_decay"] = _WEIGHT_DECAY
     if given.get("eval_documents"):
         defaults["eval_strategy"] = "steps"
     return defaults

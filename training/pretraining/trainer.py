@@ -31,11 +31,15 @@ from ..hardware import product_speed
 from ..hub_trainer import HubTrainer
 from ..optimizer import MuonWithAdamW
 from ..tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
+from .arguments import RATE
 from .diffusion_bound import BoundWindows
 from .objective_kinds import KINDS
 from .objective_metrics import ObjectiveMetrics
 from .objectives import PretrainingCollator
 from .run import Pretraining, PretrainingArguments
+
+# The number of steps up to which the rate is the highest, and that from which it is the lowest, 1e-3.
+_RATE_STEPS = (320, 8000)
 
 
 def packs_per_step(args: PretrainingArguments) -> int:
@@ -65,6 +69,7 @@ def make_trainer(
         args.ignore_data_skip = True
         cast(Any, args.accelerator_config).dispatch_batches = False
         train.start_at(per_step * step_of(checkpoint) if checkpoint else 0)
+    settle_rates(args, steps)
     complete_schedule(args, steps)
     resolve_intervals(args, steps)
     if args.ddp_find_unused_parameters is None:
@@ -98,6 +103,21 @@ def make_trainer(
         trainer.add_callback(RestoreRandomStateCallback(checkpoint, trainer))
     args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
     return trainer
+
+
+def settle_rates(args: PretrainingArguments, steps: int) -> None:
+    """Set the learning rate and the weight decay of a new encoder with Muon, unless the user has.
+
+    Updates make a matrix grow, and decay makes it shrink. The size at which both balance depends on their ratio alone
+    (Kosson et al., 2024, arXiv 2305.17212), so the decay is proportional to the rate. The rate falls with the square
+    root of the number of steps, between the numbers for which benchmarks/RESULTS.md and the practice of long trainings
+    support it.
+    """
+    if args.learning_rate is None:
+        counted = min(max(steps, _RATE_STEPS[0]), _RATE_STEPS[1])
+        args.learning_rate = float(f"{RATE * math.sqrt(_RATE_STEPS[0] / counted):.2g}")
+    if args.weight_decay is None:
+        args.weight_decay = args.learning_rate / RATE
 
 
 def complete_schedule(args: PretrainingArguments, steps: int) -> None:
