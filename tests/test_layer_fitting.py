@@ -59,23 +59,26 @@ def test_a_fitted_student_is_nearer_to_its_teacher_on_other_texts(
 
 
 @pytest.mark.parametrize("kind", ["norms last", "norms first, gates, no biases"])
-def test_a_narrower_student_uses_what_its_channels_say_of_the_others(
+def test_a_narrower_student_estimates_the_channels_it_lacks(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any], kind: str
 ) -> None:
-    """All channels of the teacher repeat the first eight, and it uses no more heads and inner channels than these."""
+    """The teacher repeats its first eight channels and its first head, and uses a third of its inner channels."""
     config = tiny_config(num_hidden_layers=2, **{"intermediate_size": 39, **KINDS[kind]})
     teacher = randomize(SequenceEncoderModel(config))
     for name, weight in teacher.named_parameters():
         if not any(part in name for part in ("qkv_proj", "up_proj")) and 24 in weight.shape:
             axis = weight.shape.index(24) if "o_proj" in name or "down_proj" in name else weight.ndim - 1
             weight.data = torch.cat([weight.data.narrow(axis, 0, 8)] * 3, axis)
-        if "o_proj.weight" in name:
-            weight.data[:, 8:] = 0
+        if "qkv_proj" in name:
+            weight.data = torch.cat([weight.data[:24]] * 3)
         if "down_proj.weight" in name:
             weight.data[:, : 2 * weight.shape[1] // 3] = 0
     *batches, others = [ragged([9, 5, 12, 7, 3, 11] * 8) for _ in range(5)]
     student = fitted(teacher, [0, 1], batches, torch.arange(8))
     assert F.cosine_similarity(states_of(student, others), states_of(teacher, others)[:, :8], dim=-1).mean() > 0.9
+    for ours, theirs in zip(student.layers, teacher.layers, strict=True):
+        summed = theirs.self_attn.o_proj.weight[:8].unflatten(1, (3, 8)).sum(1)
+        assert F.cosine_similarity(ours.self_attn.o_proj.weight, summed, dim=-1).mean() > 0.7
     for name, kept in (("self_attn.qkv_proj", slice(24)), ("mlp.up_proj", slice(26, 39)), ("mlp.gate_up_proj", None)):
         for ours, theirs in zip(student.layers, teacher.layers, strict=True):
             if name in dict(ours.named_modules()):
@@ -88,7 +91,7 @@ def test_a_narrower_student_uses_what_its_channels_say_of_the_others(
 def test_the_norms_of_a_narrower_student_fit_its_channels(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
 ) -> None:
-    """The last norm of the teacher subtracts the mean of all channels, and that of the student the mean of its own."""
+    """The teacher's last norm subtracts the mean of 24 channels, and the student's subtracts the mean of eight."""
     teacher = randomize(SequenceEncoderModel(tiny_config(num_hidden_layers=2)))
     teacher.layers[1].mlp.down_proj.bias.data[8:] += 3
     batches = [ragged([9, 5, 12, 7, 3, 11] * 8)] * 4

@@ -97,7 +97,8 @@ def _candidates(
 ) -> list[tuple[int, ...]]:
     """Return the layers that are nearest to the teacher before the fit, and evenly spread ones.
 
-    Each can be nearer after the fit: 3 chosen layers of all-MiniLM-L6-v2 are, and 6 spread ones of all-mpnet-base-v2.
+    Either can be nearer after the fit: the first choice is with 3 layers of all-MiniLM-L6-v2, and the second with 6
+    layers of all-mpnet-base-v2.
     """
     total = teacher.config.num_hidden_layers
     tried = max(_FEWEST_TRIED, _TRIED // max(1, sum(range(kept + 1, total + 1))))

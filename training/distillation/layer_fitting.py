@@ -4,9 +4,9 @@ A kept layer must also do what the layers after it did, if these are left out. T
 network is fitted to that, without gradients: Shopkhoev et al. (2025, arXiv 2505.02819) fit one matrix for all layers
 that are left out, and merge it into the same place. A layer without such a gap is fitted to its new inputs.
 
-A narrower student has only some channels of the hidden states. The first matrices of its branches are those of the
-teacher after a linear map, which estimates all channels from those of the student. The last matrices of both branches,
-and the norms after them, are fitted to the channels that the student has.
+A narrower student has only some channels of the hidden states. The first matrix of each of its branches is the
+teacher's, composed with a linear map that estimates all channels from the student's. The last matrices of both branches
+and the norms after them are fitted to the channels that the student has.
 
 Shapes: B batch, S sequence, T tokens of a batch, D hidden, d hidden of the student, I inputs and O outputs of a matrix.
 """
@@ -28,10 +28,10 @@ from ...modeling.layers import PreNormLayer
 from .layer_branches import Branch, Pass, Seen, branches_of
 from .student import copy_weights
 
-# Draws the weights towards those before, as a share of the mean square of the inputs, and counts at least as many
-# tokens for each input of a matrix, or for a norm: a few short texts say little.
+# The penalty for changing a weight, as a share of the mean square of its input over all tokens. It counts at least so
+# many tokens for each input of a matrix, and for a norm, because a few short texts say little.
 _RIDGE, _TOKENS_AN_INPUT, _TOKENS_OF_NORM = 0.1, 8, 1000
-# The time of a fit in passes of the teacher, which runs twice. A narrower student also runs eight times.
+# How long a fit takes, in passes of the teacher. The teacher runs twice, and a narrower student eight times.
 _PASSES, _PASSES_IF_NARROWER = 4, 9
 
 
@@ -72,7 +72,7 @@ def fit_layers(
     ours = [Pass(smaller, own, batch, bf16) for batch in batches[: len(theirs)]]
     for layer, start, after in zip(own, chosen, [*chosen[1:], len(layers)], strict=True):
         end = layers[after - 1]
-        wanted = [_wanted(each, layers[start], end, start, after, channels) for each in theirs]
+        wanted = [_wanted(each, layers, start, after, channels) for each in theirs]
         if type(layer) is type(end):
             if not isinstance(layer, PreNormLayer):
                 copy_weights(end.mlp_norm, layer.mlp_norm, channels)
@@ -108,18 +108,18 @@ class _Wanted(NamedTuple):
     after: torch.Tensor
 
 
-def _wanted(each: Pass, first: Any, last: Any, start: int, after: int, channels: torch.Tensor | None) -> list[_Wanted]:
+def _wanted(each: Pass, layers: Sequence[Any], start: int, after: int, channels: torch.Tensor | None) -> list[_Wanted]:
     """Move a batch of the teacher on to the layer `after`, and return what the student's branches should compute."""
     while each.place < start:
         each.move()
-    seen = each.move(*_fitted_branches(first, channels))
-    while each.place < after - 1:
-        each.move()
-    reached = [*seen[:-1], *(each.move(branches_of(last)[1]) if each.place < after else seen[-1:])]
+    seen = each.move(*_fitted_branches(layers[start], channels))
+    reached = list(seen)
+    while each.place < after:
+        reached[-1:] = each.move(branches_of(layers[each.place])[1])
     kept = slice(None) if channels is None else channels
     parts = []
     for here, there in zip(seen, reached, strict=True):
-        # They are kept in bfloat16, which takes half of the memory.
+        # In bfloat16, they take half of the memory.
         given, total, following = (x.bfloat16() for x in (here.given, there.total[:, kept], there.after[:, kept]))
         parts.append(_Wanted(given, here.inner.square().mean(0), total, following))
     return parts
@@ -138,36 +138,36 @@ def _fit_branch(
             yield each.run(branch)[1][0], wanted
 
     if channels is not None:
-        inner = torch.arange(branch.last.in_features, device=channels.device)
+        # The queries, keys and values of the first heads.
+        kept = torch.arange(branch.first.out_features, device=channels.device)
         if not branch.is_attention:
             power = torch.stack([wanted.power for _, wanted in rows]).mean(0)
             reach = original.last.weight[channels].square().sum(0)
-            inner = (power * reach).topk(len(inner)).indices.sort().values
+            inner = (power * reach).topk(branch.last.in_features).indices.sort().values
             branch.last.weight.copy_(original.last.weight[channels][:, inner])
-        _fit_first(branch, original, inner, runs(), channels)
+            # The gates come before what they multiply.
+            halves = original.first.out_features // original.last.in_features
+            kept = torch.cat([inner + half * original.last.in_features for half in range(halves)])
+        _fit_first(branch.first, original.first, kept, runs(), channels)
     _fit_last(branch.last, runs())
     if channels is not None and branch.norm_is_last:
         _fit_norm(branch.norm, ((ours.total, wanted.after) for ours, wanted in runs()))
 
 
 def _fit_first(
-    branch: Branch, original: Branch, inner: torch.Tensor, runs: Iterable[tuple[Seen, _Wanted]], channels: torch.Tensor
+    matrix: nn.Linear,
+    source: nn.Linear,
+    kept: torch.Tensor,
+    runs: Iterable[tuple[Seen, _Wanted]],
+    channels: torch.Tensor,
 ) -> None:
-    """Replace the first matrix of a branch by that of the teacher after an estimate of what the teacher's sees."""
-    matrix, source = branch.first, original.first
+    """Compose the `kept` outputs of the teacher's first matrix, `source`, with an estimate of its inputs."""
     copied = torch.zeros(len(channels), source.in_features, device=channels.device)
     copied[torch.arange(len(channels)), channels] = 1
     squares = _LeastSquares(copied, None if matrix.bias is None else copied.new_zeros(source.in_features))
     for ours, wanted in runs:
         squares.add(ours.given, wanted.given.float())
     estimate, offset = squares.solve()
-    if branch.is_attention:
-        # The queries, keys and values of the first heads.
-        kept = torch.arange(matrix.out_features, device=inner.device)
-    else:
-        # The gates come before what they multiply.
-        parts = matrix.out_features // len(inner)
-        kept = torch.cat([inner + part * original.last.in_features for part in range(parts)])
     matrix.weight.copy_(source.weight[kept] @ estimate.T)
     if offset is not None:
         matrix.bias.copy_(source.bias[kept] + source.weight[kept] @ offset)
@@ -185,7 +185,7 @@ def _fit_last(matrix: nn.Linear, runs: Iterable[tuple[Seen, _Wanted]]) -> None:
 
 
 def _fit_norm(norm: Any, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Fit the weight and the bias of a norm for each channel: its mean and variance are now those of fewer channels.
+    """Fit the weight and the bias of a norm for each channel, because it now averages over fewer channels.
 
     Args:
         norm: The norm.
@@ -212,11 +212,11 @@ def _fit_norm(norm: Any, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -
 
 
 class _LeastSquares:
-    """Ridge regression that draws the weights towards those before, from sums over batches.
+    """Ridge regression that accumulates batches and penalises changes of the weights.
 
     Args:
-        weight: (I, O) the weights before.
-        bias: (O,) the bias before, or None for none.
+        weight: (I, O) the weights to start from.
+        bias: (O,) the bias to start from, or None for none.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -234,7 +234,7 @@ class _LeastSquares:
         self.products += inputs.T @ outputs
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the weights and the bias, which are those before if all inputs are zero."""
+        """Return the fitted weights and bias, or those to start from if all inputs are zero."""
         counted = _RIDGE * max(self.tokens, _TOKENS_AN_INPUT * self.inputs)
         penalty = torch.full_like(
             self.moments.diagonal(), counted * float(self.moments.diagonal()[: self.inputs].mean()) / self.tokens

@@ -48,15 +48,15 @@ _NOT_USED_WITH = (
 # Five special tokens, and either one character in WordPiece's two forms or all bytes.
 _SMALLEST_VOCABULARIES = {"wordpiece": 7, "byte_level_bpe": 261}
 
-# Training defaults of the presets. Post-norm layers need a low learning rate and a long warmup. Without a rate,
-# `settle_rates` finds one.
+# Training defaults of the presets. Post-norm layers need a low learning rate and a long warmup. `settle_rates`
+# sets the rate of a preset that has none here.
 _POST_NORM: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": False}
 TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "vanilla": _POST_NORM,
     "bert": _POST_NORM,
     "modernbert": {"warmup_steps": 0.02, "muon": True},
 }
-# The learning rate of Muon, and the weight decay where `settle_rates` finds none.
+# The highest default learning rate with Muon, and the weight decay of runs whose rate `settle_rates` does not set.
 RATE, _WEIGHT_DECAY = 5e-3, 0.01
 # AdamW alone needs a lower learning rate than Muon.
 _ADAMW_RATE = 1e-3

@@ -38,7 +38,7 @@ from .objective_metrics import ObjectiveMetrics
 from .objectives import PretrainingCollator
 from .run import Pretraining, PretrainingArguments
 
-# The number of steps up to which the rate is the highest, and that from which it is the lowest, 1e-3.
+# The default learning rate falls between these numbers of steps, from 5e-3 to 1e-3.
 _RATE_STEPS = (320, 8000)
 
 
@@ -106,12 +106,11 @@ def make_trainer(
 
 
 def settle_rates(args: PretrainingArguments, steps: int) -> None:
-    """Set the learning rate and the weight decay of a new encoder with Muon, unless the user has.
+    """Set the learning rate and the weight decay of a new encoder that trains with Muon, unless the user set them.
 
-    Updates make a matrix grow, and decay makes it shrink. The size at which both balance depends on their ratio alone
-    (Kosson et al., 2024, arXiv 2305.17212), so the decay is proportional to the rate. The rate falls with the square
-    root of the number of steps, between the numbers for which benchmarks/RESULTS.md and the practice of long trainings
-    support it.
+    Updates make a matrix grow, and weight decay makes it shrink. The size at which the two balance depends only on the
+    ratio of learning rate and weight decay (Kosson et al., 2024, arXiv 2305.17212), so the decay is proportional to the
+    rate. The rate falls with the square root of the number of steps (benchmarks/RESULTS.md has the measurements).
     """
     if args.learning_rate is None:
         counted = min(max(steps, _RATE_STEPS[0]), _RATE_STEPS[1])
