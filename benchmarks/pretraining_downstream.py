@@ -1,8 +1,8 @@
 """Pretrain encoders for the same time, and score each on downstream tasks: `pretraining.py downstream`.
 
-Each arm trains at its best of three learning rates by held-out loss, or by frozen scores for all-MiniLM-L6-v2, whose
-head for masked tokens starts at random. The losses and the scores of all runs are lines of one file, and a run that has
-its lines there is not repeated.
+A new encoder of `pretrain` has the learning rate that the command plans. Every other arm trains at its best of three by
+held-out loss, or by frozen scores for all-MiniLM-L6-v2, whose head for masked tokens starts at random. The losses and
+the scores of all runs are lines of one file, and a run that has its lines there is not repeated.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ UNTRAINED = "all-MiniLM-L6-v2"
 Line = dict[str, Any]
 
 
-def ours(build: Callable[..., Trainer], *options: str) -> Callable[[Held, float, int], Trainer]:
+def ours(build: Callable[..., Trainer], *options: str) -> Callable[[Held, float | None, int], Trainer]:
     """Return what builds the `Trainer` of `sequence-encoder pretrain` with these options."""
-    return lambda held, rate, steps: build(held, ["--learning_rate", str(rate), *options], steps)
+
+    def make(held: Held, rate: float | None, steps: int) -> Trainer:
+        return build(held, [*([] if rate is None else ["--learning_rate", str(rate)]), *options], steps)
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,23 @@ class Arm:
 
     Attributes:
         make: Builds the `Trainer` from the texts, a learning rate and the number of steps.
-        rates: The learning rates to choose from. An arm without any takes the best rate of `OURS`.
+        rates: The learning rates to choose from; None is the one that `pretrain` plans.
         by_score: Whether frozen scores, rather than the held-out loss, choose the rate.
     """
 
-    make: Callable[[Held, float, int], Trainer]
-    rates: Sequence[float] = ()
+    make: Callable[[Held, Any, int], Trainer]
+    rates: Sequence[float | None] = (None,)
     by_score: bool = False
 
 
 ARMS = {
-    OURS: Arm(ours(our_trainer), (5e-3, 2.5e-3, 1e-2)),
+    OURS: Arm(ours(our_trainer)),
     MODERNBERT: Arm(modernbert_trainer, (2e-3, 4e-3, 1e-3)),
     BERT: Arm(bert_trainer, (2e-3, 1e-3, 4e-3)),
     CONTINUED: Arm(ours(continued_trainer), (5e-4, 1e-4, 2e-3), by_score=True),
 }
 PEERS = tuple(ARMS)
-# Differences from ours, at its best learning rate.
+# Differences from ours.
 VARIANTS = {
     "15 % of tokens masked": ["--mlm_probability", "0.15"],
     "30 to 15 % of tokens masked": ["--mlm_schedule", "linear"],
@@ -104,9 +108,9 @@ class Runs:
         """Return the folder of the model of a run."""
         return self.scratch / "models" / run.replace("/", "-")
 
-    def train(self, arm: str, rate: float, minutes: float) -> str:
+    def train(self, arm: str, rate: float | None, minutes: float) -> str:
         """Train an arm and save its model, unless it is there, and return the name of the run."""
-        run = f"{arm}, {rate:g}, {minutes:g} min"
+        run = f"{arm}, {'planned' if rate is None else f'{rate:g}'}, {minutes:g} min"
         if not self.lines(kind="training", run=run):
             make = partial(ARMS[arm].make, self.held, rate)
             earlier = self.lines(kind="training", arm=arm)[-1:]
@@ -159,10 +163,11 @@ class Runs:
         if CONTINUED in arms:
             self.evaluate(UNTRAINED, MINILM)
 
-    def best(self, arm: str, minutes: float) -> float:
+    def best(self, arm: str, minutes: float) -> float | None:
         """Return the best learning rate of an arm after some minutes."""
-        if not (rates := ARMS[arm].rates):
-            return self.best(OURS, minutes)
+        rates = ARMS[arm].rates
+        if len(rates) == 1:
+            return rates[0]
         runs = {rate: self.train(arm, rate, minutes) for rate in rates}
         if not ARMS[arm].by_score:
             return min(rates, key=lambda rate: self.lines(kind="training", run=runs[rate])[0]["loss"])
