@@ -67,6 +67,7 @@ CELLS = {
     "layers-2": Cell(minilm, ("--layers", "2")),
     "peer-layers-2": Cell(minilm, ("layers", "--layers", "2"), is_peer=True),
     "narrow": Cell(mpnet, ("--layers", "6", "--hidden_size", "384")),
+    "narrow-pretrained": Cell(mpnet, ("--student", str(MINILM))),
     "static-without-texts": Cell(minilm, ("--static", "--without_texts")),
     "peer-model2vec": Cell(minilm, ("model2vec",), is_peer=True, needs_model2vec=True),
     "static": Cell(minilm, ("--static",)),

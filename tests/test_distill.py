@@ -14,14 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from sequence_encoder import (
     SequenceEncoderConfig,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
+    SequenceEncoderTokenizer,
     distill,
+    distill_static,
     save_sentence_transformer,
 )
 from sequence_encoder.bulk.arguments import RowArguments
@@ -107,6 +109,37 @@ def test_a_narrower_student_learns_the_directions_of_the_vectors(teacher: Path, 
     assert np.corrcoef(similarities)[0, 1] > 0.4
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrower sentence encoder whose tokenizer splits most words."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
+        ["abcdefghiknoprstuwy?", *WORDS[:6]], vocab_size=60, show_progress=False
+    )
+    fields = {"hidden_size": 16, "num_attention_heads": 1, "hidden_dropout": 0.2, "vocab_size": len(tokenizer)}
+    fields |= {"pad_token_id": tokenizer.pad_token_id, "cls_token_id": 2, "sep_token_id": 3}
+    model = SequenceEncoderModel.from_pretrained(save_encoder(folder / "encoder", **fields))
+    save_sentence_transformer(folder / "small", model, tokenizer, pooling="mean", normalize_embeddings=True)
+    return folder / "small"
+
+
+def test_a_pretrained_student_learns_with_its_own_tokenizer(
+    teacher: Path, pretrained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    report = run(teacher, corpus, tmp_path / "student", student=str(pretrained), max_steps=240)
+    assert report.layers == {"teacher": 4, "student": 2}
+    vectors = [SentenceTransformer(str(each)).encode(TEXTS) for each in (teacher, pretrained, tmp_path / "student")]
+    assert vectors[2].shape == (len(TEXTS), 16)
+    cosines = [(each @ each.T)[np.triu_indices(len(TEXTS), 1)] for each in vectors]
+    _, before, after = np.corrcoef(cosines)[0]
+    assert after > before + 0.1
+    assert report.quality["correlation"] == pytest.approx(after, abs=0.2)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(pretrained).get_vocab()
+    assert SequenceEncoderModel.from_pretrained(tmp_path / "student").config.hidden_dropout == 0.2
+    assert "The student started from small." in (tmp_path / "student" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("reads", [True, False], ids=["texts", "no texts"])
 def test_a_static_student_is_a_table(teacher: Path, corpus: Path, tmp_path: Path, reads: bool) -> None:
     options = {"static": True, "dim": 16, "use_cpu": True, "bf16": False}
@@ -135,11 +168,19 @@ def test_a_student_keeps_the_layers_that_matter(teacher: Path, corpus: Path, tmp
         assert after[f"layers.{index}.{name}"].allclose(weights[f"layers.{layer}.{name}"], atol=1e-6)
 
 
+@pytest.mark.parametrize("is_pretrained", [False, True], ids=["layers", "pretrained"])
 def test_a_run_that_was_stopped_continues_with_the_same_result(
-    teacher: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    teacher: Path,
+    pretrained: Path,
+    corpus: Path,
+    tmp_path: Path,
+    is_pretrained: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    options: dict[str, Any] = {"student": str(pretrained)} if is_pretrained else {}
     monkeypatch.setattr("sequence_encoder.training.distillation.distill._SHARD_ROWS", 50)
-    run(teacher, corpus, tmp_path / "whole")
+    run(teacher, corpus, tmp_path / "whole", **options)
     saved, computed = BestWeights.on_save, TeacherVectors.compute
 
     def stop_at_second_shard(self: TeacherVectors, chunk: Any, *given: Any) -> Any:
@@ -150,7 +191,7 @@ def test_a_run_that_was_stopped_continues_with_the_same_result(
     with monkeypatch.context() as patched:
         patched.setattr(TeacherVectors, "compute", stop_at_second_shard)
         with pytest.raises(KeyboardInterrupt, match="keeps what is computed"):
-            run(teacher, corpus, tmp_path / "student")
+            run(teacher, corpus, tmp_path / "student", **options)
 
     def stop(*args: Any, **kwargs: Any) -> None:
         saved(*args, **kwargs)
@@ -160,19 +201,19 @@ def test_a_run_that_was_stopped_continues_with_the_same_result(
     with monkeypatch.context() as patched:
         patched.setattr(BestWeights, "on_save", stop)
         with pytest.raises(KeyboardInterrupt, match="keeps what is computed"):
-            run(teacher, corpus, tmp_path / "student", resume=True)
+            run(teacher, corpus, tmp_path / "student", **options, resume=True)
     assert "1 complete shard is in" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="contains an interrupted run; continue it with --resume"):
-        run(teacher, corpus, tmp_path / "student")
-    with pytest.raises(UsageError, match=r"these differ: layers \(was None, is 1\)"):
-        run(teacher, corpus, tmp_path / "student", layers=1, resume=True)
+        run(teacher, corpus, tmp_path / "student", **options)
+    with pytest.raises(UsageError, match=r"these differ: seed \(was 0, is 1\)"):
+        run(teacher, corpus, tmp_path / "student", **options, seed=1, resume=True)
     capsys.readouterr()
-    run(teacher, corpus, tmp_path / "student", resume=True)
+    run(teacher, corpus, tmp_path / "student", **options, resume=True)
     assert "rows of" not in capsys.readouterr().out, "The teacher computed its outputs again."
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "student")]
     for name, weight in weights[0].items():
         assert weight.equal(weights[1][name]), name
-    run(teacher, corpus, tmp_path / "student", resume=True)
+    run(teacher, corpus, tmp_path / "student", **options, resume=True)
     assert "is finished" in capsys.readouterr().out
 
 
@@ -220,6 +261,61 @@ def test_students_of_models_with_a_head_learn_its_answers(
     assert metric in (tmp_path / "trained" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("kind", ["classifier", "cross-encoder"])
+@pytest.mark.parametrize("started_from", ["pretrained", "static", "bert"])
+def test_a_pretrained_student_of_a_model_with_a_head_gets_a_new_one(
+    teacher: Path,
+    pretrained: Path,
+    bert_folder: Path,
+    corpus: Path,
+    tmp_path: Path,
+    kind: str,
+    started_from: str,
+    randomize: Callable[..., Any],
+) -> None:
+    _, fields, options = KINDS[kind]
+    fields = {**fields, "id2label": {index: f"answer {index}" for index in range(fields["num_labels"])}}
+    config = SequenceEncoderConfig.from_pretrained(teacher, **fields)
+    activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    if kind == "cross-encoder":
+        config.sentence_transformers = activation
+    randomize(SequenceEncoderForSequenceClassification(config)).save_pretrained(tmp_path / "original")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "original")
+    start = {"pretrained": pretrained, "bert": bert_folder}.get(started_from, tmp_path / "static")
+    # It has a pooler, which is not used with the mean of its folder.
+    BertModel(BertConfig.from_pretrained(bert_folder)).save_pretrained(bert_folder)
+    if started_from == "static":
+        encoder, tokenizer = SequenceEncoderModel.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
+        for part in distill_static(encoder, tokenizer):
+            part.save_pretrained(start)
+    report = run(tmp_path / "original", corpus, tmp_path / "trained", student=str(start), max_steps=60, **options)
+    student = SequenceEncoderForSequenceClassification.from_pretrained(tmp_path / "trained")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "trained")
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(start).get_vocab()
+    assert student.config.id2label == config.id2label
+    assert getattr(student.config, "sentence_transformers", {}) == (activation if kind == "cross-encoder" else {})
+    assert report.layers["student"] == (0 if started_from == "static" else 2)
+    (quality,) = report.quality.values()
+    assert quality > (0.4 if started_from != "bert" else 0)
+
+
+def test_a_good_student_is_averaged_with_its_start(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    options = {"student": str(teacher), "max_steps": 2, "learning_rate": 1e-3, "eval_strategy": "no"}
+    report = run(teacher, corpus, tmp_path / "student", **options)
+    assert report.quality["correlation"] > 0.98
+    before, after = (load_file(folder / "model.safetensors") for folder in (teacher, tmp_path / "student"))
+    steps = [float((after[name] - weight).abs().max()) for name, weight in before.items()]
+    # Two steps of AdamW, the first of which has a lower rate, and half of them.
+    assert 0 < max(steps) < 0.9e-3
+
+
+def test_a_student_for_which_the_mean_is_bad_stays_as_trained(
+    teacher: Path, pretrained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(teacher, corpus, tmp_path / "student", student=str(pretrained), max_steps=60, learning_rate=5e-2)
+    assert "The student is the model after it" in capsys.readouterr().out
+
+
 def test_the_teacher_and_the_student_keep_to_a_budget(
     teacher: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,11 +338,18 @@ def test_the_teacher_and_the_student_keep_to_a_budget(
         ({"text_pair_column": "second"}, "--text_pair_column second needs a classifier or a cross-encoder"),
         ({"matryoshka_dims": [64]}, "--matryoshka_dims must be at most 32, got 64"),
         ({"max_length": 2}, "max_length must be at least 3, got 2"),
+        ({"student": "small", "matryoshka_dims": [32]}, "--matryoshka_dims must be at most 16, got 32"),
+        ({"student": "encoder"}, "without modules.json, and --student takes sentence encoders"),
+        ({"student": "small", "hidden_size": 16}, "--hidden_size has no effect with --student"),
+        ({"student": "small", "static": True}, "--static has no effect with --student"),
     ],
 )
 def test_options_that_do_not_fit_the_teacher_are_refused_before_anything_is_computed(
-    teacher: Path, corpus: Path, tmp_path: Path, options: dict[str, Any], error: str
+    teacher: Path, pretrained: Path, corpus: Path, tmp_path: Path, options: dict[str, Any], error: str
 ) -> None:
+    if "student" in options:
+        folders = {"small": pretrained, "encoder": teacher.parent / "encoder"}
+        options = {**options, "student": str(folders[options["student"]])}
     with pytest.raises(UsageError, match=error):
         run(teacher, corpus, tmp_path / "student", **options)
     assert not list(tmp_path.iterdir())

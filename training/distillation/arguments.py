@@ -54,6 +54,10 @@ class StudentArguments:
     hidden_size: int | None = option(
         "Hidden size of a student that is also narrower (default: that of the teacher).", None
     )
+    student: str | None = option(
+        "Folder or Hub id of a smaller pretrained model that becomes the student (default: layers of the teacher).",
+        None,
+    )
     static: bool = option("Make a static student: a table of token vectors, hundreds of times as fast.", False)
     dim: int | None = option("Number of channels of a static student (default: 384).", None)
     max_length: int | None = option(default=None, **MAX_LENGTH)
@@ -94,7 +98,9 @@ class DistillationOptions:
     resume: bool = option("Continue an interrupted run.", False)
     seconds: float | None = option(default=600.0, **SECONDS)
     num_train_epochs: float = option("Largest number of epochs.", 10.0)
-    learning_rate: float = option("Peak learning rate.", 5e-4)
+    learning_rate: float | None = option(
+        "Peak learning rate (default: 5e-4, 1e-4 for a pretrained sentence encoder, 1e-2 for a static student).", None
+    )
     max_tokens: int = option(default=2048, **MAX_TOKENS)
     early_stopping_patience: int | None = option(default=3, **EARLY_STOPPING_PATIENCE)
     seed: int = option(default=0, **SEED)
@@ -137,8 +143,8 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def check_static(student: StudentArguments, texts: DistillationTexts) -> None:
-    """Check the options that only a static student can have, or need not have.
+def check_student(student: StudentArguments, texts: DistillationTexts) -> None:
+    """Check the options that only a static or a pretrained student can have, or need not have.
 
     Raises:
         UsageError: If one of them does not fit.
@@ -147,10 +153,13 @@ def check_static(student: StudentArguments, texts: DistillationTexts) -> None:
         raise UsageError(f"--corpus must be given. {DISTILL.with_example}")
     if student.dim is not None and not student.static:
         raise UsageError("--dim needs --static; --hidden_size makes other students narrower.")
+    for name in ("layers", "hidden_size", "static") if student.student is not None else ():
+        if getattr(student, name):
+            raise UsageError(f"--{name} has no effect with --student; leave one of them out.")
 
 
 def _check(student: StudentArguments, texts: DistillationTexts, options: DistillationOptions) -> None:
-    check_static(student, texts)
+    check_student(student, texts)
     check_libraries(texts, options)
 
 

@@ -39,7 +39,8 @@ from ..trials import seconds_of_step, trial_arguments
 from .arguments import DISTILL
 from .initial_student import initial_student
 from .labelled import LabelledTexts, read_labelled
-from .objectives import VectorObjective
+from .objectives import SimilarityObjective, VectorObjective
+from .pretrained_student import average_with_start, rate_of
 from .report import Report, compare, compare_static, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
 from .static_learning import distill_static
@@ -96,19 +97,26 @@ def run_distillation(run: Distillation) -> Report:
 
 def _distill(run: Distillation) -> Report:
     args, started = run.args, time.perf_counter()
-    kept = Path(run.model.model)
     earlier = Report.read(run.output / RESULTS) if args.resume else None
-    check_replaceable(run.output, args.overwrite or earlier is not None, "--overwrite", kept)
+    for read in filter(None, (run.model.model, run.model.student)):
+        check_replaceable(run.output, args.overwrite or earlier is not None, "--overwrite", Path(read))
     teacher = load_teacher(run)
     names = [str(name) for _, name in sorted((cast(Any, teacher.model.config).id2label or {}).items())]
     labelled = read_labelled(run.data, teacher.objective, names)
     if run.model.static and not isinstance(teacher.objective, VectorObjective):
-        raise UsageError(f"--static needs a sentence encoder, got a {type(teacher.model).__name__}.")
+        raise UsageError(
+            f"--static needs a sentence encoder, got a {type(teacher.model).__name__}; name a static encoder with "
+            "--student instead."
+        )
+    if args.learning_rate is None:
+        args.learning_rate = rate_of(teacher)
     settings = settings_of(run, {}) | {"content of the teacher": teacher.source.identity}
+    if teacher.student is not None:
+        settings["content of the student"] = teacher.student.source.identity
     if earlier is not None and earlier.run == digest_of(settings):
         print(f"The run in {run.output.resolve()} is finished.")
         return earlier
-    check_replaceable(run.output, args.overwrite, "--overwrite", kept)
+    check_replaceable(run.output, args.overwrite, "--overwrite")
     with scratch_of(run, settings) as resumed:
         if args.resume and not resumed:
             print(f"--resume found no interrupted run for {run.output}; starting a new one.")
@@ -129,9 +137,8 @@ def _distill(run: Distillation) -> Report:
         batches = TokenBudgetDataset(texts.units, args.max_tokens, args.seed, texts.lengths)
 
         def trainer(own: DistillationArguments, checkpoint: Path | None = None) -> HubTrainer:
-            return _trainer(
-                own, Student(copy.deepcopy(initial), teacher.objective), batches, texts.held_out, checkpoint
-            )
+            student = Student(copy.deepcopy(initial), teacher.objective)
+            return _trainer(own, student, batches, texts.held_out, checkpoint)
 
         if args.max_steps <= 0:
             if "steps" not in plan:
@@ -150,7 +157,10 @@ def _distill(run: Distillation) -> Report:
         train_with_cleanup(trained, checkpoint)
         if (steps := trained.state.global_step) < args.max_steps:
             print(f"Stopped after {steps:,} of {args.max_steps:,} steps, because the held-out texts gain nothing more.")
-        student = with_dropout_of(cast(Any, trained.model).model.cpu(), teacher.model.config).eval()
+        if isinstance(teacher.objective, SimilarityObjective):
+            average_with_start(trained, initial, texts.held_out)
+        started_from = teacher.model if teacher.student is None else teacher.student.model
+        student = with_dropout_of(cast(Any, trained.model).model.cpu(), started_from.config).eval()
         report = Report(
             run=digest_of(settings),
             texts=texts.count + len(texts.held_out),
@@ -160,7 +170,7 @@ def _distill(run: Distillation) -> Report:
             seconds=0.0,
         )
         compare(report, run, teacher, student, texts.held_out, labelled)
-        _save(report, run, teacher, student, teacher.tokenizer, trained, started)
+        _save(report, run, teacher, student, teacher.student_tokenizer, trained, started)
     return report
 
 
@@ -205,7 +215,9 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if plan.get("computed"):
         return plan
-    computation, sentence = prepared_computation(run, teacher, copy.deepcopy(teacher.model))
+    computation, sentence = prepared_computation(run, copy.deepcopy(teacher.model), teacher.tokenizer)
+    if teacher.student is not None:
+        cast(Any, computation).student = teacher.student.computation
     columns = [run.data.text_column] if run.model.static else []
     shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS, columns=columns)
     rows = SampledRows(run.data, shards, run.data.text_pair_column)

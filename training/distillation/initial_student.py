@@ -1,4 +1,4 @@
-"""Makes a student from its teacher: chooses its layers and channels, and fits the layers, before it learns.
+"""Makes a student before it learns: from layers and channels of its teacher, which it fits, or from a pretrained model.
 
 Shapes: N texts, S sequence.
 """
@@ -38,7 +38,9 @@ _FITTED, _BATCH, _OF_FIT, _COMPARED = 40_960, 4096, 0.04, 10
 def initial_student(
     run: Distillation, teacher: Teacher, texts: LearningTexts, layers: Sequence[int] | None = None
 ) -> tuple[Any, list[int]]:
-    """Return the student before training, and its layers, and choose the directions of a narrower student's vectors.
+    """Return the student before training, and the layers of its teacher that it has.
+
+    It also chooses the directions of the vectors of a narrower student.
 
     Args:
         run: The arguments.
@@ -46,21 +48,54 @@ def initial_student(
         texts: The texts to learn from.
         layers: The layers to keep, if an interrupted run has chosen them.
     """
-    args, objective, size = run.args, teacher.objective, run.model.hidden_size
-    model = cast(Any, teacher.model).to(args.device)
-    rng = np.random.default_rng(args.seed)
+    if teacher.student is not None:
+        pretrained: Any = teacher.student.model
+        return make_student(pretrained, range(pretrained.config.num_hidden_layers)), []
+    objective, size, device = teacher.objective, run.model.hidden_size, run.args.device
+    rng = np.random.default_rng(run.args.seed)
     order = rng.permutation(len(texts.lengths))
     enough = int(np.searchsorted(np.cumsum(np.array(texts.lengths)[order]), _FITTED)) + 1
-    count = max(_READ if size is None else _SAMPLED, enough)
-    rows = list(texts.units.__getitems__(order[:count].tolist()))
-    ends = np.cumsum([len(row[INPUTS[0]]) for row in rows])
-    collate = Collator(model.config.pad_token_id)
+    rows = list(texts.units.__getitems__(order[: max(_READ if size is None else _SAMPLED, enough)].tolist()))
+    collate = Collator(cast(Any, teacher.model).config.pad_token_id)
 
     def inputs_of(some: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = collate(some)
-        return {name: batch[name].to(model.device) for name in (*INPUTS, "attention_mask") if name in batch}
+        return {name: batch[name].to(device) for name in (*INPUTS, "attention_mask") if name in batch}
 
-    def first(tokens: int) -> list[dict[str, Any]]:
+    student, layers = _from_layers(run, teacher, rows, inputs_of, rng, layers)
+    if size is not None and isinstance(objective, VectorObjective):
+        student.embedding_recipe = objective.recipe
+        targets = torch.tensor(np.stack([row[TARGET] for row in rows[:_SAMPLED]]), device=device)
+        shown = [rows[start : start + _READ] for start in range(0, min(_TURNED, len(rows)), _READ)]
+        with torch.no_grad():
+            found = torch.cat([objective.outputs(student.eval(), inputs_of(each)) for each in shown])
+        objective.choose_directions(targets, found)
+    return student.cpu(), list(layers)
+
+
+def _from_layers(
+    run: Distillation,
+    teacher: Teacher,
+    rows: Sequence[dict[str, Any]],
+    inputs_of: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]],
+    rng: np.random.Generator,
+    layers: Sequence[int] | None,
+) -> tuple[Any, Sequence[int]]:
+    """Return a student of some layers of its teacher, and these layers.
+
+    Args:
+        run: The arguments.
+        teacher: The teacher.
+        rows: Texts in random order, as `LearningTexts` has them.
+        inputs_of: Returns the inputs of some of them.
+        rng: Shuffles the batches.
+        layers: The layers to keep, if an interrupted run has chosen them.
+    """
+    args, size = run.args, run.model.hidden_size
+    model = cast(Any, teacher.model).to(args.device)
+    ends = np.cumsum([len(row[INPUTS[0]]) for row in rows])
+
+    def first(tokens: int) -> Sequence[dict[str, Any]]:
         return rows[: int(np.searchsorted(ends, tokens)) + 1]
 
     channels = None if size is None else varied_channels(model, inputs_of(rows[:_READ]), size)
@@ -81,15 +116,7 @@ def initial_student(
             students.append(make_student(model, chosen, channels))
             fit_layers(model, students[-1], chosen, batches, channels, bool(args.bf16), seconds)
     best = _nearest(students, model, inputs_of(compared or fitted[:_READ]), channels) if len(students) > 1 else 0
-    student = students[best]
-    if size is not None and isinstance(objective, VectorObjective):
-        cast(Any, student).embedding_recipe = objective.recipe
-        targets = torch.tensor(np.stack([row[TARGET] for row in rows[:_SAMPLED]]), device=model.device)
-        shown = [rows[start : start + _READ] for start in range(0, min(_TURNED, len(rows)), _READ)]
-        with torch.no_grad():
-            found = torch.cat([objective.outputs(student.eval(), inputs_of(each)) for each in shown])
-        objective.choose_directions(targets, found)
-    return cast(Any, student).cpu(), list(candidates[best])
+    return students[best], candidates[best]
 
 
 def _candidates(

@@ -19,7 +19,7 @@ from ...data.text_files import TextFormat
 from ...tasks.columns import check_columns, label_of, label_text
 from ...tasks.example_arguments import ExampleFiles
 from .arguments import DistillationTexts
-from .objectives import LabelObjective, Objective, ScoreObjective, VectorObjective
+from .objectives import LabelObjective, Objective, ScoreObjective, SimilarityObjective, VectorObjective, VectorOutputs
 from .teacher_outputs import outputs_of
 
 _FOLDS = 5
@@ -76,7 +76,7 @@ def read_labelled(texts: DistillationTexts, objective: Objective, names: Sequenc
         read(label, names, f"{named}, --label_column {texts.label_column}:") for label in rows[texts.label_column]
     ]
     counts = Counter(labels)
-    if type(objective) is VectorObjective and (len(counts) < 2 or min(counts.values()) < _FOLDS):
+    if isinstance(objective, VectorOutputs) and (len(counts) < 2 or min(counts.values()) < _FOLDS):
         raise UsageError(f"{named} must have at least two labels, and {_FOLDS} texts of each.")
     read_columns = [[text or "" for text in rows[column]] for column in columns.values() if column is not None]
     return LabelledTexts(read_columns, labels, metric, lambda outputs, given: score(outputs, given))
@@ -117,7 +117,8 @@ def _correlation(scores: np.ndarray, labels: list[Any]) -> float:
 
 # The metric of each objective, how it is computed, and how labels are read.
 _METRICS: dict[type[Any], tuple[str, Any, Any]] = {
-    VectorObjective: ("accuracy of a linear classifier", _probe, _name),
+    VectorObjective: (_PROBED := ("accuracy of a linear classifier", _probe, _name)),
+    SimilarityObjective: _PROBED,
     LabelObjective: ("accuracy", _accuracy, _number_of),
     ScoreObjective: ("correlation with the labels", _correlation, _number),
 }

@@ -48,20 +48,18 @@ class Objective(Protocol):
         """Return the metric for the outputs of a student and those of its teacher."""
 
 
-class VectorObjective:
-    """The vectors of the teacher: their directions and their lengths, whole and truncated.
+class VectorOutputs:
+    """The vectors of texts, whole and truncated.
 
     Args:
-        prepared: How the teacher turns texts into vectors.
+        prepared: How the teacher, or a pretrained student, turns texts into vectors.
         sizes: The sizes to which vectors can be truncated.
-        hidden_size: The hidden size of a narrower student, whose vectors are those of the teacher in fewer directions.
+        hidden_size: The hidden size of a narrower student.
 
     Attributes:
         recipe: How the student turns texts into vectors.
-        directions: (D, d) the directions of the vectors of a narrower student.
     """
 
-    metric: ClassVar[str] = "cosine"
     task: ClassVar[str] = "feature-extraction"
 
     def __init__(self, prepared: PreparedEncoding, sizes: Sequence[int], hidden_size: int | None = None) -> None:
@@ -72,7 +70,6 @@ class VectorObjective:
             self.recipe = replace(self.recipe, after=after)
             channels = min(channels, self.recipe.channels(hidden_size))
         self.sizes = [*(size for size in sizes if size < channels), channels]
-        self.directions: torch.Tensor | None = None
 
     def outputs(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the vectors (B, D). See `Objective`."""
@@ -83,6 +80,19 @@ class VectorObjective:
         for step in self.recipe.after:
             vectors = step(vectors)
         return vectors[:, : self.sizes[-1]]
+
+
+class VectorObjective(VectorOutputs):
+    """The vectors of the teacher: their directions and their lengths.
+
+    The vectors of a narrower student are those of the teacher in fewer directions.
+
+    Attributes:
+        directions: (D, d) the directions of the vectors of a narrower student.
+    """
+
+    metric: ClassVar[str] = "cosine"
+    directions: torch.Tensor | None = None
 
     @torch.no_grad()
     def choose_directions(self, targets: torch.Tensor, found: torch.Tensor) -> None:
@@ -118,6 +128,41 @@ class VectorObjective:
             return targets
         turned = targets @ self.directions.to(targets)
         return F.normalize(turned, dim=-1) if Normalize() in self.recipe.after else turned
+
+
+class SimilarityObjective(VectorOutputs):
+    """The cosines between the vectors of the teacher: a pretrained student keeps its own space.
+
+    A pretrained student that learns the vectors themselves from some ten thousand sentences becomes worse in searches,
+    and one that learns their cosines becomes better (benchmarks/RESULTS.md).
+    """
+
+    metric: ClassVar[str] = "correlation"
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
+        """Return the mean squared errors of the cosines between the texts of a batch. See `Objective`."""
+        wanted = _cosines(targets)
+        *truncated, whole = (F.mse_loss(_cosines(outputs[:, :size]), wanted) for size in self.sizes)
+        # An error of a tenth is a loss of about 1, as errors of vectors are.
+        return 100 * (whole + _TRUNCATED * (torch.stack(truncated).mean() if truncated else 0.0))
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the correlation of the cosines. See `Objective`."""
+        pairs = np.triu_indices(len(targets), 1)
+        return _correlation(*(_cosines(torch.tensor(each)).numpy()[pairs] for each in (outputs, targets)))
+
+
+def _cosines(vectors: torch.Tensor) -> torch.Tensor:
+    """Return the cosines (N, N) between vectors (N, D)."""
+    unit = F.normalize(vectors, dim=-1)
+    return unit @ unit.T
+
+
+def _correlation(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the correlation of numbers (N,), or 0 if some are all equal or there are fewer than two."""
+    if len(found) < 2 or not found.std() or not wanted.std():
+        return 0.0
+    return float(np.corrcoef(found, wanted)[0, 1])
 
 
 class LabelObjective:
@@ -183,7 +228,7 @@ class ScoreObjective(LabelObjective):
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return the correlation of the scores. See `Objective`."""
-        return float(np.corrcoef(outputs.ravel(), targets.ravel())[0, 1])
+        return _correlation(outputs.ravel(), targets.ravel())
 
 
 def matryoshka_sizes(channels: int) -> list[int]:

@@ -20,6 +20,7 @@ from huggingface_hub import EvalResult
 from ...bulk.arguments import EmbeddingArguments, ModelArguments
 from ...cards.card import Training, model_card
 from ...cards.sections import example_of
+from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...saving.card_mark import save_card
 from ...saving.module_list import MODULE_LIST
@@ -29,7 +30,7 @@ from ..hub_trainer import training_of
 from .labelled import LabelledTexts
 from .run import Distillation
 from .teacher import Teacher, prepared_computation
-from .teacher_outputs import TARGET, TeacherVectors, outputs_of, tokens_of
+from .teacher_outputs import OF_TEACHER, TARGET, TeacherVectors, outputs_of, tokens_of
 
 # The speeds are measured on this many texts, in turn.
 _TIMED_TEXTS, _ROUNDS = 512, 3
@@ -48,8 +49,8 @@ class Report:
         seconds: The duration of the run.
         quality: The metrics on the held-out texts.
         labelled: The metric on `--test_file`, of `teacher` and `student`.
-        speed: How many times as many tokens as its teacher the student computes in a second.
-        tokens_per_second: The tokens per second of `teacher` and `student`.
+        speed: How many times as fast as its teacher the student is.
+        tokens_per_second: The tokens per second of `teacher` and `student`, both counted by the teacher's tokenizer.
         parameters: The number of parameters of `teacher` and `student`.
         layers: The number of layers of `teacher` and `student`.
         sampled: What a static student is compared on, instead of held-out texts.
@@ -95,9 +96,9 @@ class Report:
         compared = f"{self.held_out:,} held-out texts" if self.held_out else self.sampled
         return (
             f"On {compared}, compared with the teacher: {quality}.\n{labelled}"
-            f"The student has {self.layers['student']} of {self.layers['teacher']} layers and "
-            f"{sizes['student']:,} of {sizes['teacher']:,} parameters. It computes {rates['student']:,.0f} tokens a "
-            f"second, the teacher {rates['teacher']:,.0f} ({self.speed:.2f} times as fast, {self.hardware})."
+            f"The student has {counted(self.layers['student'], 'layer')} and {sizes['student']:,} parameters, and the "
+            f"teacher {self.layers['teacher']} and {sizes['teacher']:,}. The student computes {rates['student']:,.0f} "
+            f"tokens a second, the teacher {rates['teacher']:,.0f} ({self.speed:.2f} times as fast, {self.hardware})."
         )
 
 
@@ -118,12 +119,15 @@ def compare(
     targets = np.concatenate([each.reshape(-1, each.shape[-1]) for each in held_out.with_format("numpy")[:][TARGET]])
     with Progress("Comparing the student with its teacher"):
         # Preparing a model for inference may change the dtype of its weights.
+        tokenizers = {"teacher": teacher.tokenizer, "student": teacher.student_tokenizer}
         computations = {
-            name: prepared_computation(run, teacher, copy.deepcopy(each))[0] for name, each in models.items()
+            name: prepared_computation(run, copy.deepcopy(each), tokenizers[name])[0] for name, each in models.items()
         }
         outputs = outputs_of(computations["student"], tokens_of(rows, len(held_out)))
         report.quality = {teacher.objective.metric: teacher.objective.score(outputs, targets)}
-        timed = tokens_of(rows, min(_TIMED_TEXTS, len(held_out)))
+        timed = dict.fromkeys(models, tokens_of(rows, min(_TIMED_TEXTS, len(held_out))))
+        if teacher.student is not None:
+            timed["teacher"] = tokens_of(rows, len(timed["student"].ids), OF_TEACHER)
         if labelled is not None:
             scores = {name: labelled.score_of(computation) for name, computation in computations.items()}
             report.labelled = {"metric": labelled.metric, "texts": len(labelled.labels), **scores}
@@ -131,9 +135,10 @@ def compare(
         for _ in range(_ROUNDS):
             for name, computation in computations.items():
                 started = time.perf_counter()
-                outputs_of(computation, timed)
+                outputs_of(computation, timed[name])
                 seconds[name].append(time.perf_counter() - started)
-    tokens = sum(map(len, timed.ids))
+    # Both rates count the tokens of the teacher, even if the student has another tokenizer.
+    tokens = sum(map(len, timed["teacher"].ids))
     report.tokens_per_second = {name: tokens / min(times) for name, times in seconds.items()}
     report.speed = report.tokens_per_second["student"] / report.tokens_per_second["teacher"]
 
@@ -154,7 +159,7 @@ def compare_static(
     report.sampled = f"{len(sample):,} {'texts' if texts or labelled else 'tokens'}"
     with Progress("Comparing the student with its teacher"):
         computations: dict[str, Any] = {
-            "teacher": prepared_computation(run, teacher, copy.deepcopy(teacher.model))[0],
+            "teacher": prepared_computation(run, copy.deepcopy(teacher.model), teacher.tokenizer)[0],
             "student": TeacherVectors(student, tokenizer, ModelArguments(run.model.model), EmbeddingArguments()),
         }
         vectors, seconds = {}, {}
@@ -183,18 +188,19 @@ def write_student(
     """Write a student, its tokenizer and its card into a folder."""
     student.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    named = Path(run.model.model)
-    origin = named.resolve().name if named.exists() else run.model.model
+    started_from = run.model.student or run.model.model
     corpus = Path(run.data.corpus).name if run.data.corpus is not None else None
     read = f" on {report.texts:,} texts without labels from {corpus}" if corpus else ", from what it says about tokens"
     task = teacher.objective.task
     training = Training(hardware=report.hardware) if trainer is None else training_of(trainer, task=task)
-    training.data = f"Distilled from {origin}{read}."
+    training.data = f"Distilled from {_shown_name(run.model.model)}{read}."
     training.seconds = report.seconds
+    if run.model.student and (licence := card_fields_of(run.model.model).get("license")):
+        training.data += f" The licence of that teacher is {licence}."
     if trainer is not None:
         layers, batches = report.layers, f"at most {run.args.max_tokens:,}"
-        kept = f"{layers['student']} of the {layers['teacher']} layers"
-        training.data += f" The student started from {kept} of its teacher."
+        kept = f"{layers['student']} of the {layers['teacher']} layers of its teacher"
+        training.data += f" The student started from {_shown_name(run.model.student) if run.model.student else kept}."
         given = {**training.hyperparameters, "tokens a step": batches, "max_length": run.model.max_length}
         training.hyperparameters = {
             name: value for name, value in given.items() if value is not None and name != "examples a step"
@@ -218,8 +224,14 @@ def write_student(
         student,
         run.output.resolve().name,
         training,
-        **card_fields_of(run.model.model),
-        base_model=None if named.exists() else run.model.model,
+        **card_fields_of(started_from),
+        base_model=None if Path(started_from).exists() else started_from,
         usage=usage,
     )
     save_card(folder / "README.md", card.content)
+
+
+def _shown_name(checkpoint: str) -> str:
+    """Return a Hub id, or the name of a folder without its parents."""
+    folder = Path(checkpoint)
+    return folder.resolve().name if folder.exists() else checkpoint

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from ...command_line import UsageError
 from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
-from .arguments import DISTILL, DistillationOptions, DistillationTexts, StudentArguments, check_static
+from .arguments import DISTILL, DistillationOptions, DistillationTexts, StudentArguments, check_student
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Distillation:
     args: DistillationArguments
 
     def __post_init__(self) -> None:
-        check_static(self.model, self.data)
+        check_student(self.model, self.data)
 
     @property
     def output(self) -> Path:

@@ -22,32 +22,55 @@ from ...data.batching import longest_first
 from ...data.padded_inputs import padded_inputs
 
 # The columns of the shards: the inputs of the model, the number of the query in pairs, and the output of the teacher.
-INPUTS, GROUP, TARGET = ("input_ids", "token_type_ids"), "group", "target"
+# If the student has a tokenizer of its own, the inputs are those of the student, and the names of the teacher's
+# begin with `OF_TEACHER`.
+INPUTS, GROUP, TARGET, OF_TEACHER = ("input_ids", "token_type_ids"), "group", "target", "teacher_"
+_IDS = pa.list_(pa.int32())
 
 
 class TeacherVectors(Vectors):
-    """The vectors (D,) of texts, and their tokens."""
+    """The vectors (D,) of texts, and their tokens.
+
+    Attributes:
+        student: The computation of a student that has a tokenizer of its own.
+    """
+
+    student: TeacherVectors | None = None
 
     @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
         (vectors,) = super().fields
-        return [pa.field(INPUTS[0], pa.list_(pa.int32())), vectors.with_name(TARGET)]
+        prefixes = ("",) if self.student is None else ("", OF_TEACHER)
+        return [*(pa.field(f"{prefix}{INPUTS[0]}", _IDS) for prefix in prefixes), vectors.with_name(TARGET)]
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""
-        return [_lists(tokens.ids, chunk.good), *super().compute(chunk, tokens, progress)]
+        read = [tokens] if self.student is None else [self.student.tokenize(chunk.texts), tokens]
+        return [*(_lists(each.ids, chunk.good) for each in read), *super().compute(chunk, tokens, progress)]
 
 
 class TeacherLogits(Predictions):
-    """The logits (C,) of texts or of pairs of texts, and their tokens."""
+    """The logits (C,) of texts or of pairs of texts, and their tokens.
+
+    Attributes:
+        student: See `TeacherVectors`.
+    """
+
+    student: TeacherLogits | None = None
 
     @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
-        names = [name for name in INPUTS if name in self.tokenizer.model_input_names]
-        inputs = [pa.field(name, pa.list_(pa.int32())) for name in names]
+        inputs = [pa.field(name, _IDS) for name in self._inputs]
+        if self.student is not None:
+            inputs = [pa.field(name, _IDS) for name in self.student._inputs]
+            inputs += [pa.field(f"{OF_TEACHER}{name}", _IDS) for name in self._inputs]
         return [*inputs, pa.field(GROUP, pa.int64()), pa.field(TARGET, self._kind)]
+
+    @property
+    def _inputs(self) -> list[str]:
+        return [name for name in INPUTS if name in self.tokenizer.model_input_names]
 
     @property
     def _kind(self) -> pa.DataType:
@@ -55,7 +78,8 @@ class TeacherLogits(Predictions):
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""
-        inputs = [_lists(tokens.inputs[name], chunk.good) for name in INPUTS if name in tokens.inputs]
+        read = [tokens] if self.student is None else [self.student.tokenize(chunk.texts), tokens]
+        inputs = [_lists(each.inputs[name], chunk.good) for each in read for name in INPUTS if name in each.inputs]
         groups = np.zeros(len(chunk.good), np.int64)
         groups[chunk.good] = [_number(text) for text in chunk.texts[0]] if chunk.texts else 0
         return [*inputs, pa.array(groups), self._logits(chunk, tokens, progress)]
@@ -88,9 +112,9 @@ class TeacherTags(TeacherLogits):
         return pa.ListArray.from_arrays(_offsets(lengths, chunk.good), values, mask=pa.array(~chunk.good))
 
 
-def tokens_of(rows: Mapping[str, Any], count: int) -> Tokens:
-    """Return the tokens of the first texts."""
-    return Tokens({name: rows[name][:count] for name in INPUTS if name in rows}, 0)
+def tokens_of(rows: Mapping[str, Any], count: int, prefix: str = "") -> Tokens:
+    """Return the tokens of the first texts, from columns with a prefix."""
+    return Tokens({name: rows[f"{prefix}{name}"][:count] for name in INPUTS if f"{prefix}{name}" in rows}, 0)
 
 
 def outputs_of(computation: Computation, tokens: Tokens) -> np.ndarray:

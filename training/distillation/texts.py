@@ -20,7 +20,7 @@ from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...data.padded_inputs import padded_inputs
 from ...modeling.label_checks import IGNORED
-from .teacher_outputs import GROUP, INPUTS, TARGET
+from .teacher_outputs import GROUP, INPUTS, OF_TEACHER, TARGET
 
 # The share of the texts that is held out, and the largest number.
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 1000
@@ -117,8 +117,9 @@ def read_outputs(folder: Path, cache: Path, seed: int, by_query: bool) -> Learni
     is_held_out = np.isin(groups, order[:count])
     train, held_out = usable[~is_held_out], usable[is_held_out][:_MOST_HELD_OUT]
     names = [*INPUTS, *([GROUP] if by_query else []), TARGET]
-    rows = rows.select_columns([name for name in names if name in rows.column_names]).with_format("numpy")
-    units: Any = rows.select(train)
+    compared = [*names, *(f"{OF_TEACHER}{name}" for name in INPUTS)]
+    rows = rows.select_columns([name for name in compared if name in rows.column_names]).with_format("numpy")
+    units: Any = rows.select_columns([name for name in names if name in rows.column_names]).select(train)
     items = lengths[train]
     if by_query:
         units = Queries(units, groups[~is_held_out])
