@@ -99,7 +99,7 @@ class DistillationOptions:
     seconds: float | None = option(default=600.0, **SECONDS)
     num_train_epochs: float = option("Largest number of epochs.", 10.0)
     learning_rate: float | None = option(
-        "Peak learning rate (default: 5e-4, 1e-4 for a pretrained sentence encoder, 1e-2 for a static student).", None
+        "Peak learning rate (default: 5e-4, 1e-4 for a pretrained sentence encoder, 2e-3 for a static student).", None
     )
     max_tokens: int = option(default=2048, **MAX_TOKENS)
     early_stopping_patience: int | None = option(default=3, **EARLY_STOPPING_PATIENCE)

@@ -12,7 +12,7 @@ from .teacher import Teacher
 
 # The default rates: of layers and new heads, of sentence encoders, which forget what they know at a higher rate, and of
 # static encoders, in which few batches change a row.
-_RATE, _RATE_OF_SENTENCE_ENCODER, _RATE_OF_STATIC = 5e-4, 1e-4, 1e-2
+_RATE, _RATE_OF_SENTENCE_ENCODER, _RATE_OF_STATIC = 5e-4, 1e-4, 2e-3
 # The share of the weights before the training in the mean of those before and after it.
 _OF_START = 0.5
 
