@@ -31,6 +31,7 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.data.corpus import TextArguments
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.training.adaptation.callbacks import BestWeights
+from sequence_encoder.training.distillation.objectives import SimilarityObjective
 from sequence_encoder.training.distillation.report import Report
 from sequence_encoder.training.distillation.student import make_student
 from sequence_encoder.training.distillation.teacher_outputs import TeacherVectors
@@ -314,6 +315,15 @@ def test_a_student_for_which_the_mean_is_bad_stays_as_trained(
 ) -> None:
     run(teacher, corpus, tmp_path / "student", student=str(pretrained), max_steps=60, learning_rate=5e-2)
     assert "The student is the model after it" in capsys.readouterr().out
+
+
+def test_cosines_keep_their_precision_under_autocast(teacher: Path) -> None:
+    model, tokenizer = SequenceEncoderModel.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
+    objective = SimilarityObjective(model.prepare_encoding(tokenizer), [16])
+    found, wanted = torch.randn(2, 12, 32).add(4).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective.loss(found, wanted, None)
+    assert loss.item() == objective.loss(found, wanted, None).item() > 0
 
 
 def test_the_teacher_and_the_student_keep_to_a_budget(

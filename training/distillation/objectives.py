@@ -143,7 +143,7 @@ class SimilarityObjective(VectorOutputs):
         """Return the mean squared errors of the cosines between the texts of a batch. See `Objective`."""
         wanted = _cosines(targets)
         *truncated, whole = (F.mse_loss(_cosines(outputs[:, :size]), wanted) for size in self.sizes)
-        # An error of a tenth is a loss of about 1, as errors of vectors are.
+        # Scaled so that errors of a tenth are a loss of 1.
         return 100 * (whole + _TRUNCATED * (torch.stack(truncated).mean() if truncated else 0.0))
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
@@ -155,7 +155,9 @@ class SimilarityObjective(VectorOutputs):
 def _cosines(vectors: torch.Tensor) -> torch.Tensor:
     """Return the cosines (N, N) between vectors (N, D)."""
     unit = F.normalize(vectors, dim=-1)
-    return unit @ unit.T
+    # In bfloat16, cosines near 1 would be multiples of 1/256.
+    with torch.autocast(unit.device.type, enabled=False):
+        return unit @ unit.T
 
 
 def _correlation(found: np.ndarray, wanted: np.ndarray) -> float:
