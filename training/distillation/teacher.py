@@ -1,4 +1,4 @@
-"""Loads a teacher and its pretrained student, checks that they fit, and finds what the student learns."""
+"""Loads a teacher and its pretrained student, checks them against the options, and chooses the objective."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _OF_HEAD = (
 
 @dataclass
 class PretrainedStudent:
-    """A smaller pretrained model that learns the outputs of a teacher, instead of layers of the teacher.
+    """A smaller pretrained model that learns the outputs of a teacher, in place of a student made of its layers.
 
     Attributes:
         source: Where it is.
@@ -158,7 +158,7 @@ def _load_student(run: Distillation, teacher: Any, name: str) -> PretrainedStude
         UsageError: If it does not fit the teacher.
     """
     if isinstance(teacher, SequenceEncoderForTokenClassification):
-        raise UsageError("--student does not fit a tagger, whose labels are those of the tokens of its own tokenizer.")
+        raise UsageError("--student does not support taggers, because a tagger labels the tokens of its own tokenizer.")
     if isinstance(teacher, SequenceEncoderModel):
         takes = "--student takes sentence encoders"
         source, model, tokenizer = _load(name, takes)
