@@ -96,7 +96,7 @@ def check_schedule(args: TrainingArguments, **completed: Any) -> None:
         UsageError: If the schedule or its arguments are invalid.
     """
     asked = cast("dict[str, Any]", args.lr_scheduler_kwargs or {})
-    # `pretrain` sets the learning rate once it knows the number of steps.
+    # `pretrain` and `distill` set the learning rate later.
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate or 1.0)
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 0, 10**6, {**completed, **asked})

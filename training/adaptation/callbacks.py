@@ -90,10 +90,14 @@ class TowardsStart(TrainerCallback):
         self.share = share
         self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
-    @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Average the weights."""
-        for name, weight in kwargs["model"].named_parameters():
+        self.average(kwargs["model"])
+
+    @torch.no_grad()
+    def average(self, model: torch.nn.Module) -> None:
+        """Average the weights of a model with those before the training."""
+        for name, weight in model.named_parameters():
             weight.lerp_(self.weights[name].to(weight.device), self.share)
 
 

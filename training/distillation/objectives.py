@@ -131,10 +131,10 @@ class VectorObjective(VectorOutputs):
 
 
 class SimilarityObjective(VectorOutputs):
-    """The cosines between the vectors of the teacher: a pretrained student keeps its own space.
+    """The cosines between the teacher's vectors of different texts, which leave a pretrained student its own space.
 
-    A pretrained student that learns the vectors themselves from some ten thousand sentences becomes worse in searches,
-    and one that learns their cosines becomes better (benchmarks/RESULTS.md).
+    With tens of thousands of sentences, learning the vectors themselves made a pretrained student worse at retrieval,
+    and learning their cosines made it better (benchmarks/RESULTS.md).
     """
 
     metric: ClassVar[str] = "correlation"
@@ -148,8 +148,13 @@ class SimilarityObjective(VectorOutputs):
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return the correlation of the cosines. See `Objective`."""
-        pairs = np.triu_indices(len(targets), 1)
-        return _correlation(*(_cosines(torch.tensor(each)).numpy()[pairs] for each in (outputs, targets)))
+        return correlation_of_cosines(outputs, targets)
+
+
+def correlation_of_cosines(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the correlation between the cosines of all pairs of texts, for two kinds of vectors (N, D), (N, d)."""
+    pairs = np.triu_indices(len(wanted), 1)
+    return _correlation(*(_cosines(torch.tensor(each)).numpy()[pairs] for each in (found, wanted)))
 
 
 def _cosines(vectors: torch.Tensor) -> torch.Tensor:

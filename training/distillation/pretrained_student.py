@@ -1,4 +1,4 @@
-"""How a pretrained model learns as a student: its learning rate, and its mean with what it was before."""
+"""Chooses the learning rate of a student, and averages a pretrained student with its weights before the training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..hub_trainer import HubTrainer
 from .objectives import SimilarityObjective
 from .teacher import Teacher
 
-# The default rates: of layers and new heads, of sentence encoders, which forget what they know at a higher rate, and of
-# static encoders, in which few batches change a row.
+# Default learning rates. Sentence encoders forget what they know at a higher rate. Static encoders need a higher one,
+# because only a few batches update each row.
 _RATE, _RATE_OF_SENTENCE_ENCODER, _RATE_OF_STATIC = 5e-4, 1e-4, 2e-3
-# The share of the weights before the training in the mean of those before and after it.
+# The weight of the parameters before the training in the average.
 _OF_START = 0.5
 
 
@@ -27,10 +27,10 @@ def rate_of(teacher: Teacher) -> float:
 
 
 def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> None:
-    """Give a student that was good before the training the mean of its weights before and after it.
+    """Average the weights of a student before and after the training, if the student was already good before.
 
-    The mean keeps more of what the student knew of other texts than those of the corpus (see `TowardsStart`). If it
-    loses more than half of what the held-out texts gained, the student was not good before, and the weights stay.
+    The average keeps more of what the student knew about texts unlike the corpus (see `TowardsStart`). If it gives up
+    more than half of the gain on the held-out texts, the student was not good before, and keeps its trained weights.
 
     Args:
         trained: The `Trainer` of a `Student`, after the training.
@@ -42,7 +42,7 @@ def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> None
     weights, scores = copy.deepcopy(student.model.state_dict()), []
     for share in (1.0, 0.0, _OF_START):
         student.model.load_state_dict(weights)
-        TowardsStart(initial, share).on_train_end(trained.args, None, None, model=student.model)
+        TowardsStart(initial, share).average(student.model)
         scores.append(cast(Any, trained.predict(held_out).metrics)[f"test_{metric}"])
     before, after, mean = scores
     is_mean = mean >= (before + after) / 2

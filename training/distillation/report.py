@@ -28,6 +28,7 @@ from ..encoders import card_fields_of
 from ..hardware import device_name
 from ..hub_trainer import training_of
 from .labelled import LabelledTexts
+from .objectives import correlation_of_cosines
 from .run import Distillation
 from .teacher import Teacher, prepared_computation
 from .teacher_outputs import OF_TEACHER, TARGET, TeacherVectors, outputs_of, tokens_of
@@ -170,10 +171,7 @@ def compare_static(
                 vectors[name] = outputs_of(computation, computation.tokenize([sample]))
                 times.append(time.perf_counter() - started)
             seconds[name] = min(times)
-        pairs = np.triu_indices(len(sample), 1)
-        unit = {name: each / np.linalg.norm(each, axis=1, keepdims=True).clip(1e-9) for name, each in vectors.items()}
-        similarities = [(each @ each.T)[pairs] for each in unit.values()]
-        report.quality = {"correlation of similarities": float(np.corrcoef(similarities)[0, 1])}
+        report.quality = {"correlation of similarities": correlation_of_cosines(*vectors.values())}
         if labelled is not None:
             scores = {name: labelled.score_of(computation) for name, computation in computations.items()}
             report.labelled = {"metric": labelled.metric, "texts": len(labelled.labels), **scores}
@@ -196,7 +194,7 @@ def write_student(
     training.data = f"Distilled from {_shown_name(run.model.model)}{read}."
     training.seconds = report.seconds
     if run.model.student and (licence := card_fields_of(run.model.model).get("license")):
-        training.data += f" The licence of that teacher is {licence}."
+        training.data += f" The licence of the teacher is {licence}."
     if trainer is not None:
         layers, batches = report.layers, f"at most {run.args.max_tokens:,}"
         kept = f"{layers['student']} of the {layers['teacher']} layers of its teacher"

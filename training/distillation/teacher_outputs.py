@@ -22,8 +22,7 @@ from ...data.batching import longest_first
 from ...data.padded_inputs import padded_inputs
 
 # The columns of the shards: the inputs of the model, the number of the query in pairs, and the output of the teacher.
-# If the student has a tokenizer of its own, the inputs are those of the student, and the names of the teacher's
-# begin with `OF_TEACHER`.
+# For a student with its own tokenizer, these inputs are the student's, and the teacher's have the prefix `OF_TEACHER`.
 INPUTS, GROUP, TARGET, OF_TEACHER = ("input_ids", "token_type_ids"), "group", "target", "teacher_"
 _IDS = pa.list_(pa.int32())
 
@@ -32,7 +31,7 @@ class TeacherVectors(Vectors):
     """The vectors (D,) of texts, and their tokens.
 
     Attributes:
-        student: The computation of a student that has a tokenizer of its own.
+        student: The computation of the student, if the student has its own tokenizer.
     """
 
     student: TeacherVectors | None = None
@@ -46,8 +45,10 @@ class TeacherVectors(Vectors):
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""
-        read = [tokens] if self.student is None else [self.student.tokenize(chunk.texts), tokens]
-        return [*(_lists(each.ids, chunk.good) for each in read), *super().compute(chunk, tokens, progress)]
+        return [
+            *(_lists(each.ids, chunk.good) for each in _read(self, chunk, tokens)),
+            *super().compute(chunk, tokens, progress),
+        ]
 
 
 class TeacherLogits(Predictions):
@@ -78,7 +79,7 @@ class TeacherLogits(Predictions):
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""
-        read = [tokens] if self.student is None else [self.student.tokenize(chunk.texts), tokens]
+        read = _read(self, chunk, tokens)
         inputs = [_lists(each.inputs[name], chunk.good) for each in read for name in INPUTS if name in each.inputs]
         groups = np.zeros(len(chunk.good), np.int64)
         groups[chunk.good] = [_number(text) for text in chunk.texts[0]] if chunk.texts else 0
@@ -110,6 +111,11 @@ class TeacherTags(TeacherLogits):
                 found[offsets[index] : offsets[index + 1]] = own[: lengths[index]]
         values = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), len(self.labels))
         return pa.ListArray.from_arrays(_offsets(lengths, chunk.good), values, mask=pa.array(~chunk.good))
+
+
+def _read(teacher: TeacherVectors | TeacherLogits, chunk: Chunk, tokens: Tokens) -> list[Tokens]:
+    """Return the tokens to write: those of the teacher, after those of a student with its own tokenizer."""
+    return [tokens] if teacher.student is None else [teacher.student.tokenize(chunk.texts), tokens]
 
 
 def tokens_of(rows: Mapping[str, Any], count: int, prefix: str = "") -> Tokens:
