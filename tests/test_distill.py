@@ -304,6 +304,7 @@ def test_a_good_student_is_averaged_with_its_start(teacher: Path, corpus: Path, 
     options = {"student": str(teacher), "max_steps": 2, "learning_rate": 1e-3, "eval_strategy": "no"}
     report = run(teacher, corpus, tmp_path / "student", **options)
     assert report.quality["correlation"] > 0.98
+    assert "average of those before and after the training" in (tmp_path / "student" / "README.md").read_text()
     before, after = (load_file(folder / "model.safetensors") for folder in (teacher, tmp_path / "student"))
     steps = [float((after[name] - weight).abs().max()) for name, weight in before.items()]
     # Two steps of AdamW, the first of which has a lower rate, and half of them.

@@ -157,8 +157,9 @@ def _distill(run: Distillation) -> Report:
         train_with_cleanup(trained, checkpoint)
         if (steps := trained.state.global_step) < args.max_steps:
             print(f"Stopped after {steps:,} of {args.max_steps:,} steps, because the held-out texts gain nothing more.")
-        if isinstance(teacher.objective, SimilarityObjective):
-            average_with_start(trained, initial, texts.held_out)
+        averaged = isinstance(teacher.objective, SimilarityObjective) and average_with_start(
+            trained, initial, texts.held_out
+        )
         started_from = teacher.model if teacher.student is None else teacher.student.model
         student = with_dropout_of(cast(Any, trained.model).model.cpu(), started_from.config).eval()
         report = Report(
@@ -168,6 +169,7 @@ def _distill(run: Distillation) -> Report:
             steps=steps,
             epochs=round(steps / len(batches), 2),
             seconds=0.0,
+            averaged=averaged,
         )
         compare(report, run, teacher, student, texts.held_out, labelled)
         _save(report, run, teacher, student, teacher.student_tokenizer, trained, started)

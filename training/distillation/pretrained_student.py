@@ -26,7 +26,7 @@ def rate_of(teacher: Teacher) -> float:
     return _RATE_OF_SENTENCE_ENCODER if isinstance(teacher.objective, SimilarityObjective) else _RATE
 
 
-def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> None:
+def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> bool:
     """Average the weights of a student before and after the training, if the student was already good before.
 
     The average keeps more of what the student knew about texts unlike the corpus (see `TowardsStart`). If it gives up
@@ -36,6 +36,9 @@ def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> None
         trained: The `Trainer` of a `Student`, after the training.
         initial: The model before the training.
         held_out: The texts that are held out.
+
+    Returns:
+        Whether the weights are the average.
     """
     student: Any = trained.model
     metric = student.objective.metric
@@ -45,10 +48,11 @@ def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> None
         TowardsStart(initial, share).average(student.model)
         scores.append(cast(Any, trained.predict(held_out).metrics)[f"test_{metric}"])
     before, after, mean = scores
-    is_mean = mean >= (before + after) / 2
+    is_mean = bool(mean >= (before + after) / 2)
     if not is_mean:
         student.model.load_state_dict(weights)
     print(
         f"The {metric} on the held-out texts was {before:.4f} before the training, is {after:.4f} after it, and "
         f"{mean:.4f} with the mean of the weights. The student is {'that mean' if is_mean else 'the model after it'}."
     )
+    return is_mean

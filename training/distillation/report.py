@@ -54,6 +54,7 @@ class Report:
         tokens_per_second: The tokens per second of `teacher` and `student`, both counted by the teacher's tokenizer.
         parameters: The number of parameters of `teacher` and `student`.
         layers: The number of layers of `teacher` and `student`.
+        averaged: Whether a pretrained student has the average of its weights before and after the training.
         sampled: What a static student is compared on, instead of held-out texts.
         hardware: The hardware that all of it ran on.
     """
@@ -70,6 +71,7 @@ class Report:
     tokens_per_second: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
+    averaged: bool = False
     sampled: str = ""
     hardware: str = field(default_factory=device_name)
 
@@ -199,6 +201,8 @@ def write_student(
         layers, batches = report.layers, f"at most {run.args.max_tokens:,}"
         kept = f"{layers['student']} of the {layers['teacher']} layers of its teacher"
         training.data += f" The student started from {_shown_name(run.model.student) if run.model.student else kept}."
+        if report.averaged:
+            training.data += " Its weights are the average of those before and after the training."
         given = {**training.hyperparameters, "tokens a step": batches, "max_length": run.model.max_length}
         training.hyperparameters = {
             name: value for name, value in given.items() if value is not None and name != "examples a step"
