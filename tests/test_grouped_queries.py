@@ -13,7 +13,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention import groups as attention_groups
 from sequence_encoder.modeling.attention.banded import BandedAttention
 from sequence_encoder.modeling.attention.grouped import GroupedAttention
 from sequence_encoder.modeling.attention.self_attention import SelfAttention
@@ -125,7 +125,7 @@ def test_packed_and_padded_equal_one_text_at_a_time(pair: Build, ragged: Build, 
 def test_training_drops_the_same_weights_as_with_copied_keys(
     pair: Build, ragged: Build, monkeypatch: pytest.MonkeyPatch, kind: str, keys: int, cost: int
 ) -> None:
-    monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
+    monkeypatch.setattr(attention_groups, "GROUP_COST", cost)
     grouped, copied = (model.train() for model in pair(kind, keys, attention_dropout=0.4))
     batch = ragged([5, 11, 1, 5, 3])
     found = step(grouped, *batch)
@@ -139,7 +139,7 @@ def test_training_drops_the_same_weights_as_with_copied_keys(
 def test_training_in_groups_has_the_gradients_of_its_outputs(
     monkeypatch: pytest.MonkeyPatch, keys: int, window: int | None, biased: bool
 ) -> None:
-    monkeypatch.setattr(attention_in_groups, "GROUP_COST", 200)
+    monkeypatch.setattr(attention_groups, "GROUP_COST", 200)
     mask = torch.arange(7)[None, :] < torch.tensor([3, 7, 1, 3, 6])[:, None]
     packed = PackedBatch.from_padded((5, 7), torch.device("cpu"), mask)
     module = nn.Module()

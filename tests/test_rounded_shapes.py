@@ -16,7 +16,7 @@ from sequence_encoder import (
     SequenceEncoderModel,
 )
 from sequence_encoder.configuration.presets import PRESETS
-from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention import groups as attention_groups
 from sequence_encoder.modeling.cpu import shapes
 from sequence_encoder.modeling.cpu.shapes import parts_of_batch, round_up_length, round_up_tokens, suits_onednn
 from sequence_encoder.modeling.packing import PackedBatch
@@ -162,7 +162,7 @@ def test_filled_groups_have_the_gradients_of_padded_batches(
     preset: str,
     cost: int,
 ) -> None:
-    monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
+    monkeypatch.setattr(attention_groups, "GROUP_COST", cost)
     model = randomize(SequenceEncoderForMaskedLM(tiny_config(preset))).double().train()
     ids, mask = ragged([9, 8, 8, 5, 4, 2, 1, 1, 1])
     labels = torch.where(mask.bool() & (ids % 3 == 0), ids, -100)

@@ -15,13 +15,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention import groups as attention_groups
 from sequence_encoder.modeling.attention.banded import BandedAttention
-from sequence_encoder.modeling.attention.grouped import GroupedAttention, group_runs
+from sequence_encoder.modeling.attention.grouped import GroupedAttention
+from sequence_encoder.modeling.attention.groups import group_runs
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
 from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
 from sequence_encoder.modeling.cpu.linear import fused_linear
 from sequence_encoder.modeling.feed_forward import GatedMLP
+from sequence_encoder.modeling.heads.losses import cross_entropy
 from sequence_encoder.modeling.packing import PackedBatch
 
 TOLERANCES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
@@ -180,12 +183,33 @@ def test_chunked_cross_entropy_equals_that_of_torch(
     assert not torch.autograd.grad(nothing, logits)[0].any()
 
 
+def test_weighted_cross_entropy_has_gradients_of_all_kinds() -> None:
+    logits = torch.randn(17, 29, dtype=torch.float64, requires_grad=True)
+    labels, weights = torch.randint(0, 29, (17,)), torch.rand(17, dtype=torch.float64)
+    labels[3], weights[5] = -100, 0
+    found = 0.5 * chunked_cross_entropy.chunked_cross_entropy(logits, labels, -100, weights)
+    expected = 0.5 * (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
+    torch.testing.assert_close(found, expected)
+    of_logits = torch.autograd.grad(expected, logits, create_graph=True)[0]
+    for _ in range(2):
+        torch.testing.assert_close(torch.autograd.grad(found, logits, retain_graph=True)[0], of_logits)
+    again = torch.autograd.grad(found, logits, create_graph=True)[0]
+    seconds = (torch.autograd.grad(first.square().sum(), logits)[0] for first in (again, of_logits))
+    torch.testing.assert_close(*seconds)
+
+
+def test_a_scaled_loss_keeps_small_gradients_in_float16() -> None:
+    logits = (3 * torch.randn(3000, 300)).half().requires_grad_()
+    loss = cross_entropy(logits, torch.randint(0, 300, (3000,)))
+    assert (torch.autograd.grad(65536 * loss, logits)[0] == 0).float().mean() < 0.01
+
+
 @pytest.mark.parametrize("cost", [0, 200, 10**9], ids=["alone", "some", "together"])
 @pytest.mark.parametrize("window", [None, 2])
 def test_attention_dropout_has_correct_gradients_and_mean(
     monkeypatch: pytest.MonkeyPatch, cost: int, window: int | None
 ) -> None:
-    monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
+    monkeypatch.setattr(attention_groups, "GROUP_COST", cost)
     lengths = [3, 7, 1, 3, 6]
     mask = torch.arange(7)[None, :] < torch.tensor(lengths)[:, None]
     attend = GroupedAttention(PackedBatch.from_padded((5, 7), torch.device("cpu"), mask))
@@ -208,6 +232,30 @@ def test_attention_dropout_has_correct_gradients_and_mean(
     torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0, atol=0.2)
 
 
+@pytest.mark.parametrize("queries", [1, 2])
+@pytest.mark.parametrize("window", [None, 2])
+def test_groups_rotate_queries_and_keys_like_other_attention(
+    monkeypatch: pytest.MonkeyPatch, queries: int, window: int | None
+) -> None:
+    monkeypatch.setattr(attention_groups, "GROUP_COST", 200)
+    mask = torch.arange(7)[None, :] < torch.tensor([3, 7, 1, 3, 6])[:, None]
+    packed = PackedBatch.from_padded((5, 7), torch.device("cpu"), mask)
+    heads = torch.randn(1, 20, 2, queries + 2, 4, dtype=torch.float64, requires_grad=True)
+    cos, sin = torch.randn(2, 1, 20, 2, dtype=torch.float64)
+    rotation = (torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
+    weights = torch.randn(1, 20, 2 * queries, 4, dtype=torch.float64)
+    module = nn.Module()
+    module.is_causal = False
+
+    def run(attend: BandedAttention, function: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        output = attend.from_heads(module, function, heads, rotation, window, dropout=0.0, scaling=0.5)
+        return output, torch.autograd.grad((output * weights).sum(), heads)[0]
+
+    # All sequences are in groups, which do not call the function.
+    found = run(GroupedAttention(packed), None)
+    torch.testing.assert_close(found, run(BandedAttention(packed), sdpa_attention_forward))
+
+
 def test_padding_in_a_group_keeps_gradients_finite() -> None:
     mask = torch.arange(24)[None, :] < torch.tensor([10, 24])[:, None]
     attend = GroupedAttention(PackedBatch.from_padded((2, 24), torch.device("cpu"), mask))
@@ -217,7 +265,7 @@ def test_padding_in_a_group_keeps_gradients_finite() -> None:
 
 
 def test_groups_have_the_minimum_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_in_groups, "GROUP_COST", 500)
+    monkeypatch.setattr(attention_groups, "GROUP_COST", 500)
     runs = [(2, 3), (1, 5), (4, 6), (1, 11), (3, 12), (1, 20)]
 
     def cost(groups: list[list[tuple[int, int]]]) -> int:

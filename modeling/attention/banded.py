@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .heads import QKV
 from .masks import additive_mask, within_window
-from .packed import QKV, Attention, split
+from .packed import Attention, split
 from .per_length import EqualLengthAttention, attend_in_groups
 
 # Number of queries in a block of a band. Each block attends to BLOCK + 2 W keys.
@@ -22,6 +23,11 @@ class BandedAttention(EqualLengthAttention):
     Sequences longer than the keys that a block of queries can reach are computed together as a band.
     """
 
+    @staticmethod
+    def is_near(length: int, window: int | None) -> bool:
+        """Return whether dense attention is faster than a band for a sequence of this length."""
+        return window is None or length <= BLOCK + 2 * window
+
     def __call__(
         self, module: nn.Module, attention: Attention, qkv: QKV, window: int | None, *bias: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
@@ -30,11 +36,11 @@ class BandedAttention(EqualLengthAttention):
             return super().__call__(module, attention, qkv, window, *bias, **kwargs)
         q, k, v = (x[0] for x in qkv)
         # Sequences are sorted by length, the shortest first.
-        near = [run for run in self.runs if run[1] <= BLOCK + 2 * window]
+        near = [run for run in self.runs if self.is_near(run[1], window)]
         tokens = sum(count * length for count, length in near)
         if tokens == len(q):
             return self.dense(module, attention, (q, k, v), near, window, *bias, **kwargs)[None]
-        far = [length for length in self.lengths if length > BLOCK + 2 * window]
+        far = [length for length in self.lengths if not self.is_near(length, window)]
         band = self.once(("band", window, q.dtype), lambda: Band(far, window, q))
         if not tokens:
             return band(module, attention, (q, k, v), **kwargs)[None]

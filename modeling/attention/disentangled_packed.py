@@ -12,8 +12,10 @@ from torch import nn
 from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.shapes import parts_of_batch
 from .disentangled_scores import PRODUCTS_AT_ONCE, Tables, WithDistances, distance_scores, moving, table_rows
-from .grouped import GroupedAttention, GroupPlan, batched_product
-from .packed import QKV, Attention
+from .grouped import GroupedAttention
+from .groups import GroupPlan, batched_product
+from .heads import QKV
+from .packed import Attention, PackedAttention
 from .per_length import EqualLengthAttention
 
 
@@ -31,6 +33,9 @@ class DisentangledAttention(EqualLengthAttention):
 class GroupedDisentangledAttention(DisentangledAttention, GroupedAttention):
     """Like `DisentangledAttention`, but over groups of sequences of similar lengths, as in `GroupedAttention`."""
 
+    # The tables of distances need queries, keys and values apart.
+    from_heads = PackedAttention.from_heads
+
     def groups(
         self,
         attention: Attention,
@@ -45,19 +50,14 @@ class GroupedDisentangledAttention(DisentangledAttention, GroupedAttention):
         return _GroupedDisentangledFunction.apply(*qkv, *attention.tables, plan, *options)
 
 
-def _parts(plan: GroupPlan, placed: torch.Tensor) -> list[torch.Tensor]:
-    """Split all positions (P, H, C) into the groups, (H, N, L, C) each."""
-    parts = placed.split([count * length for count, length in plan.shapes])
-    return [
-        part.unflatten(0, shape).permute(2, 0, 1, 3).contiguous()
-        for part, shape in zip(parts, plan.shapes, strict=True)
-    ]
+def _heads_first(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the groups, (N, L, H, C) each, as (H, N, L, C)."""
+    return [part.permute(2, 0, 1, 3).contiguous() for part in parts]
 
 
 def _packed(plan: GroupPlan, parts: list[torch.Tensor]) -> torch.Tensor:
     """Collect the packed tokens (T, H, C) from the groups, (H, N, L, C) each."""
-    placed = torch.cat([part.permute(1, 2, 0, 3).flatten(0, 1) for part in parts])
-    return placed if plan.places is None else placed.index_select(0, plan.places)
+    return plan.gather(torch.cat([part.permute(1, 2, 0, 3).flatten(0, 1) for part in parts]))
 
 
 class _GroupedDisentangledFunction(torch.autograd.Function):
@@ -83,8 +83,8 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
         ctx.plan, ctx.scaling = plan, scaling
         saved: list[torch.Tensor | None] = [keys, queries]
         outputs = []
-        placed = [x if plan.tokens is None else x.index_select(0, plan.tokens) for x in (q, k, v)]
-        parts = zip(*(_parts(plan, x) for x in placed), plan.masks_of(None, q), plan.shapes, strict=True)
+        groups = (_heads_first(plan.spread(x)) for x in (q, k, v))
+        parts = zip(*groups, plan.masks_of(None, q), plan.shapes, strict=True)
         for query, key, value, mask, (count, length) in parts:
             weights = query.new_empty(*query.shape[:3], length)
             for heads in _few_heads(query):
@@ -92,7 +92,7 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
                 weights[heads] = distance_scores(query[heads], key[heads], tables)
             sizes = parts_of_batch(query.shape[0] * count, query.dtype)
             scores = weights.flatten(0, 1)
-            batched_product(query.flatten(0, 1), key.flatten(0, 1).mT, sizes, scaling, onto=scores)
+            batched_product(query.flatten(0, 1), key.flatten(0, 1).mT, sizes, scaling, into=scores, beta=1)
             if mask is not None:
                 weights.add_(mask.transpose(0, 1))
             scores = torch.softmax(scores, -1)
@@ -109,13 +109,10 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan, (keys, queries, *saved) = ctx.plan, ctx.saved_tensors
-        if plan.places is not None:
-            placed = gradient.new_zeros(len(plan.tokens), *gradient.shape[1:])
-            gradient = placed.index_copy_(0, plan.places, gradient)
         wide = torch.promote_types(gradient.dtype, torch.float32)
         of_tables = [None if table is None else torch.zeros_like(table, dtype=wide) for table in (keys, queries)]
         gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
-        for index, grad in enumerate(_parts(plan, gradient)):
+        for index, grad in enumerate(_heads_first(plan.scatter(gradient))):
             query, key, value, weights, kept = saved[5 * index : 5 * index + 5]
             used = weights if kept is None else drop(weights, kept, ctx.factor)
             grad = grad.flatten(0, 1)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers.utils.import_utils import is_tracing
 
-from .packed import QKV, Attention
+from .heads import QKV
+from .packed import Attention
 from .position_bias import biased_mask
 
 # Number of products with distances to compute at a time, so that they stay in the cache.

@@ -20,8 +20,9 @@ from ..packing import PackedBatch
 from .banded import BandedAttention
 from .disentangled import DisentangledBias
 from .grouped import GroupedAttention, needs_groups
+from .heads import QKV
 from .masks import within_window
-from .packed import QKV, Attention, PackedAttention, repeat_heads
+from .packed import Attention, PackedAttention, repeat_heads
 from .per_length import EqualLengthAttention
 from .position_bias import BucketedBias, LinearBias, PositionBias
 

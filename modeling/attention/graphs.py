@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from ..packing import RealTokens
-from .packed import QKV, Attention
+from .heads import QKV
+from .packed import Attention, PackedAttention
 from .self_attention import SelfAttention, padded_attention
 
 
@@ -19,6 +20,7 @@ class GraphAttention:
 
     # A graph does not know its lengths, but its row is never empty.
     lengths = (1,)
+    from_heads = PackedAttention.from_heads
 
     def __init__(self, real: RealTokens, masks: dict[str, Any]) -> None:
         self.real, self.masks = real, masks

@@ -9,7 +9,6 @@ Shapes: T packed tokens, P positions of all groups including padding, H heads, G
 channels of a head, N sequences of a group, L length of a group: of its longest sequence, possibly rounded up.
 """
 
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,18 +17,15 @@ from torch import nn
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..cpu.dropout_masks import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
-from ..cpu.shapes import parts_of_batch, round_up_length
+from ..cpu.shapes import parts_of_batch
 from .banded import BandedAttention
-from .masks import additive_mask, within_window
-from .packed import QKV, Attention, split
+from .groups import GroupPlan, Run, batched_product
+from .heads import QKV, Rotation, join_heads, rotate_rows
+from .packed import Attention, split
 
 # The longest sequences to group in training and in inference without dropout. For longer ones, the fused kernel is
 # faster and does not keep the attention weights. It has no dropout, so there is no limit with dropout.
 LONGEST_TRAINED, LONGEST = 256, 128
-# The cost of another group, as the number of attention weights that take equally long.
-GROUP_COST = 40_000
-
-Run = tuple[int, int]
 
 
 def needs_groups(config: SequenceEncoderConfig, dtype: torch.dtype, dropout: float, training: bool) -> bool:
@@ -51,6 +47,32 @@ def needs_groups(config: SequenceEncoderConfig, dtype: torch.dtype, dropout: flo
 class GroupedAttention(BandedAttention):
     """Like `BandedAttention`, but with dense attention over groups of sequences of similar lengths."""
 
+    def from_heads(
+        self,
+        module: nn.Module,
+        attention: Attention,
+        heads: torch.Tensor,
+        rotation: Rotation | None,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """See `PackedAttention.from_heads`. The groups rotate their own queries and keys, in training."""
+        # `dense` has the same conditions, for a part of the sequences.
+        dropout = kwargs["dropout"]
+        trains = module.training or dropout
+        short = (dropout or self.max_length <= LONGEST_TRAINED) and self.is_near(self.max_length, window)
+        if not (trains and short) or kwargs.get("is_causal") or not is_eager_on_cpu(heads):
+            return super().from_heads(module, attention, heads, rotation, window, *bias, **kwargs)
+        plan = self._plan(self.runs, heads.shape[2] * (heads.shape[3] - 2), heads)
+        # All layers with the same window have the same rotation.
+        turned = rotation and self.once(
+            ("rotation", window, heads.dtype), lambda: plan.rotations(rotation, heads.dtype)
+        )
+        options = (bias[0] if bias else None, turned, plan, window, kwargs["scaling"], dropout)
+        output: torch.Tensor = _GroupedAttentionFunction.apply(heads.squeeze(0), *options)
+        return output[None]
+
     def dense(
         self,
         module: nn.Module,
@@ -71,20 +93,23 @@ class GroupedAttention(BandedAttention):
         if few or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
             return super().dense(module, attention, qkv, runs, window, bias, **kwargs)
         tokens = sum(count * length for count, length in short)
-        plan = self.once(("plan", tokens), lambda: GroupPlan(short, qkv[0]))
-        options = (bias, plan, window, scaling, dropout)
+        options = (bias, self._plan(short, qkv[0].shape[1], qkv[0]), window, scaling, dropout)
         if tokens == len(qkv[0]):
             return self.groups(attention, qkv, *options)
         first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
         grouped = self.groups(attention, first, *options)
         return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, bias, **kwargs)])
 
+    def _plan(self, runs: list[Run], heads: int, like: torch.Tensor) -> GroupPlan:
+        plan: GroupPlan = self.once(("plan", len(runs)), lambda: GroupPlan(runs, heads, like))
+        return plan
+
     def groups(
         self,
         attention: Attention,
         qkv: QKV,
         bias: torch.Tensor | None,
-        plan: "GroupPlan",
+        plan: GroupPlan,
         window: int | None,
         *options: float,
     ) -> torch.Tensor:
@@ -98,135 +123,15 @@ class GroupedAttention(BandedAttention):
             window: See `PackedAttention`.
             *options: The scaling of the scores and the dropout probability of the weights.
         """
-        return _GroupedAttentionFunction.apply(*qkv, bias, plan, window, *options)
-
-
-def group_runs(runs: list[Run], heads: int, dtype: torch.dtype) -> list[list[Run]]:
-    """Group neighbouring runs at the least cost, which counts attention weights, with those of padding, and calls.
-
-    Args:
-        runs: The number of sequences and their length, for each run of sequences of equal length.
-        heads: The number of attention heads.
-        dtype: The dtype of the attention.
-    """
-    best: list[tuple[float, int]] = [(0.0, 0)]  # The least cost of the first runs, and where their last group starts.
-    for end in range(1, len(runs) + 1):
-        options, count, longest = [], 0, runs[end - 1][1]
-        # The loop below runs for each pair of runs.
-        rounds = padded_length(longest, 0, dtype) > longest
-        for start in reversed(range(end)):
-            count += runs[start][0]
-            length = padded_length(longest, heads * count, dtype) if rounds else longest
-            options.append((best[start][0] + GROUP_COST + heads * count * length**2, start))
-        best.append(min(options))
-    groups, end = [], len(runs)
-    while end:
-        start = best[end][1]
-        groups.append(runs[start:end])
-        end = start
-    return groups[::-1]
-
-
-def padded_length(longest: int, rows: int, dtype: torch.dtype) -> int:
-    """Return the length of a group, given its longest sequence and its number of matrices of attention weights."""
-    return round_up_length(longest, rows, dtype, torch.device("cpu"))
-
-
-def batched_product(
-    a: torch.Tensor, b: torch.Tensor, parts: list[int], scaling: float = 1.0, onto: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return scaling · ab for batches of matrices, computed in parts of the batch.
-
-    Args:
-        a: (n, i, j).
-        b: (n, j, k).
-        parts: The numbers of matrices in the parts.
-        scaling: The factor.
-        onto: (n, i, k), to which the product is added in place.
-    """
-    output = a.new_empty(len(a), a.shape[1], b.shape[2]) if onto is None else onto
-    for x, y, into in zip(a.split(parts), b.split(parts), output.split(parts), strict=True):
-        torch.baddbmm(into, x, y, beta=0 if onto is None else 1, alpha=scaling, out=into)
-    return output
-
-
-class GroupPlan:
-    """The groups of sequences, and the positions of tokens in them.
-
-    Attributes:
-        shapes: (N, L) for each group.
-        tokens: (P,) the token at each position, and an arbitrary token at padding. None if there is no padding.
-        places: (T,) the position of each token. None if there is no padding.
-    """
-
-    def __init__(self, runs: list[Run], like: torch.Tensor) -> None:
-        groups = group_runs(runs, like.shape[1], like.dtype)
-        self.lengths = [
-            torch.cat([torch.full((count,), length, device=like.device) for count, length in group]) for group in groups
-        ]
-        self.shapes = [
-            (len(lengths), padded_length(int(lengths[-1]), like.shape[1] * len(lengths), like.dtype))
-            for lengths in self.lengths
-        ]
-        self.masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = {}
-        token_mask = [self._token_mask(*group) for group in zip(self.lengths, self.shapes, strict=True)]
-        self.tokens = self.places = None
-        if not all(bool(part.all()) for part in token_mask):
-            everywhere = torch.cat([part.flatten() for part in token_mask])
-            self.places = everywhere.nonzero().squeeze(1)
-            self.tokens = everywhere.cumsum(0) - 1
-
-    @staticmethod
-    def _token_mask(lengths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-        return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
-
-    def masks_of(self, window: int | None, like: torch.Tensor) -> list[torch.Tensor | None]:
-        """Return the additive mask of each group, (N or 1, 1, 1 or L, L); None if it hides nothing."""
-        key = (window, like.dtype)
-        if key not in self.masks:
-            groups = zip(self.lengths, self.shapes, strict=True)
-            self.masks[key] = [self._mask(*group, window, like) for group in groups]
-        return self.masks[key]
-
-    def _mask(
-        self, lengths: torch.Tensor, shape: tuple[int, int], window: int | None, like: torch.Tensor
-    ) -> torch.Tensor | None:
-        allowed = []
-        if bool(lengths[0] < shape[1]):
-            allowed.append(self._token_mask(lengths, shape)[:, None, None])
-        if window is not None and window < shape[1] - 1:
-            index = torch.arange(shape[1], device=lengths.device)
-            allowed.append(within_window(index[:, None], index, window)[None, None])
-        if not allowed:
-            return None
-        return additive_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like.dtype)
-
-    def spread(self, packed: torch.Tensor) -> list[torch.Tensor]:
-        """Distribute packed tokens (T, H, C) to the groups, (N * H, L, C) each."""
-        return self.rows(packed if self.tokens is None else packed.index_select(0, self.tokens))
-
-    def rows(self, placed: torch.Tensor) -> list[torch.Tensor]:
-        """Split all positions (P, H, C) into the groups, (N * H, L, C) each."""
-        return [
-            part.unflatten(0, shape).transpose(1, 2).reshape(-1, shape[1], placed.shape[-1])
-            for part, shape in zip(placed.split([n * length for n, length in self.shapes]), self.shapes, strict=True)
-        ]
-
-    def gather(self, rows: list[torch.Tensor], heads: int) -> torch.Tensor:
-        """Collect the packed tokens (T, H, C) from the groups, (N * H, L, C) each."""
-        channels = rows[0].shape[-1]
-        ends = list(accumulate(n * length for n, length in self.shapes))
-        placed = rows[0].new_empty(ends[-1], heads, channels)
-        for part, shape, end in zip(rows, self.shapes, ends, strict=True):
-            into = placed[end - shape[0] * shape[1] : end].unflatten(0, shape)
-            into.copy_(part.unflatten(0, (shape[0], heads)).transpose(1, 2))
-        return placed if self.places is None else placed.index_select(0, self.places)
+        return _GroupedAttentionFunction.apply(join_heads(*qkv), bias, None, plan, window, *options)
 
 
 class _GroupedAttentionFunction(torch.autograd.Function):
     """The function softmax(QKᵀ · scaling + bias + mask) V with dropout of the weights.
 
-    The queries are (T, H, C), the keys and values (T, G, C), and the bias is (H, L, L) for the longest sequence.
+    It takes the queries, keys and values of all heads in one tensor, (T, G, R + 2, C), and rotates queries and keys by
+    the cosines and sines of the groups, (N, 1, L, C) each. The bias is (H, L, L) for the longest sequence. The output
+    is (T, H, C).
 
     It is differentiable once, like torch's fused kernel. Gradients of gradients need `attn_implementation="eager"`.
     """
@@ -234,27 +139,34 @@ class _GroupedAttentionFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        heads: torch.Tensor,
         bias: torch.Tensor | None,
+        rotations: list[Rotation] | None,
         plan: GroupPlan,
         window: int | None,
         scaling: float,
         dropout: float,
     ) -> torch.Tensor:
-        ctx.plan, ctx.scaling, ctx.heads, ctx.groups = plan, scaling, q.shape[1], k.shape[1]
-        ctx.bias = bias if bias is None else bias.shape
+        ctx.plan, ctx.rotations, ctx.scaling, ctx.shape = plan, rotations, scaling, heads.shape[1:]
+        ctx.bias_shape = bias if bias is None else bias.shape
+        key_heads, repeats, channels = heads.shape[1], heads.shape[2] - 2, heads.shape[3]
+        rows = plan.head_rows(key_heads, repeats)
+        # Three tensors, because the backward pass needs the values, but not the queries and keys before their rotation.
+        queries, keys, values = rows.spread(heads)
+        placed = heads.new_empty(len(rows.queries), channels)
         saved: list[torch.Tensor | None] = []
-        outputs = []
-        parts = zip(*(plan.spread(x) for x in (q, k, v)), plan.masks_of(window, q), plan.shapes, strict=True)
-        for query, key, value, mask, shape in parts:
-            query = query.reshape(len(key), -1, query.shape[-1])  # (N * G, R * L, C)
-            sizes = [count * k.shape[1] for count in parts_of_batch(shape[0], q.dtype)]
-            weights = batched_product(query, key.transpose(1, 2), sizes, scaling)
-            of_heads = weights.view(shape[0], -1, shape[1], shape[1])  # (N, H, L, L)
+        parts = zip(*map(plan.split, (queries, keys, values, placed)), plan.masks_of(window, heads), strict=True)
+        for index, (query, key, value, output, mask) in enumerate(parts):
+            count, length = plan.shapes[index]
+            shape = (count, -1, length, channels)
+            if rotations is not None:
+                query, key = (rotate_rows(x.view(shape), *rotations[index]) for x in (query, key))
+            query, key, value = (x.view(count * key_heads, -1, channels) for x in (query, key, value))
+            sizes = [part * key_heads for part in parts_of_batch(count, heads.dtype)]
+            weights = batched_product(query, key.mT, sizes, scaling)
+            of_heads = weights.view(count, -1, length, length)
             if bias is not None:
-                of_heads.add_(bias[:, : shape[1], : shape[1]])
+                of_heads.add_(bias[:, :length, :length])
             if mask is not None:
                 of_heads.add_(mask)
             weights = torch.softmax(weights, -1)
@@ -262,39 +174,46 @@ class _GroupedAttentionFunction(torch.autograd.Function):
             if dropout:
                 kept, ctx.factor = draw_kept(weights.shape, dropout)
                 used = drop(weights, kept, ctx.factor)
-            outputs.append(batched_product(used, value, sizes).view(-1, shape[1], value.shape[-1]))
+            batched_product(used, value, sizes, into=output.view_as(query))
             saved += [query, key, value, weights, kept]
         ctx.save_for_backward(*saved)
-        return plan.gather(outputs, ctx.heads)
+        return placed.index_select(0, rows.outputs).view(len(heads), -1, channels)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plan, saved = ctx.plan, ctx.saved_tensors
-        if plan.places is not None:
-            placed = gradient.new_zeros(len(plan.tokens), *gradient.shape[1:])
-            gradient = placed.index_copy_(0, plan.places, gradient)
-        gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
+        plan, saved, (key_heads, members, channels) = ctx.plan, ctx.saved_tensors, ctx.shape
+        rows = plan.head_rows(key_heads, members - 2)
+        gradients = gradient.reshape(-1, channels).index_select(0, rows.queries)
+        gradients.index_fill_(0, rows.padding, 0)
         of_bias = (
-            gradient.new_zeros(ctx.bias, dtype=torch.promote_types(gradient.dtype, torch.float32)) if ctx.bias else None
+            gradient.new_zeros(ctx.bias_shape, dtype=torch.promote_types(gradient.dtype, torch.float32))
+            if ctx.bias_shape
+            else None
         )
-        for index, (grad, shape) in enumerate(zip(plan.rows(gradient), plan.shapes, strict=True)):
+        placed = gradient.new_empty(len(rows.taken), channels)
+        parts = zip(*map(plan.split, (gradients, *rows.split(placed))), strict=True)
+        for index, (grad, of_query, of_key, of_value) in enumerate(parts):
+            count, length = plan.shapes[index]
             query, key, value, weights, kept = saved[5 * index : 5 * index + 5]
             used = weights if kept is None else drop(weights, kept, ctx.factor)
-            grad = grad.reshape(query.shape)
-            sizes = [count * ctx.groups for count in parts_of_batch(shape[0], grad.dtype)]
-            of_value = batched_product(used.transpose(1, 2), grad, sizes)
-            of_used = batched_product(grad, value.transpose(1, 2), sizes)
+            grad = grad.view_as(query)
+            sizes = [part * key_heads for part in parts_of_batch(count, grad.dtype)]
+            batched_product(used.mT, grad, sizes, into=of_value.view_as(value))
+            of_used = batched_product(grad, value.mT, sizes)
             if kept is not None:
                 of_used = drop(of_used, kept, ctx.factor)
             of_scores = torch._softmax_backward_data(of_used, weights, -1, weights.dtype)
-            of_query = batched_product(of_scores, key, sizes, ctx.scaling).view(-1, shape[1], key.shape[-1])
-            of_key = batched_product(of_scores.transpose(1, 2), query, sizes, ctx.scaling)
             if of_bias is not None:
-                of_heads = of_scores.view(shape[0], -1, shape[1], shape[1])
-                of_bias[:, : shape[1], : shape[1]] += of_heads.sum(0, dtype=of_bias.dtype)
-            for whole, part in zip(gradients, (of_query, of_key, of_value), strict=True):
-                whole.append(part)
-        heads = (ctx.heads, ctx.groups, ctx.groups)
-        of_qkv = [plan.gather(whole, count) for whole, count in zip(gradients, heads, strict=True)]
-        return *of_qkv, of_bias, None, None, None, None
+                of_heads = of_scores.view(count, -1, length, length)
+                of_bias[:, :length, :length] += of_heads.sum(0, dtype=of_bias.dtype)
+            for into, scores, other in ((of_query, of_scores, key), (of_key, of_scores.mT, query)):
+                shape = (len(scores), -1, channels)
+                if ctx.rotations is None:
+                    batched_product(scores, other, sizes, ctx.scaling, into=into.view(shape))
+                else:
+                    turned = batched_product(scores, other, sizes, ctx.scaling).view(count, -1, length, channels)
+                    cos, sin = ctx.rotations[index]
+                    rotate_rows(turned, cos, sin, direction=-1, into=into.view_as(turned))
+        of_packed = placed.index_select(0, rows.places).view(-1, *ctx.shape)
+        return of_packed, of_bias, None, None, None, None, None

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from ..packing import PackedBatch
+from .heads import QKV, Rotation, split_heads
 
 # A function of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
 Attention = Callable[..., tuple[torch.Tensor, Any]]
-# With grouped queries, keys and values have fewer heads, each for as many consecutive heads of queries.
-QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def split(qkv: QKV, sizes: list[int]) -> list[QKV]:
@@ -42,6 +41,22 @@ class PackedAttention(ABC):
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    def from_heads(
+        self,
+        module: nn.Module,
+        attention: Attention,
+        heads: torch.Tensor,
+        rotation: Rotation | None,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Compute attention from what `split_heads` takes, (1, T, G, R + 2, C) and the rotation of the layer, if any.
+
+        The other arguments and the output are those of `__call__`.
+        """
+        return self(module, attention, split_heads(heads, rotation), window, *bias, **kwargs)
 
     @abstractmethod
     def __call__(

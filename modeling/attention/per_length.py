@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ..packing import PackedBatch
-from .packed import QKV, Attention, PackedAttention, repeat_heads, split
+from .heads import QKV
+from .packed import Attention, PackedAttention, repeat_heads, split
 
 
 def attend_in_groups(

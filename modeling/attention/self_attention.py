@@ -11,7 +11,8 @@ from ..cpu.linear import fused_linear
 from ..packing import select_tokens
 from .disentangled import DistanceProjections
 from .dispatch import flash_window
-from .packed import QKV, Attention, PackedAttention, repeat_heads
+from .heads import QKV, Rotation, split_heads
+from .packed import Attention, PackedAttention, repeat_heads
 
 
 def eager_attention_forward(
@@ -54,21 +55,6 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries and keys by angles that depend on their positions (Su et al., 2021).
-
-    The pairs are the channels (i, i + C / 2), the half-split layout of transformers.
-
-    Args:
-        x: (B, S, ..., C).
-        cos: (B or 1, S, C).
-        sin: (B or 1, S, C), negated in the first half of the channels.
-    """
-    between = (1,) * (x.dim() - cos.dim())
-    cos, sin = (t.to(x.dtype).view(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
 class SelfAttention(nn.Module):
     """Self-attention of one layer.
 
@@ -98,7 +84,7 @@ class SelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: Any = None,
         *bias: torch.Tensor,
-        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+        rotation: Rotation | None = None,
         attend: PackedAttention | None = None,
         needed: torch.Tensor | None = None,
         **kwargs: Any,
@@ -118,16 +104,7 @@ class SelfAttention(nn.Module):
             The output (B, S, D), (1, T, D), or (1, K, D) with `needed`; and the attention weights if the implementation
             returns them.
         """
-        qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, *self.group))
-        # Not slices: the backward pass of each would fill the gradient of the whole with zeros.
-        if self.config.position_embedding == "rotary":
-            assert rotation is not None
-            turned, value = qkv.split([self.group[0] - 1, 1], -2)
-            query, key = rotate(turned, *rotation).split([self.group[0] - 2, 1], -2)
-        else:
-            query, key, value = qkv.split([self.group[0] - 2, 1, 1], -2)
-        query, key, value = query.flatten(-3, -2), key.squeeze(-2), value.squeeze(-2)
-
+        heads = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, *self.group))
         implementation = self.config._attn_implementation
         if implementation == "sdpa" and kwargs.get("output_attentions"):
             implementation = "eager"  # Returns the weights, and takes the same masks.
@@ -136,11 +113,12 @@ class SelfAttention(nn.Module):
         kwargs["scaling"] = self.scaling
         weights = None
         if attend is None:
-            output, weights = padded_attention(self, attention, (query, key, value), attention_mask, *bias, **kwargs)
+            qkv = split_heads(heads, rotation)
+            output, weights = padded_attention(self, attention, qkv, attention_mask, *bias, **kwargs)
         elif attend.lengths:
-            output = attend(self, attention, (query, key, value), self.window, *bias, **kwargs)
+            output = attend.from_heads(self, attention, heads, rotation, self.window, *bias, **kwargs)
         else:
-            output = query  # The whole batch is padding.
+            output = split_heads(heads, None)[0]  # The whole batch is padding.
         return fused_linear(self.o_proj, select_tokens(output.flatten(2), needed)), weights
 
 

@@ -11,8 +11,9 @@ import torch
 _MIN_ROWS = 256
 # With fewer rows in bfloat16, what fusing saves is less than the time to find out that it is possible.
 _MIN_ROWS_IN_HALF = 64
-# Padding a group with more attention weights than this takes longer than compiling its kernels.
-_MAX_PADDED_WEIGHTS = 1 << 20
+# Padding a group with more attention weights than this takes longer than compiling its kernels, unless its texts are
+# short: the softmax of a short row that does not fill the registers takes up to twice as long as that of a padded one.
+_MAX_PADDED_WEIGHTS, _SHORT = 1 << 20, 128
 _LENGTH_STEP = 16
 _HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _HAS_FLOAT32 = torch.backends.mkldnn.is_available()
@@ -52,7 +53,8 @@ def round_up_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> in
 
 def round_up_length(length: int, rows: int, dtype: torch.dtype, device: torch.device) -> int:
     """Round up the length of the texts in a group of attention, which has `rows` matrices of attention weights."""
-    rounds = device.type == "cpu" and needs_onednn(dtype) and rows * length**2 <= _MAX_PADDED_WEIGHTS
+    worthwhile = length <= _SHORT or rows * length**2 <= _MAX_PADDED_WEIGHTS
+    rounds = device.type == "cpu" and needs_onednn(dtype) and worthwhile
     return -(-length // _LENGTH_STEP) * _LENGTH_STEP if rounds else length
 
 
