@@ -1,8 +1,9 @@
-"""The cross entropy over a vocabulary, on a CPU in chunks that stay in the cache.
+"""The cross entropy over a vocabulary, on a CPU in chunks.
 
 `F.cross_entropy` keeps the log-probabilities of all tokens for the backward pass, which allocates two more tensors of
 that size. With a vocabulary of tens of thousands of tokens, these are the largest tensors of a model. On a CPU,
-probabilities only exist for a few tokens at a time. The backward pass recomputes them and only stores gradients.
+probabilities only exist for a few tokens at a time. The forward pass turns them into gradients right away, and the
+backward pass only multiplies these by the gradient of the loss, which is usually 1.
 
 Shapes: n tokens, V vocabulary.
 """
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from .eligibility import is_eager_on_cpu
 
 # Number of logits in a chunk.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 20
 
 
 def summed_cross_entropy(
@@ -41,7 +42,16 @@ def chunked_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return the result of `summed_cross_entropy` for plain tensors on a CPU."""
-    return _CrossEntropy.apply(logits, labels, ignore_index, weights)
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return _CrossEntropy.apply(logits, labels, ignore_index, weights)
+    chunks = logits.split(_rows(logits))
+    factors = [None] * len(chunks) if weights is None else weights.split(_rows(logits))
+    parts = zip(chunks, labels.split(_rows(logits)), factors, strict=True)
+    return torch.stack([summed_cross_entropy(x, y, ignore_index, factor) for x, y, factor in parts]).sum()
+
+
+def _rows(logits: torch.Tensor) -> int:
+    return max(1, _CHUNK // logits.shape[1])
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -50,29 +60,30 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None
     ) -> torch.Tensor:
         ctx.save_for_backward(logits, labels, weights)
-        ctx.ignore_index, ctx.rows = ignore_index, max(1, _CHUNK // logits.shape[1])
-        chunks = logits.split(ctx.rows)
-        factors = [None] * len(chunks) if weights is None else weights.split(ctx.rows)
-        parts = zip(chunks, labels.split(ctx.rows), factors, strict=True)
-        return torch.stack(
-            [summed_cross_entropy(chunk, targets, ignore_index, factor) for chunk, targets, factor in parts]
-        ).sum()
+        ctx.ignore_index = ignore_index
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        counted = labels != ignore_index
+        factors = counted.to(wide) if weights is None else counted * weights
+        ctx.of_logits = torch.empty_like(logits)
+        total = torch.zeros((), dtype=torch.promote_types(wide, factors.dtype))
+        whole = (logits, labels.masked_fill(~counted, 0), counted, factors, ctx.of_logits)
+        for chunk, targets, counts, factor, into in zip(*(x.split(_rows(logits)) for x in whole), strict=True):
+            probabilities = torch.softmax(chunk, -1, dtype=wide)
+            log_sum = chunk.amax(-1) - probabilities.amax(-1).log()
+            losses = (log_sum - chunk.gather(1, targets[:, None])[:, 0]) * factor
+            total += losses.where(counts, 0).sum()
+            probabilities[torch.arange(len(targets)), targets] -= 1
+            into.copy_(probabilities.mul_(factor[:, None]))
+        return total
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         logits, labels, weights = ctx.saved_tensors
-        if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
-            # For gradients of gradients and batched gradients.
+        of_logits, ctx.of_logits = ctx.of_logits, None
+        if (again := torch.is_grad_enabled()) or of_logits is None or not is_eager_on_cpu(gradient):
+            # For gradients of gradients, batched gradients and a second backward pass.
             with torch.enable_grad():
                 logits = logits if again else logits.detach().requires_grad_()
                 loss = summed_cross_entropy(logits, labels, ctx.ignore_index, weights)
             return torch.autograd.grad(loss, logits, gradient, create_graph=again)[0], None, None, None
-        of_logits = torch.empty_like(logits)
-        counted = labels != ctx.ignore_index
-        factors = counted if weights is None else counted * weights
-        parts = (x.split(ctx.rows) for x in (logits, labels.masked_fill(~counted, 0), factors[:, None], of_logits))
-        for chunk, targets, factor, into in zip(*parts, strict=True):
-            probabilities = torch.softmax(chunk, -1, dtype=torch.promote_types(chunk.dtype, torch.float32))
-            probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
-            into.copy_(probabilities.mul_(gradient * factor))
-        return of_logits, None, None, None
+        return of_logits if bool(gradient == 1) else of_logits.mul_(gradient), None, None, None

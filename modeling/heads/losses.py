@@ -21,12 +21,12 @@ from ..label_checks import IGNORED
 Count = torch.Tensor | int | None
 
 
-def divided_by_count(total: torch.Tensor, local_count: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
-    """Divide a sum of losses by `num_items_in_batch` if `Trainer` passes it, otherwise by the local count."""
+def divided_by_count(losses: torch.Tensor, local_count: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
+    """Divide losses or their sum by `num_items_in_batch` if `Trainer` passes it, otherwise by the local count."""
     count = local_count if num_items_in_batch is None else num_items_in_batch
     if isinstance(count, torch.Tensor):
-        return total / count.to(total.device).clamp(min=1)
-    return total / max(count, 1)
+        return losses / count.to(losses.device).clamp(min=1)
+    return losses / max(count, 1)
 
 
 def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
@@ -53,11 +53,15 @@ def cross_entropy(
     if weights is not None:
         weights = _at_least_float32(weights.reshape(-1).to(logits.device))
     logits = logits.reshape(-1, logits.shape[-1])
-    if INSTALLED and is_eager_on_cpu(logits, labels):
-        total = chunked_cross_entropy(logits, labels, ignore_index, weights)
-    else:
-        total = summed_cross_entropy(logits, labels, ignore_index, weights)
-    return divided_by_count(total, (labels != ignore_index).sum(), num_items_in_batch)
+    count = (labels != ignore_index).sum()
+    # In float16, gradients that are not multiplied by the scale of the loss would become 0.
+    if INSTALLED and logits.dtype != torch.float16 and is_eager_on_cpu(logits, labels):
+        # Divided beforehand, because the gradients of all logits would have to be divided otherwise.
+        one = torch.ones_like(labels, dtype=torch.promote_types(logits.dtype, torch.float32))
+        factors = divided_by_count(one if weights is None else weights, count, num_items_in_batch)
+        return chunked_cross_entropy(logits, labels, ignore_index, factors)
+    total = summed_cross_entropy(logits, labels, ignore_index, weights)
+    return divided_by_count(total, count, num_items_in_batch)
 
 
 def cross_entropy_per_label(

@@ -167,7 +167,8 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
             values["mlm_loss"] = total
         else:
             values["bound_loss"], values["bound_count"] = total, count
-        values["mlm_right"] = (logits.argmax(-1) == wanted).sum()
+        # `max` takes two thirds of the time of `argmax` on a CPU.
+        values["mlm_right"] = (logits.max(-1).indices == wanted).sum()
         values["mlm_count"] = predicted.sum()
     order = inputs.get("sentence_order_label")
     if both and order is not None:
