@@ -22,7 +22,7 @@ KERNELS = {
     "linear, with activation": "cpu.linear",
     "gated feed-forward": "cpu.gated",
     "dropout": "cpu.dropout",
-    "cross entropy": "cpu.cross_entropy",
+    "cross entropy": "heads.losses",
     "attention in groups": "attention.grouped",
 }
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "layer_types": ["full_attention"] * 6}

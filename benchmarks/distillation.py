@@ -36,7 +36,10 @@ from sequence_encoder.conversion.source import Source
 
 HERE = Path(__file__).parent
 TEXTS, TIMED, LENGTH = 100_000, 4096, 64
-MODEL2VEC = ("transformers==5.3.0", "model2vec==0.10.0", "tokenlearn==0.2.1", "skeletoken==0.6.0", "joblib")
+MODEL2VEC = (
+    *("transformers==5.3.0", "tokenizers<=0.23.0", "huggingface-hub<2", "model2vec==0.10.0", "tokenlearn==0.2.1"),
+    *("skeletoken==0.6.0", "joblib"),
+)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
 
 `layers` is the example of sentence-transformers for model distillation: evenly spread layers, a mean squared error to
 the teacher's vectors, and its learning rate, batch size and warm-up, in bfloat16. `model2vec` distills without texts,
-and `tokenlearn` learns from texts, both with their defaults; the teacher's vectors of texts take half of the time. Each
-peer imports only what it needs.
+and `tokenlearn` learns from texts, both with their defaults; the teacher's vectors of texts take half of the time.
+`featurize` only writes these vectors. Each peer imports only what it needs.
 """
 
 from __future__ import annotations
@@ -111,12 +111,21 @@ def tokenlearn(options: argparse.Namespace) -> None:
     train_model(start, texts, vectors, device="cpu", pca_dims=256).save_pretrained(options.folder)
 
 
+def featurize(options: argparse.Namespace) -> None:
+    """Write the vectors that `tokenlearn` learns from."""
+    from sentence_transformers import SentenceTransformer
+    from tokenlearn.featurize import featurize as write
+
+    rows = ({"text": text} for text in read(options.corpus))
+    write(rows, SentenceTransformer(options.teacher, device="cpu"), str(options.folder), 10**9, 32, "text")
+
+
 def read(corpus: Path) -> list[str]:
     """Return the texts of a file of JSON Lines."""
     return [json.loads(line)["text"] for line in corpus.read_text(encoding="utf-8").splitlines()]
 
 
-PEERS = {peer.__name__: peer for peer in (layers, model2vec, tokenlearn)}
+PEERS = {peer.__name__: peer for peer in (layers, model2vec, tokenlearn, featurize)}
 
 
 def main() -> None:

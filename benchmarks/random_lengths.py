@@ -24,8 +24,8 @@ SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, 
 # Functions that choose shapes of which there are few, and what replaces them.
 ROUNDED = {
     "attention.grouped.parts_of_batch": lambda count, dtype: [count],
-    "attention.grouped.round_up_length": lambda length, rows, dtype, device: length,
-    "modeling_sequence_encoder.round_up_tokens": lambda tokens, dtype, device: tokens,
+    "attention.groups.round_up_length": lambda length, rows, dtype, device: length,
+    "layouts.round_up_tokens": lambda tokens, dtype, device: tokens,
 }
 
 
