@@ -54,6 +54,25 @@ def _rows(logits: torch.Tensor) -> int:
     return max(1, _CHUNK // logits.shape[1])
 
 
+def _loss_and_gradients(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    counted = labels != ignore_index
+    factors = counted.to(wide) if weights is None else counted * weights
+    of_logits = torch.empty_like(logits)
+    total = torch.zeros((), dtype=torch.promote_types(wide, factors.dtype))
+    whole = (logits, labels.masked_fill(~counted, 0), counted, factors, of_logits)
+    for chunk, targets, counts, factor, into in zip(*(x.split(_rows(logits)) for x in whole), strict=True):
+        probabilities = torch.softmax(chunk, -1, dtype=wide)
+        log_sum = chunk.amax(-1) - probabilities.amax(-1).log()
+        losses = (log_sum - chunk.gather(1, targets[:, None])[:, 0]) * factor
+        total += losses.where(counts, 0).sum()
+        probabilities[torch.arange(len(targets)), targets] -= 1
+        into.copy_(probabilities.mul_(factor[:, None]))
+    return total, of_logits
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -61,29 +80,19 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(logits, labels, weights)
         ctx.ignore_index = ignore_index
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        counted = labels != ignore_index
-        factors = counted.to(wide) if weights is None else counted * weights
-        ctx.of_logits = torch.empty_like(logits)
-        total = torch.zeros((), dtype=torch.promote_types(wide, factors.dtype))
-        whole = (logits, labels.masked_fill(~counted, 0), counted, factors, ctx.of_logits)
-        for chunk, targets, counts, factor, into in zip(*(x.split(_rows(logits)) for x in whole), strict=True):
-            probabilities = torch.softmax(chunk, -1, dtype=wide)
-            log_sum = chunk.amax(-1) - probabilities.amax(-1).log()
-            losses = (log_sum - chunk.gather(1, targets[:, None])[:, 0]) * factor
-            total += losses.where(counts, 0).sum()
-            probabilities[torch.arange(len(targets)), targets] -= 1
-            into.copy_(probabilities.mul_(factor[:, None]))
+        total, ctx.of_logits = _loss_and_gradients(logits, labels, ignore_index, weights)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         logits, labels, weights = ctx.saved_tensors
-        of_logits, ctx.of_logits = ctx.of_logits, None
-        if (again := torch.is_grad_enabled()) or of_logits is None or not is_eager_on_cpu(gradient):
-            # For gradients of gradients, batched gradients and a second backward pass.
+        if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
+            # For gradients of gradients and batched gradients.
             with torch.enable_grad():
                 logits = logits if again else logits.detach().requires_grad_()
                 loss = summed_cross_entropy(logits, labels, ctx.ignore_index, weights)
             return torch.autograd.grad(loss, logits, gradient, create_graph=again)[0], None, None, None
+        of_logits, ctx.of_logits = ctx.of_logits, None
+        if of_logits is None:  # This is not the first backward pass.
+            of_logits = _loss_and_gradients(logits, labels, ctx.ignore_index, weights)[1]
         return of_logits if bool(gradient == 1) else of_logits.mul_(gradient), None, None, None
