@@ -158,7 +158,7 @@ def _load_student(run: Distillation, teacher: Any, name: str) -> PretrainedStude
         UsageError: If it does not fit the teacher.
     """
     if isinstance(teacher, SequenceEncoderForTokenClassification):
-        raise UsageError("--student does not support taggers, because a tagger labels the tokens of its own tokenizer.")
+        raise UsageError("--student does not support taggers: the student would need the tokenizer of the teacher.")
     if isinstance(teacher, SequenceEncoderModel):
         takes = "--student takes sentence encoders"
         source, model, tokenizer = _load(name, takes)
