@@ -130,6 +130,7 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         parts.append("scaled by the square root of the hidden size")
     if config.embedding_norm:
         parts.append("normalised")
-    if config.conv_kernel_size:
-        parts.append(f"added to the first layer's output in a convolution over {config.conv_kernel_size} tokens")
+    if config.conv_kernel_size and config.num_hidden_layers:
+        place = "beside" if config.norm_placement == "post" else "before"
+        parts.append(f"with a convolution over {config.conv_kernel_size} tokens {place} the first layer")
     return ", ".join(parts)

@@ -160,8 +160,6 @@ def _check_convolution(config: Any) -> None:
     size = config.conv_kernel_size
     if size < 0 or (size and size % 2 == 0):
         raise ValueError(f"conv_kernel_size must be 0 or an odd number, got {size}.")
-    if size and config.norm_placement != "post":
-        raise ValueError(f"conv_kernel_size={size} needs norm_placement='post', got {config.norm_placement!r}.")
     if size and config.num_hidden_groups is not None:
         raise ValueError(f"conv_kernel_size={size} needs num_hidden_groups=None, got {config.num_hidden_groups}.")
 

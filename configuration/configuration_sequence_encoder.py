@@ -68,8 +68,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         norm_rel_ebd (`"none"` or `"layer_norm"`, defaults to `"none"`): Whether to normalise the embeddings of
             distances.
         conv_kernel_size (`int`, defaults to 0): Number of tokens, an odd number, of a convolution beside the first
-            layer, as in DeBERTa v2. 0 means no convolution.
-        conv_act (`str`, defaults to `"tanh"`): Activation of the convolution: `tanh` or one of those of `hidden_act`.
+            layer, as in DeBERTa v2, or before it if `norm_placement="pre"`. 0 means no convolution.
+        conv_act (`str`, defaults to `"tanh"`): Activation of the convolution: `tanh`, `linear` for none, or one of
+            those of `hidden_act`.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
             if `embedding_norm` already normalises its input and no other layer shares its weights.
@@ -190,7 +191,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
     max_relative_positions: int | None = None
     norm_rel_ebd: Literal["none", "layer_norm"] = "none"
     conv_kernel_size: int = 0
-    conv_act: Literal["tanh", "relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] = "tanh"
+    conv_act: Literal["tanh", "linear", "relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] = "tanh"
     norm_placement: Literal["post", "pre"] = "post"
     first_attn_norm: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
@@ -367,7 +368,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
     def omits_first_attn_norm(self) -> bool:
         """Whether the first layer has no attention norm, because `embedding_norm` has just normalised its input."""
         alone = self.layer_groups.count(0) == 1
-        normalised = self.embedding_norm and self.embedding_dim == self.hidden_size
+        normalised = self.embedding_norm and self.embedding_dim == self.hidden_size and not self.conv_kernel_size
         return self.norm_placement == "pre" and alone and normalised and not self.first_attn_norm
 
     @property

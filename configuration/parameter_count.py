@@ -61,7 +61,8 @@ def encoder_parameters(config: Any) -> int:
     # There can be more groups than layers, which `check_architecture` rejects.
     total += min(config.num_distinct_layers, config.num_hidden_layers) * _layer_parameters(config)
     if config.conv_kernel_size and config.num_hidden_layers:
-        total += _linear(config.conv_kernel_size * size, size) + _norm(config, size)
+        total += _linear(config.conv_kernel_size * size, size)
+        total += _norm(config, size) if config.norm_placement == "post" else 0
     if config.norm_placement == "pre":
         total += _norm(config, size)
     if config.num_distinct_layers and config.omits_first_attn_norm:

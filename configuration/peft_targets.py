@@ -5,7 +5,7 @@ from typing import Any
 
 # For LoRA and similar methods. Adapting all matrices of a layer is at least as good as any subset, and better than
 # adapting attention alone (Biderman et al., 2024, "LoRA Learns Less and Forgets Less").
-_MATRICES = ["qkv_proj", "o_proj", "up_proj", "gate_up_proj", "down_proj"]
+_MATRICES = ["qkv_proj", "o_proj", "up_proj", "gate_up_proj", "down_proj", "convolution.dense"]
 # IA³ scales the keys, the values and the inner activations of the feed-forward network (Liu et al., 2022). Here, keys
 # and values share a matrix with the queries. Scaling a query is the same as scaling the key it is multiplied by.
 _SCALED, _SCALED_INPUTS = ["qkv_proj", "down_proj"], ["down_proj"]

@@ -1,4 +1,4 @@
-"""The convolution over neighbouring tokens beside the first layer, as in DeBERTa v2 (He et al., 2021).
+"""The convolution over neighbouring tokens of DeBERTa v2 (He et al., 2021), beside the first layer or before it.
 
 Shapes: B batch, S sequence (1 and T for packed tokens), D hidden, W width of the convolution.
 """
@@ -10,12 +10,13 @@ from transformers.activations import ACT2FN
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .cpu.dropout import Dropout
 from .cpu.linear import fused_linear
+from .cpu.shapes import compute_dtype
 from .norms import NORMS
 from .packing import PackedBatch, select_tokens
 
 
 class Convolution(nn.Module):
-    """A convolution of the input of a layer, which is added to its output before another norm.
+    """A convolution of the input of a layer, which is added to its output and normalised, or added to its input.
 
     It is a linear layer of the W tokens around each token. Tokens outside the text count as zeros.
     """
@@ -26,21 +27,22 @@ class Convolution(nn.Module):
         self.dense = nn.Linear(self.width * config.hidden_size, config.hidden_size)
         self.act = ACT2FN[config.conv_act]
         self.dropout = Dropout(config.hidden_dropout)
-        self.norm = NORMS[config.norm](config)
+        self.norm = NORMS[config.norm](config) if config.norm_placement == "post" else nn.Identity()
 
     def forward(
         self, inputs: torch.Tensor, outputs: torch.Tensor, segments: torch.Tensor, needed: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the output of the layer with the convolution.
+        """Return hidden states with the convolution.
 
         Args:
             inputs: The input of the layer, (B, S, D).
-            outputs: Its output, (B, S, D), or (1, K, D) with `needed`.
+            outputs: The hidden states, (B, S, D), or (1, K, D) with `needed`.
             segments: The text of each token, (B, S) long, and -1 at padding.
             needed: The indices (K,) of the packed tokens in the output.
         """
         segments, reach, length = segments.to(inputs.device), self.width // 2, inputs.shape[1]
-        around = nn.functional.pad(inputs, (0, 0, reach, reach))
+        # The product would convert W times as many.
+        around = nn.functional.pad(inputs.to(compute_dtype(inputs.dtype, inputs.device)), (0, 0, reach, reach))
         texts = nn.functional.pad(segments, (reach, reach), value=-1)
         tokens = [
             around[:, first : first + length] * (texts[:, first : first + length] == segments)[..., None]

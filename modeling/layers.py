@@ -49,30 +49,6 @@ class PostNormLayer(EncoderLayer):
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
 
-class ConvolutionLayer(PostNormLayer):
-    """The first layer of a model with a convolution, which takes the text of each token, `segments`."""
-
-    def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
-        super().__init__(config, layer_idx)
-        self.convolution = Convolution(config)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        *shared: Any,
-        segments: Any = None,
-        needed: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """See `EncoderLayer`."""
-        outputs = super().forward(hidden_states, *shared, needed=needed, **kwargs)
-        if INSTALLED and isinstance(attend := kwargs.get("attend"), GraphAttention):
-            # Masks may leave out tokens inside a text, which count as zeros.
-            real, segments = attend.real, segments.flatten()[None]
-            hidden_states, needed = real.unpack(hidden_states).flatten(0, 1)[None], real.indices
-        return self.convolution(hidden_states, outputs, segments, needed)
-
-
 class PreNormLayer(EncoderLayer):
     """A layer with a norm before each branch, which leaves the residual stream unchanged (Xiong et al., 2020)."""
 
@@ -90,12 +66,56 @@ class PreNormLayer(EncoderLayer):
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
 
+class ConvolutionMixin(nn.Module):
+    """Mixin of the first layer of a model with a convolution, which takes the text of each token, `segments`."""
+
+    def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.convolution = Convolution(config)
+
+    def convolve(
+        self, inputs: torch.Tensor, outputs: torch.Tensor, segments: Any, needed: torch.Tensor | None, attend: Any
+    ) -> torch.Tensor:
+        """Add the convolution of the input of this layer to hidden states. See `Convolution`."""
+        if INSTALLED and isinstance(attend, GraphAttention):
+            # Masks may leave out tokens inside a text, which count as zeros.
+            real, segments = attend.real, segments.flatten()[None]
+            inputs, needed = real.unpack(inputs).flatten(0, 1)[None], real.indices
+        return self.convolution(inputs, outputs, segments, needed)
+
+
+class PostNormConvolutionLayer(ConvolutionMixin, PostNormLayer):
+    """A layer with a convolution beside it, as in DeBERTa v2."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *shared: Any,
+        segments: Any = None,
+        needed: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """See `EncoderLayer`."""
+        outputs = super().forward(hidden_states, *shared, needed=needed, **kwargs)
+        return self.convolve(hidden_states, outputs, segments, needed, kwargs.get("attend"))
+
+
+class PreNormConvolutionLayer(ConvolutionMixin, PreNormLayer):
+    """A layer with a convolution before it."""
+
+    def forward(self, hidden_states: torch.Tensor, *shared: Any, segments: Any = None, **kwargs: Any) -> torch.Tensor:
+        """See `EncoderLayer`."""
+        hidden_states = self.convolve(hidden_states, hidden_states, segments, None, kwargs.get("attend"))
+        return super().forward(hidden_states, *shared, **kwargs)
+
+
 LAYERS: dict[str, type[EncoderLayer]] = {"post": PostNormLayer, "pre": PreNormLayer}
+CONVOLUTION_LAYERS: dict[str, type[EncoderLayer]] = {"post": PostNormConvolutionLayer, "pre": PreNormConvolutionLayer}
 
 
 def layer_classes(config: SequenceEncoderConfig) -> list[type[EncoderLayer]]:
     """Return the class of each layer of a model."""
     classes = [LAYERS[config.norm_placement]] * config.num_hidden_layers
     if config.conv_kernel_size:
-        classes[:1] = [ConvolutionLayer]
+        classes[:1] = [CONVOLUTION_LAYERS[config.norm_placement]]
     return classes

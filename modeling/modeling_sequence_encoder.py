@@ -88,7 +88,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         Args:
             input_ids: (B, S) token ids.
             attention_mask: (B, S), 0 at padding; or a 4-D mask (B, 1 or heads, S, S), which has zeros and ones if it is
-                bool or integer, and is added to the scores if it is floating.
+                bool or integer, and is added to the scores if it is floating. A 4-D mask does not limit a convolution.
             token_type_ids: (B, S) segments. Ignored if `type_vocab_size` is 0, so that any tokenizer works.
             position_ids: (B, S). By default, the distance of each token from the first real token of its row. A new
                 document starts wherever the positions do not increase, and documents do not attend to each other. With

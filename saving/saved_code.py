@@ -57,6 +57,7 @@ _TABLES = {
     "POSITION_EMBEDDINGS": "position_embedding",
     "POSITION_BIASES": "position_bias",
     "LAYERS": "norm_placement",
+    "CONVOLUTION_LAYERS": "norm_placement",
     "NORMS": "norm",
     "FEED_FORWARDS": "feed_forward",
 }

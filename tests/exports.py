@@ -36,6 +36,7 @@ TINY: dict[str, Any] = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "alibi": ("vanilla", {"position_bias": "alibi"}),
     "convolution": ("deberta-v3", {"conv_kernel_size": 3}),
+    "convolution, norms first": ("modernbert", {"conv_kernel_size": 5}),
     "shared layers": ("bert", {"num_hidden_groups": 1, "embedding_size": 12}),
     "grouped queries": ("eurobert", {"num_key_value_heads": 1}),
 }

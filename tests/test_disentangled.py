@@ -205,7 +205,6 @@ def test_the_convolution_counts_tokens_that_the_mask_leaves_out(tiny_config: Bui
         ({"position_bias": "alibi", "pos_att_type": None, "norm_rel_ebd": "none"}, "share_att_key=True needs"),
         ({"conv_kernel_size": 4}, "conv_kernel_size must be 0 or an odd number, got 4"),
         ({"conv_kernel_size": -1}, "conv_kernel_size must be 0 or an odd number, got -1"),
-        ({"conv_kernel_size": 3, "norm_placement": "pre"}, "needs norm_placement='post', got 'pre'"),
         ({"conv_kernel_size": 3, "num_hidden_groups": 1}, "needs num_hidden_groups=None, got 1"),
         ({"max_relative_positions": 10**12}, "max_relative_positions=1000000000000"),
     ],

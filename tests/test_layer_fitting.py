@@ -17,6 +17,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "norms last": {},
     "norms first, gates, no biases": {"preset": "modernbert"},
     "convolution": {"conv_kernel_size": 3},
+    "norms first, convolution": {"preset": "modernbert", "conv_kernel_size": 5},
     "two groups of layers": {"num_hidden_groups": 2},
 }
 

@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "one product with distances": ("deberta-v3", {"share_att_key": False, "pos_att_type": ["c2p"]}),
     "distances without buckets": ("deberta-v3", {"position_buckets": None, "max_relative_positions": 9}),
     "a convolution": ("deberta-v3", {"conv_kernel_size": 3}),
+    "a convolution without a norm": ("modernbert", {"conv_kernel_size": 5}),
     "task types": ("bert", {"task_type_vocab_size": 3}),
     "biases": ("bert", {"attention_bias": False, "mlp_bias": False, "mlp_down_bias": True, "norm_bias": False}),
     "no head biases": ("bert", {"classifier_head": "dense", "head_bias": False, "decoder_bias": False}),

@@ -63,6 +63,15 @@ def test_all_matrices_of_the_layers_are_default_targets(
     assert all(".layers." in name for name in adapted)
 
 
+def test_the_convolution_is_a_default_target(tiny_config: Build, ragged: MakeBatch) -> None:
+    model = sequence_encoder.SequenceEncoderModel(tiny_config("modernbert", conv_kernel_size=3))
+    adapted = peft.get_peft_model(model, METHODS["lora"]())
+    weight = adapted.base_model.model.layers[0].convolution.dense.lora_B["default"].weight
+    ids, mask = ragged([7, 3])
+    adapted(input_ids=ids, attention_mask=mask).last_hidden_state.sum().backward()
+    assert weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("head", HEADS)
 def test_the_head_is_trained_and_saved_with_an_adapter(

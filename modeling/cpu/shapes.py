@@ -41,8 +41,9 @@ def suits_onednn(rows: int, dtype: torch.dtype) -> bool:
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype of products of tensors of a dtype; under autocast, that of autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+    """Return the dtype of products of tensors of a dtype; under autocast, that of autocast, except for float64."""
+    casts = torch.is_autocast_enabled(device.type) and dtype != torch.float64
+    return torch.get_autocast_dtype(device.type) if casts else dtype
 
 
 def round_up_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:

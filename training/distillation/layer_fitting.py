@@ -47,8 +47,7 @@ def fit_layers(
 ) -> None:
     """Fit the layers of a student, one after the other.
 
-    Layers that share their weights stay as they are, and so does a layer of another class than the last layer of the
-    gap after it.
+    Layers that share their weights stay as they are, and so does a layer with a convolution beside it before a gap.
 
     Args:
         teacher: The teacher.
@@ -73,8 +72,9 @@ def fit_layers(
     for layer, start, after in zip(own, chosen, [*chosen[1:], len(layers)], strict=True):
         end = layers[after - 1]
         wanted = [_wanted(each, layers, start, after, channels) for each in theirs]
-        if type(layer) is type(end):
-            if not isinstance(layer, PreNormLayer):
+        norm_is_first = isinstance(layer, PreNormLayer)
+        if norm_is_first or type(layer) is type(end):
+            if not norm_is_first:
                 copy_weights(end.mlp_norm, layer.mlp_norm, channels)
             fitted = zip(_fitted_branches(layer, channels), _fitted_branches(layers[start], channels), strict=True)
             for index, (branch, original) in enumerate(fitted):
