@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_orthogonalize_keeps_directions_and_evens_out_singular_values(shape: tup
     rounded = orthogonalize(matrix, torch.bfloat16)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, orthogonalize(matrix, torch.float32), rtol=0, atol=0.1)
+
+
+def test_the_matrices_of_a_convolution_are_orthogonalised_one_by_one(
+    tiny_config: Callable[..., Any], batch: dict[str, torch.Tensor]
+) -> None:
+    model = SequenceEncoderForPreTraining(tiny_config("modernbert", conv_kernel_size=5, type_vocab_size=2)).train()
+    weight = model.model.layers[0].convolution.dense.weight
+    before = weight.detach().clone()
+    step(model, MuonWithAdamW(model, RATE, weight_decay=0, dtype=torch.float32), batch)
+    for update in (weight.detach() - before).chunk(model.config.conv_kernel_size, dim=1):
+        sizes = torch.linalg.svdvals(update) / (0.2 * RATE * math.sqrt(len(update)))
+        # All but the smallest, which Muon does not raise to the others.
+        assert (sizes[: len(sizes) // 2] > 0.5).all()
+        assert (sizes < 1.3).all()
 
 
 @pytest.mark.since("torch", "2.9", "has Muon")

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..inference.bfloat16 import faster_in_bfloat16
+from ..modeling.convolution import Convolution
 from .tensor_parallel import like
 
 # Coefficients of the quintic Newton-Schulz iteration, tuned for a steep slope at zero (Jordan et al., 2024).
@@ -37,7 +38,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     2024). Its updates are scaled to the size of AdamW's (Liu et al., 2025). It differs from `torch.optim.Muon` only in
     the dtype of the orthogonalisation. `torch.optim.Muon` always uses bfloat16, and on a CPU that emulates bfloat16,
     this takes longer than the rest of a training step. If weights are sharded (FSDP2, tensor parallelism), each process
-    orthogonalises whole matrices.
+    orthogonalises whole matrices. The matrices of a convolution, one for each neighbour, are orthogonalised one by one.
 
     Args:
         model: An encoder with or without a head.
@@ -66,19 +67,26 @@ class MuonWithAdamW(torch.optim.AdamW):
             raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
         tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         vocabulary = {id(table.weight) for table in (*tables, model.get_output_embeddings()) if table is not None}
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        blocks = {id(each.dense.weight): each.width for each in model.modules() if isinstance(each, Convolution)}
+        groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
         for weight in model.parameters():
             if weight.requires_grad:
                 # An output matrix is not hidden-to-hidden: one of its sides is, for example, the number of classes.
                 hidden = weight.ndim == 2 and min(weight.shape) >= model.config.hidden_size
                 muon = hidden and id(weight) not in vocabulary
-                groups.setdefault((muon, weight.ndim > 1), []).append(weight)
+                groups.setdefault((muon, weight.ndim > 1, blocks.get(id(weight), 1)), []).append(weight)
         # With tensor parallelism, only some weights are sharded, and no fused kernel accepts both kinds together.
         together = not any(isinstance(weight, DTensor) for weight in model.parameters())
         super().__init__(
             [
-                {"params": weights, "muon": muon, "momentum": momentum, "weight_decay": weight_decay if decays else 0.0}
-                for (muon, decays), weights in groups.items()
+                {
+                    "params": weights,
+                    "muon": muon,
+                    "blocks": parts,
+                    "momentum": momentum,
+                    "weight_decay": weight_decay if decays else 0.0,
+                }
+                for (muon, decays, parts), weights in groups.items()
             ],
             lr=lr,
             betas=betas,
@@ -108,11 +116,11 @@ class MuonWithAdamW(torch.optim.AdamW):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, except the choice of kernels, which depends on how the weights are sharded in this run."""
-        kernels = [{name: group[name] for name in ("fused", "foreach")} for group in self.param_groups]
+        """Load a state, except what depends on the model and on how the weights are sharded in this run."""
+        own = [{name: group[name] for name in ("fused", "foreach", "blocks")} for group in self.param_groups]
         super().load_state_dict(state_dict)
-        for group, kernel in zip(self.param_groups, kernels, strict=True):
-            group.update(kernel)
+        for group, values in zip(self.param_groups, own, strict=True):
+            group.update(values)
 
     def _step_matrix(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         gradient = weight.grad
@@ -127,6 +135,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         past.lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(past, group["momentum"])
         whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
-        update = like(orthogonalize(whole, self.dtype), ahead)
+        blocks = whole.chunk(group["blocks"], dim=1)
+        update = like(torch.cat([orthogonalize(block, self.dtype) for block in blocks], dim=1), ahead)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))
+        weight.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(blocks[0].shape)))

@@ -171,9 +171,9 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     masked tokens are multiplied with the vocabulary.
     """
     config: Any = model.config
-    # All layers have matrices of the same sizes, and the weights that layers share count once for each layer.
-    first = [weight for name, weight in model.named_parameters() if ".layers.0." in name]
-    inside = config.num_hidden_layers * sum(weight.numel() for weight in first if weight.ndim == 2)
+    # The weights that layers share count once for each layer.
+    layers = cast(Any, model.base_model)._layers_in_order()
+    inside = sum(weight.numel() for layer in layers for weight in layer.parameters() if weight.ndim == 2)
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = config.vocab_size * config.prediction_dim * run.objectives.masked_share
     return 6 * (inside + attention + vocabulary)
