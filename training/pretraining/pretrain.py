@@ -21,7 +21,7 @@ from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ...data.windows import windows_of
 from ..arguments import HUB_ERRORS
-from ..checkpoints import train_with_cleanup
+from ..checkpoints import last_complete_checkpoint, train_with_cleanup
 from ..encoders import save_as_sequence_encoder
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
@@ -29,6 +29,7 @@ from ..tensor_parallel import divided, tensor_parallel_size
 from .budget import keep_to_seconds
 from .diffusion_bound import BoundWindows
 from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
+from .initial_vectors import start_from_neighbours
 from .new_model import load_converted_model, make_tokenizer, new_model
 from .objective_kinds import KINDS
 from .objectives import PretrainingCollator
@@ -111,6 +112,9 @@ def prepare(run: Pretraining, started: float) -> HubTrainer:
             raise UsageError(error) from error
         held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
         train = prepare_packs(run, train_texts, tokenizer)
+    resumes = args.resume and last_complete_checkpoint(run.output) is not None
+    if model.model is None and isinstance(train, PackedWindows) and not resumes:
+        start_from_neighbours(encoder, train, show_progress=args.process_index == 0 and not args.disable_tqdm)
     if tensor_parallel_size() > 1:
         encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
 
