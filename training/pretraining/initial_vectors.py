@@ -68,19 +68,22 @@ def _mutual_information(tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
     codes, counts = [], []
     for distance in range(1, _REACH + 1):
         first, second = tokens[:-distance], tokens[distance:]
-        pairs = (first * vocabulary + second)[(first >= 0) & (second >= 0)]
-        found, times = pairs.unique(return_counts=True)
+        low, high = torch.minimum(first, second), torch.maximum(first, second)
+        found, times = (low * vocabulary + high)[low >= 0].unique(return_counts=True)
         codes.append(found)
         counts.append(times.float() / distance)
-    first, second = torch.cat(codes) // vocabulary, torch.cat(codes) % vocabulary
-    both = torch.stack([torch.cat([first, second]), torch.cat([second, first])])
-    pairs = _sparse(both, torch.cat(counts * 2), vocabulary)
+    places = torch.stack([torch.cat(codes) // vocabulary, torch.cat(codes) % vocabulary])
+    once = _sparse(places, torch.cat(counts), vocabulary)
+    pairs = _sparse(torch.cat([once.indices(), once.indices().flip(0)], 1), once.values().repeat(2), vocabulary)
     (rows, columns), values = pairs.indices(), pairs.values()
     frequencies = torch.zeros(vocabulary).index_add(0, rows, values)
     smoothed = frequencies.pow(_SMOOTHING)
     information = (values * smoothed.sum() / (frequencies[rows] * smoothed[columns])).log()
     positive = information > 0
-    return _sparse(pairs.indices()[:, positive], information[positive], vocabulary)
+    places = pairs.indices()[:, positive]
+    return torch.sparse_coo_tensor(
+        places, information[positive], pairs.shape, check_invariants=False, is_coalesced=True
+    )
 
 
 def _sparse(indices: torch.Tensor, values: torch.Tensor, size: int) -> torch.Tensor:
