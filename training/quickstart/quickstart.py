@@ -112,8 +112,6 @@ def _run(arguments: QuickstartArguments, scratch: Path, finished: Path) -> dict[
         "max_steps": arguments.adaptation_steps,
         "per_device_train_batch_size": 16,
         "seed": seed,
-        # For an encoder that others have pretrained, `adapt` plans the learning rate.
-        **({} if arguments.model else {"learning_rate": 3e-4}),
     }
     models = {"random_accuracy": scratch / "random", "accuracy": arguments.model or encoder}
     for name, model in models.items():
