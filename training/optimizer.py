@@ -136,6 +136,8 @@ class MuonWithAdamW(torch.optim.AdamW):
         ahead = gradient.lerp(past, group["momentum"])
         whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
         blocks = whole.chunk(group["blocks"], dim=1)
-        update = like(torch.cat([orthogonalize(block, self.dtype) for block in blocks], dim=1), ahead)
+        updates = [orthogonalize(block, self.dtype) for block in blocks]
+        # `cat` would copy the only block of most matrices.
+        update = like(torch.cat(updates, dim=1) if len(updates) > 1 else updates[0], ahead)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(blocks[0].shape)))
