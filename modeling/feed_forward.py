@@ -7,7 +7,7 @@ from transformers.activations import ACT2FN
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.written_for import IN_EIGHT_BITS, INSTALLED
 from .cpu.dropout import Dropout
-from .cpu.gated import gated_projection, recomputes_gated
+from .cpu.gated import gated_network, recomputes_gated
 from .cpu.linear import can_fuse_gate, fused_gate, fused_linear, fused_linear_activation
 from .quantized.eight_bit_network import eight_bit_network
 
@@ -46,11 +46,10 @@ class GatedMLP(nn.Module):
         """Map (..., D) to (..., D)."""
         if can_fuse_gate(self.gate_up_proj, self.act, hidden_states):
             gated = fused_gate(self.gate_up_proj, self.act, hidden_states)
+        elif INSTALLED and recomputes_gated(self.gate_up_proj, self.act, self.dropout, self.down_proj, hidden_states):
+            return gated_network(self.gate_up_proj, self.act, self.down_proj, hidden_states)
         else:
-            states = fused_linear(self.gate_up_proj, hidden_states)
-            if INSTALLED and recomputes_gated(states, self.act, self.dropout, self.down_proj):
-                return gated_projection(states, self.act, self.down_proj)
-            gate, up = states.chunk(2, dim=-1)
+            gate, up = fused_linear(self.gate_up_proj, hidden_states).chunk(2, dim=-1)
             gated = self.act(gate) * up
         return fused_linear(self.down_proj, self.dropout(gated))
 

@@ -38,7 +38,7 @@ def test_the_table_has_a_row_for_each_evaluation(tmp_path: Path, capsys: pytest.
     (head,) = [place for place, line in enumerate(lines) if line[:1] == ["step"]]
     names = lines[head]
     assert names[2:] == [
-        *("loss", "mlm_accuracy", "sop_accuracy", "eval_loss", "eval_mlm_accuracy", "eval_sop_accuracy"),
+        *("loss", "sop_accuracy", "eval_loss", "eval_mlm_accuracy", "eval_sop_accuracy"),
         "tokens_per_second",
     ]
     rows = lines[head + 1 :]

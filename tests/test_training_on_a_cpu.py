@@ -198,6 +198,48 @@ def test_weighted_cross_entropy_has_gradients_of_all_kinds() -> None:
     torch.testing.assert_close(*seconds)
 
 
+def test_a_label_whose_probability_is_zero_in_float32_has_a_finite_loss() -> None:
+    logits = torch.tensor([[150.0, 0.0, 1.0], [0.0, 95.0, 2.0], [1.0, 2.0, 3.0]], requires_grad=True)
+    labels = torch.tensor([1, 0, 0])
+    found = chunked_cross_entropy.chunked_cross_entropy(logits, labels, -100)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
+
+
+def test_training_without_logits_has_the_same_gradients_of_all_kinds(tiny_config: Build, ragged: Build) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("modernbert")).train().double()
+    model.config._attn_implementation = "eager"
+    ids, mask = ragged([7, 5, 3])
+    labels = ids.masked_fill((mask == 0) | (ids % 3 == 0), -100)
+    weights, parameters, found = torch.rand(labels.shape), list(model.parameters()), []
+    for returned in (True, False):
+        model.returns_training_logits = returned
+        outputs = model(ids, mask, labels=labels, label_weights=weights)
+        assert (outputs.logits is not None) == returned
+        loss = 0.5 * outputs.loss
+        first = torch.autograd.grad(loss, parameters, retain_graph=True)
+        again = torch.autograd.grad(loss, parameters, create_graph=True)
+        second = torch.autograd.grad(sum(each.square().sum() for each in again), parameters)
+        found.append([loss, *first, *again, *second])
+    assert_close(found[1], found[0], 1e-9)
+    assert model.eval()(ids, mask, labels=labels).logits.shape == (*ids.shape, model.config.vocab_size)
+
+
+def test_training_without_logits_calls_what_users_replaced(tiny_config: Build, ragged: Build) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("modernbert")).train()
+    model.returns_training_logits = False
+    ids, mask = ragged([7, 5])
+    seen: list[torch.Tensor] = []
+    with model.decoder.register_forward_hook(lambda module, args, output: seen.append(output)):
+        expected = model(ids, mask, labels=ids).loss
+    assert len(seen) == 1
+    torch.testing.assert_close(model(ids, mask, labels=ids).loss, expected)
+    model.loss_function = lambda logits, labels, **kwargs: logits.sum()
+    outputs = model(ids, mask, labels=ids)
+    torch.testing.assert_close(outputs.loss, outputs.logits.sum())
+
+
 def test_a_scaled_loss_keeps_small_gradients_in_float16() -> None:
     logits = (3 * torch.randn(3000, 300)).half().requires_grad_()
     loss = cross_entropy(logits, torch.randint(0, 300, (3000,)))

@@ -46,6 +46,12 @@ def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(device.type) if casts else dtype
 
 
+def dtype_of_products(*tensors: torch.Tensor | None) -> torch.dtype | None:
+    """Return the dtype in which torch multiplies tensors, or None if it is not the same for all of them."""
+    dtypes = {compute_dtype(tensor.dtype, tensor.device) for tensor in tensors if tensor is not None}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
 def round_up_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Return how many tokens to compute if `tokens` are needed: up to a sixteenth more on a CPU, from 256 tokens on."""
     rounds = device.type == "cpu" and tokens >= _MIN_ROWS and has_onednn(compute_dtype(dtype, device))

@@ -10,11 +10,17 @@ Shapes: B batch, S sequence, C classes, V vocabulary.
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.written_for import INSTALLED
-from ..cpu.cross_entropy import chunked_cross_entropy, summed_cross_entropy
+from ..cpu.cross_entropy import (
+    can_chunk_linear,
+    chunked_cross_entropy,
+    chunked_linear_cross_entropy,
+    summed_cross_entropy,
+)
 from ..cpu.eligibility import is_eager_on_cpu
 from ..label_checks import IGNORED
 
@@ -93,6 +99,32 @@ def masked_lm_loss(
     With `label_weights` (...), it is the weighted sum over the masked tokens, divided by the number of all labels.
     """
     return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch, weights=label_weights)
+
+
+def masked_lm_loss_of_states(
+    decoder: nn.Module,
+    hidden_states: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: Count = None,
+    label_weights: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Return `masked_lm_loss` of the logits of a decoder, which on a CPU takes the memory of the logits once.
+
+    Args:
+        decoder: The projection to the vocabulary.
+        hidden_states: (n, D) of the labelled tokens, or (B, S, D).
+        labels: (n,) or (B, S).
+        num_items_in_batch: See `cross_entropy`.
+        label_weights: Factors of the terms of the sum, of the shape of the labels.
+        **kwargs: Not used.
+    """
+    if INSTALLED and can_chunk_linear(decoder, hidden_states, labels):
+        one = torch.ones_like(labels, dtype=torch.promote_types(hidden_states.dtype, torch.float32))
+        factors = one if label_weights is None else _at_least_float32(label_weights)
+        factors = divided_by_count(factors, len(labels), num_items_in_batch)
+        return chunked_linear_cross_entropy(decoder, hidden_states, labels, factors)
+    return cross_entropy(decoder(hidden_states), labels, num_items_in_batch, weights=label_weights)
 
 
 def label_loss(

@@ -30,7 +30,7 @@ from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..packing import moved
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
-from .losses import masked_lm_loss, sentence_order_loss
+from .losses import masked_lm_loss, masked_lm_loss_of_states, sentence_order_loss
 
 
 class MLPHead(nn.Module):
@@ -62,6 +62,9 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
     _saves_recipe = True  # An encoder still embeds texts after further pretraining.
     # Whether labels limit the logits to the labelled tokens in evaluations, too, as they do in training.
     predicts_labels_only = False
+    # Whether training with labels returns logits, too, unless `loss_function` was replaced. Without them, a step takes
+    # less memory and time.
+    returns_training_logits = True
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
@@ -115,7 +118,10 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
             label_weights = None if label_weights is None else moved(label_weights, places.device).flatten()[places]
         if label_weights is not None:
             kwargs = {**kwargs, "label_weights": label_weights}
-        logits = self.decoder(self.head(hidden_states))
+        hidden_states = self.head(hidden_states)
+        if self.training and not self.returns_training_logits and self.loss_function is masked_lm_loss:
+            return None, masked_lm_loss_of_states(self.decoder, hidden_states, labels, **kwargs)
+        logits = self.decoder(hidden_states)
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 

@@ -6,7 +6,6 @@ Hooks and callbacks measure everything on an unmodified `Trainer`.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,8 @@ _SUMS = (
     *("mlm_loss", "mlm_right", "mlm_count"),
     *("sop_loss", "sop_right", "sop_count"),
     *("bound_loss", "bound_count"),
-    "tokens",
+    # The masked tokens that have logits, of which `mlm_right` are right.
+    *("tokens", "mlm_judged"),
 )
 
 
@@ -32,7 +32,8 @@ class ObjectiveMetrics(TrainerCallback):
     """Callback that adds the loss and accuracy of each objective and the tokens per second to a `Trainer`'s logs.
 
     Losses and accuracies are means over the masked tokens and the pairs of segments that all processes saw since the
-    last log. Call `watch` with the trainer before it trains.
+    last log. A model that returns no logits in training has no accuracy of masked tokens. Call `watch` with the trainer
+    before it trains.
 
     Args:
         operations_per_token: The floating-point operations of training per token. None disables the share of the peak.
@@ -143,7 +144,7 @@ class ObjectiveMetrics(TrainerCallback):
 
 
 def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
-    """Compute the sums of `_SUMS` over a batch, (9,), for a masked language model or a model with both heads."""
+    """Compute the sums of `_SUMS` over a batch, (10,), for a masked language model or a model with both heads."""
     labels, weights = inputs["labels"], inputs.get("label_weights")
     device = labels.device
     predicted = labels != IGNORED
@@ -156,10 +157,7 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
     values = dict.fromkeys(_SUMS, torch.zeros((), device=device))
     values["tokens"] = torch.as_tensor(labels.numel(), device=device) if mask is None else mask.sum()
     both = "sop_logits" in outputs
-    logits = outputs["prediction_logits" if both else "logits"] if inputs.get("mlm_weight", 1.0) else None
-    if logits is not None:
-        wanted = labels[predicted]
-        logits = logits if logits.dim() == 2 else logits[predicted]
+    if inputs.get("mlm_weight", 1.0):
         items = inputs.get("num_items_in_batch")
         loss = outputs["mlm_loss" if both else "loss"]
         total = loss.detach().to(exact) * (count if items is None else items)
@@ -167,9 +165,12 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
             values["mlm_loss"] = total
         else:
             values["bound_loss"], values["bound_count"] = total, count
-        # `max` takes two thirds of the time of `argmax` on a CPU.
-        values["mlm_right"] = (logits.max(-1).indices == wanted).sum()
         values["mlm_count"] = predicted.sum()
+        if (logits := outputs.get("prediction_logits" if both else "logits")) is not None:
+            logits = logits if logits.dim() == 2 else logits[predicted]
+            # `max` takes two thirds of the time of `argmax` on a CPU.
+            values["mlm_right"] = (logits.max(-1).indices == labels[predicted]).sum()
+            values["mlm_judged"] = values["mlm_count"]
     order = inputs.get("sentence_order_label")
     if both and order is not None:
         sop = _loss_right_count(outputs["sop_logits"].detach(), order).sum(dim=0)
@@ -178,21 +179,20 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
 
 
 def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
-    """Compute the loss and accuracy of the trained objectives from the result of `sums_of`.
+    """Compute the loss and accuracy of the trained objectives from the result of `sums_of` or `compact_logits`.
 
     With weighted labels, the loss is the bound of masked diffusion, in nats for each label.
     """
-    totals = defaultdict(float, zip(_SUMS, sums.tolist(), strict=False))
-    found: dict[str, float] = {}
-    if bounded := totals["bound_count"]:
-        mlm_accuracy = totals["mlm_right"] / max(totals["mlm_count"], 1)
-        return {"bound": totals["bound_loss"] / bounded, "mlm_accuracy": mlm_accuracy}
+    totals, found = dict(zip(_SUMS, sums.tolist(), strict=False)), {}
+    bounded = totals.get("bound_count")
+    if bounded:
+        found["bound"] = totals["bound_loss"] / bounded
     for name in ("mlm", "sop"):
-        if count := totals[f"{name}_count"]:
-            found |= {
-                f"{name}_loss": totals[f"{name}_loss"] / count,
-                f"{name}_accuracy": totals[f"{name}_right"] / count,
-            }
+        count = totals[f"{name}_count"]
+        if count and not bounded:
+            found[f"{name}_loss"] = totals[f"{name}_loss"] / count
+        if judged := totals.get(f"{name}_judged", count):
+            found[f"{name}_accuracy"] = totals[f"{name}_right"] / judged
     return found
 
 
