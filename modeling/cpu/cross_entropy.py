@@ -58,7 +58,7 @@ def chunked_cross_entropy(
     return torch.stack([summed_cross_entropy(x, y, ignore_index, factor) for x, y, factor in parts]).sum()
 
 
-def can_chunk_linear(linear: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> bool:
+def can_chunk_linear(linear: nn.Linear, x: torch.Tensor, labels: torch.Tensor) -> bool:
     """Return whether `chunked_linear_cross_entropy` can compute a layer and its gradients."""
     return (
         type(linear) is nn.Linear
@@ -127,7 +127,7 @@ class _CrossEntropy(torch.autograd.Function):
         return _loss_and_gradients(logits, labels, ignore_index, weights, ctx.of_logits)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         logits, labels, weights = ctx.saved_tensors
         if needs_plain_gradients(gradient):
             loss = partial(summed_cross_entropy, labels=labels, ignore_index=ctx.ignore_index, weights=weights)

@@ -6,6 +6,7 @@ one tensor take longer.
 Shapes: D hidden, F intermediate channels.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -56,7 +57,7 @@ def gated_network(gate_up: nn.Linear, act: nn.Module, down: nn.Linear, hidden_st
     return rows.view(*hidden_states.shape[:-1], rows.shape[-1])
 
 
-def _halves(of_gate_up: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _halves(of_gate_up: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
     return (None, None) if of_gate_up is None else of_gate_up.chunk(2)
 
 
@@ -114,8 +115,8 @@ class _GatedNetwork(torch.autograd.Function):
             of_gates, of_ups = gate_up.chunk(2)
             found[0] = product(of_gate, of_gates.t()).addmm_(of_up, of_ups)
         if of_gate_up:
-            found[1] = torch.empty_like(gate_up)
-            for part, into in zip((of_gate, of_up), found[1].chunk(2), strict=True):
+            found[1] = of_weight = torch.empty_like(gate_up)
+            for part, into in zip((of_gate, of_up), of_weight.chunk(2), strict=True):
                 torch.mm(part.t(), x, out=into)
         if of_gate_up_bias:
             found[2] = torch.cat([of_gate.sum(0), of_up.sum(0)])

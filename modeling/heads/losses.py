@@ -102,7 +102,7 @@ def masked_lm_loss(
 
 
 def masked_lm_loss_of_states(
-    decoder: nn.Module,
+    decoder: nn.Linear,
     hidden_states: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: Count = None,

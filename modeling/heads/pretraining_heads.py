@@ -104,8 +104,8 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         needed: torch.Tensor | bool,
         kwargs: Mapping[str, Any],
         label_weights: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the logits and the loss. In training, only the n needed tokens have logits, (n, V)."""
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the logits and the loss. In training, only the n needed tokens have logits, (n, V), or none has."""
         if labels is None:
             return self.decoder(self.head(hidden_states)), None
         labels = labels.to(hidden_states.device, torch.long)
