@@ -16,20 +16,25 @@ from sequence_encoder import convert
 
 STEPS, BATCH, LENGTH, VOCABULARY = 4, 32, 128, 16_000
 BERT, MODERNBERT = "transformers' BERT", "transformers' ModernBERT, sparse"
-NAMES = (BERT, MODERNBERT, "SequenceEncoder, as BERT", "SequenceEncoder, as ModernBERT")
+OURS = ("SequenceEncoder, as BERT", "SequenceEncoder, as ModernBERT")
+WITHOUT_LOGITS = ", without logits"
+NAMES = (BERT, MODERNBERT, *(f"{name}{logits}" for name in OURS for logits in ("", WITHOUT_LOGITS)))
 
 
 def make_model(name: str) -> PreTrainedModel:
     """Create a model in training mode, with the dropout of its configuration."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     size = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": VOCABULARY}
-    if name.endswith("BERT") and "Modern" not in name:
+    if "Modern" not in name:
         model: PreTrainedModel = BertForMaskedLM(BertConfig(intermediate_size=1024, **size))
     else:
         model = ModernBertForMaskedLM(
             ModernBertConfig(intermediate_size=683, sparse_prediction=True, **size, **special)
         )
-    return (convert(model) if name.startswith("SequenceEncoder") else model).train()
+    if name.startswith("SequenceEncoder"):
+        model = convert(model)
+        model.returns_training_logits = not name.endswith(WITHOUT_LOGITS)
+    return model.train()
 
 
 def make_batches() -> list[dict[str, torch.Tensor]]:
@@ -63,7 +68,7 @@ def main() -> None:
         title = f"masked language modelling, {BATCH} x {LENGTH}, {'autocast to ' if halved else ''}{dtype}"
         print_table(title, seconds, STEPS * BATCH * LENGTH, MODERNBERT)
         for name in NAMES:
-            print(f"  {name:<34} {peak_memory(name, halved):>10,} MiB")
+            print(f"  {name:<48} {peak_memory(name, halved):>10,} MiB")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def recomputes_gated(
     layers = (gate_up, down)
     tensors = [hidden_states, *(p for layer in layers for p in layer.parameters())]
     return (
-        torch.is_grad_enabled()
+        # A layer that activation checkpointing runs without gradients first must give the same result with them.
+        (torch.is_grad_enabled() or dropout.training)
         and all(type(layer) is nn.Linear for layer in layers)
         and type(act) in _RECOMPUTABLE
         and type(dropout) is Dropout
