@@ -28,10 +28,7 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
         return linear(hidden_states)
     rows = hidden_states.reshape(-1, hidden_states.shape[-1]).to(dtype)
     weight, bias = (None if each is None else each.to(dtype) for each in (linear.weight, linear.bias))
-    if torch.is_grad_enabled():
-        output = _Linear.apply(rows, weight, bias)
-    else:
-        output = _pointwise(rows, weight, bias, None)
+    output = (_Linear.apply if torch.is_grad_enabled() else product)(rows, weight, bias)
     return output.view(*hidden_states.shape[:-1], len(linear.weight))
 
 
