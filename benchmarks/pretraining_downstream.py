@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from codecarbon import OfflineEmissionsTracker
 from downstream_scores import WAYS, Encoder
 from downstream_tasks import FINAL, texts_and_tasks
 from minilm import MINILM
@@ -116,10 +117,16 @@ class Runs:
             earlier = self.lines(kind="training", arm=arm)[-1:]
             known = [line["seconds"] / line["steps"] for line in earlier]
             seconds = known[0] if known else statistics.median(step_times(make))
-            trainer, clock = train_for(run, make, minutes, seconds, self.held, 1)
+            # It knows no other power than that of the processor's name, if the processor does not tell.
+            energy = OfflineEmissionsTracker(
+                country_iso_code="USA", tracking_mode="process", save_to_file=False, log_level="error"
+            )
+            with energy:
+                trainer, clock = train_for(run, make, minutes, seconds, self.held, 1)
             trainer.model.save_pretrained(self.folder(run))
             trainer.processing_class.save_pretrained(self.folder(run))
             about = {"arm": arm, "rate": rate, "minutes": minutes, "seconds": clock.passed, "steps": clock.steps}
+            about["watt_hours"] = 1000 * energy.final_emissions_data.energy_consumed
             self.add({"kind": "training", "run": run, **about, "loss": clock.curve[-1][1]})
         return run
 
@@ -183,12 +190,14 @@ class Runs:
     def table(self) -> None:
         """Print the losses of all runs and their scores, with the standard error if a run has all scores."""
         columns = [(task, way) for task in self.tasks for way in WAYS]
-        print("| run | seconds | loss | score | " + " | ".join(f"{task.name}, {way}" for task, way in columns) + " |")
-        print("|---" * (4 + len(columns)) + "|")
+        names = ("run", "seconds", "Wh", "loss", "score", *(f"{task.name}, {way}" for task, way in columns))
+        print(f"| {' | '.join(names)} |")
+        print("|---" * len(names) + "|")
         trained = {line["run"]: line for line in self.lines(kind="training")}
         for run in dict.fromkeys(line["run"] for line in self.lines(kind="score")):
             line, score = trained.get(run), self.score(run)
-            row = [run, f"{line['seconds']:.0f}", f"{line['loss']:.3f}"] if line else [run, "", ""]
+            row = [run, f"{line['seconds']:.0f}", f"{line['watt_hours']:.1f}", f"{line['loss']:.3f}"] if line else [run]
+            row += [""] * (4 - len(row))
             row.append(f"{score[0]:.1f} ± {score[1]:.1f}" if score else "")
             for task, way in columns:
                 found = self.lines(kind="score", run=run, task=task.name, way=way)
