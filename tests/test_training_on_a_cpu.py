@@ -24,7 +24,7 @@ from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
 from sequence_encoder.modeling.cpu.linear import fused_linear
 from sequence_encoder.modeling.feed_forward import GatedMLP
-from sequence_encoder.modeling.heads.losses import cross_entropy
+from sequence_encoder.modeling.heads.losses import cross_entropy, masked_lm_loss_of_states
 from sequence_encoder.modeling.packing import PackedBatch
 
 TOLERANCES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
@@ -218,10 +218,10 @@ def test_training_without_logits_has_the_same_gradients_of_all_kinds(tiny_config
         outputs = model(ids, mask, labels=labels, label_weights=weights)
         assert (outputs.logits is not None) == returned
         loss = 0.5 * outputs.loss
-        first = torch.autograd.grad(loss, parameters, retain_graph=True)
+        first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
         again = torch.autograd.grad(loss, parameters, create_graph=True)
-        second = torch.autograd.grad(sum(each.square().sum() for each in again), parameters)
-        found.append([loss, *first, *again, *second])
+        of_again = torch.autograd.grad(sum(each.square().sum() for each in again), parameters)
+        found.append([loss, *first, *second, *again, *of_again])
     assert_close(found[1], found[0], 1e-9)
     assert model.eval()(ids, mask, labels=labels).logits.shape == (*ids.shape, model.config.vocab_size)
 
@@ -241,9 +241,28 @@ def test_training_without_logits_calls_what_users_replaced(tiny_config: Build, r
 
 
 def test_a_scaled_loss_keeps_small_gradients_in_float16() -> None:
-    logits = (3 * torch.randn(3000, 300)).half().requires_grad_()
-    loss = cross_entropy(logits, torch.randint(0, 300, (3000,)))
+    logits, labels = (3 * torch.randn(3000, 300)).half().requires_grad_(), torch.randint(0, 300, (3000,))
+    loss = cross_entropy(logits, labels)
     assert (torch.autograd.grad(65536 * loss, logits)[0] == 0).float().mean() < 0.01
+    decoder = nn.Linear(300, 300, bias=False).half()
+    nn.init.eye_(decoder.weight)
+    loss = masked_lm_loss_of_states(decoder, logits, labels)
+    assert (torch.autograd.grad(65536 * loss, logits)[0] == 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("of_bias", [lambda size: torch.randn(size, 3)[:, 0], lambda size: torch.randn(1).expand(size)])
+def test_biases_with_strides_give_the_outputs_and_gradients_of_torch(
+    tiny_config: Build, of_bias: Callable[[int], torch.Tensor]
+) -> None:
+    mlp, x = make_gated(torch.float32, tiny_config)
+    decoder, labels = nn.Linear(24, 97), torch.randint(0, 97, (608,))
+    for linear in (mlp.gate_up_proj, mlp.down_proj, decoder):
+        linear.bias.data = of_bias(len(linear.bias))
+    inputs = [x, *mlp.parameters(), *decoder.parameters()]
+    found = masked_lm_loss_of_states(decoder, mlp(x)[0], labels)
+    expected = F.cross_entropy(decoder(plain_gated(mlp, x)[0]), labels)
+    torch.testing.assert_close(found, expected)
+    assert_close(gradients(found, inputs), gradients(expected, inputs), 1e-5)
 
 
 @pytest.mark.parametrize("cost", [0, 200, 10**9], ids=["alone", "some", "together"])

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..label_checks import IGNORED
-from .eligibility import is_eager_on_cpu, is_unhooked
+from .eligibility import is_eager_on_cpu, is_plain_linear
 from .linear import product
 from .plain_gradients import needs_plain_gradients, plain_gradients
 from .shapes import dtype_of_products
@@ -61,11 +61,10 @@ def chunked_cross_entropy(
 def can_chunk_linear(linear: nn.Linear, x: torch.Tensor, labels: torch.Tensor) -> bool:
     """Return whether `chunked_linear_cross_entropy` can compute a layer and its gradients."""
     return (
-        type(linear) is nn.Linear
-        and is_unhooked(linear)
-        and x.dim() == 2
-        and torch.is_grad_enabled()
+        torch.is_grad_enabled()
         and is_eager_on_cpu(x, labels, *linear.parameters())
+        and x.dim() == 2
+        and is_plain_linear(linear, x.shape[1])
         # In float16, gradients that are not multiplied by the scale of the loss would become 0.
         and dtype_of_products(x, linear.weight, linear.bias) not in (None, torch.float16)
     )
@@ -80,7 +79,7 @@ def chunked_linear_cross_entropy(
         linear: The layer, with V outputs.
         x: (n, D) the input of the layer.
         labels: (n,), all of which count.
-        weights: (n,) factors of the terms of the sum, in float32.
+        weights: (n,) factors of the terms of the sum, in at least float32.
     """
     tensors = (x, linear.weight, linear.bias)
     dtype = dtype_of_products(*tensors)

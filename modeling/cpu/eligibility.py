@@ -15,7 +15,7 @@ from torch.nn.modules.module import (
 )
 from transformers.activations import ACT2FN
 
-from .shapes import dtype_of_products, has_onednn
+from .shapes import has_onednn
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 # Batched gradients (`is_grads_batched`) use these tensors.
@@ -70,22 +70,27 @@ def onednn_activation(act: nn.Module | None) -> tuple[str, str] | None:
 
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
-    """Return whether oneDNN can compute a layer in place of its `forward`, without a conversion."""
-    return not torch.is_autocast_enabled("cpu") and dtype_to_fuse(linear, hidden_states) is not None
+    """Return whether oneDNN can compute a layer in place of its `forward`."""
+    weight, bias, dtype = linear.weight, linear.bias, hidden_states.dtype
+    return bool(
+        (is_eager_on_cpu(hidden_states, weight) if bias is None else is_eager_on_cpu(hidden_states, weight, bias))
+        and is_plain_linear(linear, hidden_states.shape[-1])
+        and weight.dtype == dtype
+        and (bias is None or bias.dtype == dtype)
+        and has_onednn(dtype)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
-def dtype_to_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.dtype | None:
-    """Return the dtype in which oneDNN can compute a layer in place of its `forward`, or None if it cannot."""
+def is_plain_linear(linear: nn.Linear, channels: int) -> bool:
+    """Return whether a layer only multiplies inputs of so many channels by its weight and adds its bias."""
+    if type(linear) is not nn.Linear:
+        return False
     weight, bias = linear.weight, linear.bias
-    if not (
-        type(linear) is nn.Linear
-        and (is_eager_on_cpu(hidden_states, weight) if bias is None else is_eager_on_cpu(hidden_states, weight, bias))
-        and is_unhooked(linear)
+    return bool(
+        is_unhooked(linear)
         and weight.dim() == 2
-        and weight.shape[1] == hidden_states.shape[-1]
+        and weight.shape[1] == channels
         # oneDNN ignores the strides of a bias.
         and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
-    ):
-        return None
-    dtype = dtype_of_products(hidden_states, weight, bias)
-    return dtype if dtype is not None and has_onednn(dtype) else None
+    )

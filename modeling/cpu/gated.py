@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from .dropout import Dropout
-from .eligibility import is_eager_on_cpu, is_unhooked
+from .eligibility import is_eager_on_cpu, is_plain_linear, is_unhooked
 from .linear import product
 from .plain_gradients import needs_plain_gradients, plain_gradients
 from .shapes import dtype_of_products
@@ -34,17 +34,17 @@ def recomputes_gated(
     gate_up: nn.Linear, act: nn.Module, dropout: nn.Module, down: nn.Linear, hidden_states: torch.Tensor
 ) -> bool:
     """Return whether `gated_network` can compute a network and its gradients."""
-    layers = (gate_up, down)
-    tensors = [hidden_states, *(p for layer in layers for p in layer.parameters())]
+    tensors = (hidden_states, *gate_up.parameters(), *down.parameters())
     return (
-        # A layer that activation checkpointing runs without gradients first must give the same result with them.
-        (torch.is_grad_enabled() or dropout.training)
-        and all(type(layer) is nn.Linear for layer in layers)
+        # Activation checkpointing first runs a layer in training without gradients.
+        (torch.is_grad_enabled() or down.training)
+        and is_eager_on_cpu(*tensors)
+        and is_plain_linear(gate_up, hidden_states.shape[-1])
+        and is_plain_linear(down, len(gate_up.weight) // 2)
         and type(act) in _RECOMPUTABLE
         and type(dropout) is Dropout
         and not (dropout.training and dropout.p)
-        and all(is_unhooked(module) for module in (*layers, act, dropout))
-        and is_eager_on_cpu(*tensors)
+        and all(is_unhooked(module) for module in (act, dropout))
         and dtype_of_products(*tensors) is not None
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...saving.written_for import INSTALLED
-from .eligibility import NO_ACTIVATION, can_fuse, dtype_to_fuse, is_eager_on_cpu, is_recorded, onednn_activation
+from .eligibility import NO_ACTIVATION, can_fuse, is_eager_on_cpu, is_recorded, onednn_activation
 from .prepacked import is_prepacked, kept_output, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
 
@@ -23,12 +23,13 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
         return linear(hidden_states)
     if INSTALLED and (parts := prepacked_parts(linear, hidden_states)):
         return _prepacked_product(hidden_states, parts[0], linear, None)
-    dtype = dtype_to_fuse(linear, hidden_states)
-    if dtype is None:
+    if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
-    rows = hidden_states.reshape(-1, hidden_states.shape[-1]).to(dtype)
-    weight, bias = (None if each is None else each.to(dtype) for each in (linear.weight, linear.bias))
-    output = (_Linear.apply if torch.is_grad_enabled() else product)(rows, weight, bias)
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    if torch.is_grad_enabled():
+        output = _Linear.apply(rows, linear.weight, linear.bias)
+    else:
+        output = _pointwise(rows, linear.weight, linear.bias, None)
     return output.view(*hidden_states.shape[:-1], len(linear.weight))
 
 

@@ -113,8 +113,8 @@ def masked_lm_loss_of_states(
 
     Args:
         decoder: The projection to the vocabulary.
-        hidden_states: (n, D) of the labelled tokens, or (B, S, D).
-        labels: (n,) or (B, S).
+        hidden_states: (n, D) of the labelled tokens alone, or (B, S, D).
+        labels: (n,), none of which is -100, or (B, S).
         num_items_in_batch: See `cross_entropy`.
         label_weights: Factors of the terms of the sum, of the shape of the labels.
         **kwargs: Not used.

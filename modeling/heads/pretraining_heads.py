@@ -176,7 +176,8 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, Vocabula
 
         Returns:
             `loss` and `logits` (B, S, V). In training with labels, `logits` has only the labelled tokens,
-            (labelled tokens, V), row by row, without those with a weight of 0.
+            (labelled tokens, V), row by row, without those with a weight of 0, or is None if
+            `returns_training_logits` is False.
 
         Raises:
             ValueError: If the inputs are invalid, or labels are outside the vocabulary or have the wrong shape, or the
@@ -202,7 +203,7 @@ class SequenceEncoderForPreTrainingOutput(ModelOutput):
 
     Attributes:
         loss: The weighted sum of both losses.
-        prediction_logits: The logits of `SequenceEncoderForMaskedLM`.
+        prediction_logits: The logits of `SequenceEncoderForMaskedLM`, or None if it has none.
         sop_logits: (B, 2), the logits of segments in order and swapped.
         hidden_states: The input of every layer and the output of the last, if requested.
         attentions: The attention weights of every layer, if requested.

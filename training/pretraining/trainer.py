@@ -75,7 +75,7 @@ def make_trainer(
     if args.ddp_find_unused_parameters is None:
         # The search for unused weights takes time. Only the head for masked tokens can be unused, without that loss.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
-    # Accelerate would convert them to float32, on a GPU, too.
+    # Accelerate would convert the logits to float32, on a GPU, too.
     cast(Any, model).returns_training_logits = False
     kind = KINDS[run.objectives.objective]
     metrics = ObjectiveMetrics(
