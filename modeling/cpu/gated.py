@@ -6,7 +6,6 @@ one tensor take longer.
 Shapes: D hidden, F intermediate channels.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -58,10 +57,6 @@ def gated_network(gate_up: nn.Linear, act: nn.Module, down: nn.Linear, hidden_st
     return rows.view(*hidden_states.shape[:-1], rows.shape[-1])
 
 
-def _halves(of_gate_up: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
-    return (None, None) if of_gate_up is None else of_gate_up.chunk(2)
-
-
 def _network(
     act: nn.Module,
     x: torch.Tensor,
@@ -87,12 +82,14 @@ class _GatedNetwork(torch.autograd.Function):
         down_bias: torch.Tensor | None,
         act: nn.Module,
     ) -> torch.Tensor:
-        gate, up = (product(x, *half) for half in zip(gate_up.chunk(2), _halves(gate_up_bias), strict=True))
+        biases = (None, None) if gate_up_bias is None else gate_up_bias.chunk(2)
+        gate, up = (product(x, *half) for half in zip(gate_up.chunk(2), biases, strict=True))
         ctx.save_for_backward(x, gate_up, gate_up_bias, down, down_bias, gate, up)
         ctx.act = act
         gated = torch.empty_like(gate)
-        for of_gate, of_up, into in zip(*(t.split(_GATED_AT_ONCE) for t in (gate, up, gated)), strict=True):
-            torch.mul(act(of_gate), of_up, out=into)
+        parts = zip(*(t.split(_GATED_AT_ONCE) for t in (gate, up, gated)), strict=True)
+        for gate_part, up_part, gated_part in parts:
+            torch.mul(act(gate_part), up_part, out=gated_part)
         return product(gated, down, down_bias)
 
     @staticmethod
@@ -101,28 +98,30 @@ class _GatedNetwork(torch.autograd.Function):
         if needs_plain_gradients(gradient):
             inputs = (x, gate_up, gate_up_bias, down, down_bias)
             return *plain_gradients(partial(_network, ctx.act), inputs, ctx.needs_input_grad[:5], gradient), None
-        of_x, of_gate_up, of_gate_up_bias, of_down, of_down_bias, _ = ctx.needs_input_grad
-        of_up = product(gradient, down.t())
+        needs_x, needs_gate_up, needs_gate_up_bias, needs_down, needs_down_bias, _ = ctx.needs_input_grad
         gated, of_gate = torch.empty_like(gate), torch.empty_like(gate)
-        for a, b, c, d, e in zip(*(t.split(_GATED_AT_ONCE) for t in (gate, up, gated, of_gate, of_up)), strict=True):
+        # First the gradient of what is gated, which the loop replaces.
+        of_up = product(gradient, down.t())
+        parts = zip(*(t.split(_GATED_AT_ONCE) for t in (gate, up, gated, of_gate, of_up)), strict=True)
+        for gate_part, up_part, gated_part, of_gate_part, of_part in parts:
             with torch.enable_grad():
-                part = a.detach().requires_grad_()
-                activated = ctx.act(part)
-            torch.mul(activated.detach(), b, out=c)
-            d.copy_(torch.autograd.grad(activated, part, e * b)[0])
-            e.mul_(activated.detach())
+                leaf = gate_part.detach().requires_grad_()
+                activated = ctx.act(leaf)
+            torch.mul(activated.detach(), up_part, out=gated_part)
+            of_gate_part.copy_(torch.autograd.grad(activated, leaf, of_part * up_part)[0])
+            of_part.mul_(activated.detach())
         found: list[torch.Tensor | None] = [None] * 6
-        if of_x:
-            of_gates, of_ups = gate_up.chunk(2)
-            found[0] = product(of_gate, of_gates.t()).addmm_(of_up, of_ups)
-        if of_gate_up:
+        if needs_x:
+            gate_weight, up_weight = gate_up.chunk(2)
+            found[0] = product(of_gate, gate_weight.t()).addmm_(of_up, up_weight)
+        if needs_gate_up:
             found[1] = of_weight = torch.empty_like(gate_up)
-            for part, into in zip((of_gate, of_up), of_weight.chunk(2), strict=True):
-                torch.mm(part.t(), x, out=into)
-        if of_gate_up_bias:
+            for of_half, into in zip((of_gate, of_up), of_weight.chunk(2), strict=True):
+                torch.mm(of_half.t(), x, out=into)
+        if needs_gate_up_bias:
             found[2] = torch.cat([of_gate.sum(0), of_up.sum(0)])
-        if of_down:
+        if needs_down:
             found[3] = gradient.t() @ gated
-        if of_down_bias:
+        if needs_down_bias:
             found[4] = gradient.sum(0)
         return tuple(found)
