@@ -17,7 +17,7 @@ from sequence_encoder import convert
 STEPS, BATCH, LENGTH, VOCABULARY = 4, 32, 128, 16_000
 BERT, MODERNBERT = "transformers' BERT", "transformers' ModernBERT, sparse"
 OURS = ("SequenceEncoder, as BERT", "SequenceEncoder, as ModernBERT")
-WITHOUT_LOGITS = ", without logits"
+WITHOUT_LOGITS = ", no logits"
 NAMES = (BERT, MODERNBERT, *(f"{name}{logits}" for name in OURS for logits in ("", WITHOUT_LOGITS)))
 
 
@@ -68,7 +68,7 @@ def main() -> None:
         title = f"masked language modelling, {BATCH} x {LENGTH}, {'autocast to ' if halved else ''}{dtype}"
         print_table(title, seconds, STEPS * BATCH * LENGTH, MODERNBERT)
         for name in NAMES:
-            print(f"  {name:<48} {peak_memory(name, halved):>10,} MiB")
+            print(f"  {name:<42} {peak_memory(name, halved):>10,} MiB")
 
 
 if __name__ == "__main__":

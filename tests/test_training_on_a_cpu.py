@@ -20,6 +20,7 @@ from sequence_encoder.modeling.attention.banded import BandedAttention
 from sequence_encoder.modeling.attention.grouped import GroupedAttention
 from sequence_encoder.modeling.attention.groups import group_runs
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
+from sequence_encoder.modeling.cpu import gated
 from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
 from sequence_encoder.modeling.cpu.linear import fused_linear
@@ -115,8 +116,9 @@ def plain_gated(mlp: GatedMLP, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize("act", ["gelu", "silu", "relu", "gelu_new"])
 def test_gated_layers_have_the_gradients_of_torch(
-    tiny_config: Build, dtype: torch.dtype, tolerance: float, act: str
+    monkeypatch: pytest.MonkeyPatch, tiny_config: Build, dtype: torch.dtype, tolerance: float, act: str
 ) -> None:
+    monkeypatch.setattr(gated, "_GATED_AT_ONCE", 256)
     mlp, x = make_gated(dtype, tiny_config, hidden_act=act)
     inputs = [x, *mlp.parameters()]
     torch.testing.assert_close(mlp(x), plain_gated(mlp, x), rtol=tolerance, atol=tolerance)

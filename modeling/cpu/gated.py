@@ -20,8 +20,8 @@ from .linear import product
 from .plain_gradients import needs_plain_gradients, plain_gradients
 from .shapes import dtype_of_products
 
-# Number of tokens to gate at once, so that intermediate results stay in the cache.
-_GATED_AT_ONCE = 1024
+# Number of tokens to gate at once, which limits the memory of intermediate results. Smaller parts take longer.
+_GATED_AT_ONCE = 4096
 
 # Activations without weights, state or random numbers, so that computing them again gives the same result.
 _RECOMPUTABLE = {
