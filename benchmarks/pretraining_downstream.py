@@ -117,7 +117,7 @@ class Runs:
             earlier = self.lines(kind="training", arm=arm)[-1:]
             known = [line["seconds"] / line["steps"] for line in earlier]
             seconds = known[0] if known else statistics.median(step_times(make))
-            # It knows no other power than that of the processor's name, if the processor does not tell.
+            # If the processor does not report its power, CodeCarbon estimates it from the processor's name.
             energy = OfflineEmissionsTracker(
                 country_iso_code="USA", tracking_mode="process", save_to_file=False, log_level="error"
             )
@@ -196,8 +196,10 @@ class Runs:
         trained = {line["run"]: line for line in self.lines(kind="training")}
         for run in dict.fromkeys(line["run"] for line in self.lines(kind="score")):
             line, score = trained.get(run), self.score(run)
-            row = [run, f"{line['seconds']:.0f}", f"{line['watt_hours']:.1f}", f"{line['loss']:.3f}"] if line else [run]
-            row += [""] * (4 - len(row))
+            row = [run, "", "", ""]
+            if line:
+                energy = f"{line['watt_hours']:.1f}" if "watt_hours" in line else ""  # Earlier files have none.
+                row = [run, f"{line['seconds']:.0f}", energy, f"{line['loss']:.3f}"]
             row.append(f"{score[0]:.1f} ± {score[1]:.1f}" if score else "")
             for task, way in columns:
                 found = self.lines(kind="score", run=run, task=task.name, way=way)

@@ -139,6 +139,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
+    """The cross entropy of the logits xWᵀ + b, which keeps their gradients in place of the logits."""
+
     @staticmethod
     def forward(
         ctx: Any,

@@ -39,6 +39,21 @@ def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def _factors(
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    dtype: torch.dtype,
+    local_count: torch.Tensor | int,
+    num_items_in_batch: Count,
+) -> torch.Tensor:
+    """Return the factors (n,) of the losses of logits of a dtype, which include the division by the count.
+
+    Divided afterwards, the gradients of all logits would have to be divided, too.
+    """
+    one = torch.ones_like(labels, dtype=torch.promote_types(dtype, torch.float32))
+    return divided_by_count(one if weights is None else weights, local_count, num_items_in_batch)
+
+
 def cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -62,9 +77,7 @@ def cross_entropy(
     count = (labels != ignore_index).sum()
     # In float16, gradients that are not multiplied by the scale of the loss would become 0.
     if INSTALLED and logits.dtype != torch.float16 and is_eager_on_cpu(logits, labels):
-        # Divided beforehand, because the gradients of all logits would have to be divided otherwise.
-        one = torch.ones_like(labels, dtype=torch.promote_types(logits.dtype, torch.float32))
-        factors = divided_by_count(one if weights is None else weights, count, num_items_in_batch)
+        factors = _factors(labels, weights, logits.dtype, count, num_items_in_batch)
         return chunked_cross_entropy(logits, labels, ignore_index, factors)
     total = summed_cross_entropy(logits, labels, ignore_index, weights)
     return divided_by_count(total, count, num_items_in_batch)
@@ -109,7 +122,7 @@ def masked_lm_loss_of_states(
     label_weights: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Return `masked_lm_loss` of the logits of a decoder, which on a CPU takes the memory of the logits once.
+    """Return `masked_lm_loss` of the logits of a decoder. On a CPU, the gradients of the logits overwrite them.
 
     Args:
         decoder: The projection to the vocabulary.
@@ -120,9 +133,8 @@ def masked_lm_loss_of_states(
         **kwargs: Not used.
     """
     if INSTALLED and can_chunk_linear(decoder, hidden_states, labels):
-        one = torch.ones_like(labels, dtype=torch.promote_types(hidden_states.dtype, torch.float32))
-        factors = one if label_weights is None else _at_least_float32(label_weights)
-        factors = divided_by_count(factors, len(labels), num_items_in_batch)
+        weights = None if label_weights is None else _at_least_float32(label_weights)
+        factors = _factors(labels, weights, hidden_states.dtype, len(labels), num_items_in_batch)
         return chunked_linear_cross_entropy(decoder, hidden_states, labels, factors)
     return cross_entropy(decoder(hidden_states), labels, num_items_in_batch, weights=label_weights)
 
