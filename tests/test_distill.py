@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,16 +27,13 @@ from sequence_encoder import (
     distill_static,
     save_sentence_transformer,
 )
-from sequence_encoder.bulk.arguments import RowArguments
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.data.corpus import TextArguments
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.training.adaptation.callbacks import BestWeights
 from sequence_encoder.training.distillation.objectives import SimilarityObjective
 from sequence_encoder.training.distillation.report import Report
 from sequence_encoder.training.distillation.student import make_student
 from sequence_encoder.training.distillation.teacher_outputs import TeacherVectors
-from sequence_encoder.training.distillation.texts import SampledRows
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=1 + seed % 12)) for seed in range(160)]
@@ -76,7 +74,7 @@ def run(teacher: Path, corpus: Path, output: Path, **options: Any) -> Report:
 
 
 def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
-    teacher: Path, corpus: Path, tmp_path: Path
+    teacher: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labelled = tmp_path / "labelled.csv"
     labelled.write_text("text,about\n" + "".join(f"{text},{'cat' in text}\n" for text in TEXTS))
@@ -86,6 +84,11 @@ def test_a_student_with_fewer_layers_learns_the_vectors_of_its_teacher(
     assert report.quality["cosine"] > 0.9
     assert report.layers == {"teacher": 4, "student": 2}
     assert (report.texts, report.held_out) == (161, 9)
+    read = re.search(r"^152 texts of ([\d,]+) tokens to learn from", capsys.readouterr().out, re.M)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    # Some texts also have the words of others.
+    assert read is not None
+    assert int(read[1].replace(",", "")) > sum(map(len, tokenizer(TEXTS)["input_ids"]))
     student = SentenceTransformer(str(tmp_path / "student"))
     vectors, wanted = student.encode(TEXTS), SentenceTransformer(str(teacher)).encode(TEXTS)
     assert np.mean(np.sum(vectors * wanted, axis=1)) == pytest.approx(report.quality["cosine"], abs=0.05)
@@ -334,10 +337,6 @@ def test_the_teacher_and_the_student_keep_to_a_budget(
     assert report.texts == 161
     assert 10 <= report.steps < 330
     assert "epochs within 1 seconds" in capsys.readouterr().out
-    rows = SampledRows(TextArguments(str(corpus)), RowArguments(str(tmp_path / "rows"), shard_rows=20))
-    rows.open(tmp_path)
-    for rows.share, shards in ((1.0, [*range(9)]), (0.5, [0, 2, 4, 6, 8]), (0.2, [0, 5]), (0.01, [0])):
-        assert [chunk.shard for chunk in rows.chunks()] == shards
 
 
 @pytest.mark.parametrize(

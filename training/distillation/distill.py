@@ -47,7 +47,7 @@ from .static_learning import distill_static
 from .student import Student, with_dropout_of
 from .teacher import Teacher, load_teacher, prepared_computation
 from .teacher_outputs import TARGET
-from .texts import Collator, SampledRows, affordable_share, read_outputs, read_vectors
+from .texts import LONGEST_JOINED, Collator, SampledRows, affordable_share, read_outputs, read_vectors
 
 _PLAN, RESULTS = "plan.json", "distillation.json"
 # Number of texts in a shard of what the teacher computes.
@@ -223,6 +223,8 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     columns = [run.data.text_column] if run.model.static else []
     shards = RowArguments(output_dir=str(folder), shard_rows=_SHARD_ROWS, columns=columns)
     rows = SampledRows(run.data, shards, run.data.text_pair_column)
+    if isinstance(teacher.objective, VectorObjective) and not run.model.static and run.model.hidden_size is None:
+        rows.longest_joined = min(LONGEST_JOINED, cast(Any, computation).prepared.max_length or LONGEST_JOINED)
     if "share" not in plan:
         of_teacher = _OF_TEACHER_OF_STATIC if run.model.static else _OF_TEACHER
         seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else of_teacher * run.args.seconds

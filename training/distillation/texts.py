@@ -28,6 +28,10 @@ _HELD_OUT, _MOST_HELD_OUT = 0.05, 1000
 _PAIRS = 16
 # Texts by which the speed of the teacher is measured. The first ones warm it up.
 _WARM_UP, _MEASURED = 16, 512
+# The row of one text of so many, by its number, can be part of a joined text. The others can be held out.
+_PARTS = 4
+# The least and the greatest limit of the tokens of a joined text, and the bytes of a token in UTF-8.
+_SHORTEST, LONGEST_JOINED, _BYTES = 64, 256, 4
 
 
 class SampledRows(CorpusRows):
@@ -36,9 +40,11 @@ class SampledRows(CorpusRows):
     Attributes:
         share: The share.
         deadline: When to leave out all further shards, by `time.monotonic`: the number of rows may not be known.
+        longest_joined: The largest number of tokens of joined texts, each of which is in place of its last part; 0 for
+            none. Without them, a student that learns from sentences is less like its teacher for longer texts.
     """
 
-    share, deadline = 1.0, math.inf
+    share, deadline, longest_joined = 1.0, math.inf, 0
 
     def total(self) -> int | None:
         """See `CorpusRows`."""
@@ -47,11 +53,36 @@ class SampledRows(CorpusRows):
 
     def chunks(self, wanted: Callable[[int], bool] = lambda shard: True) -> Iterator[Chunk]:
         """See `CorpusRows`."""
-        return super().chunks(lambda shard: wanted(shard) and self._takes(shard))
+        for chunk in super().chunks(lambda shard: wanted(shard) and self._takes(shard)):
+            yield replace(chunk, texts=[_joined(chunk, self.longest_joined)]) if self.longest_joined else chunk
 
     def _takes(self, shard: int) -> bool:
         in_time = shard == 0 or time.monotonic() < self.deadline
         return in_time and math.ceil((shard + 1) * self.share) > math.ceil(shard * self.share)
+
+
+def _joined(chunk: Chunk, longest: int) -> list[str]:
+    """Return the texts of a chunk, some of which have the texts of rows before them in front.
+
+    Args:
+        chunk: The chunk.
+        longest: The largest number of tokens of a joined text.
+    """
+    texts, rng = list(chunk.texts[0]), np.random.default_rng(chunk.first)
+    groups: list[list[int]] = []
+    left = 0
+    for index in np.flatnonzero((chunk.first + np.flatnonzero(chunk.good)) % _PARTS == 0).tolist():
+        if not texts[index].strip():
+            continue
+        size = len(texts[index].encode(errors="replace")) + 1
+        if size > left:
+            groups.append([])
+            left = _BYTES * int(rng.integers(min(_SHORTEST, longest), longest, endpoint=True))
+        groups[-1].append(index)
+        left -= size
+    for *before, last in groups:
+        texts[last] = " ".join(texts[index] for index in (*before, last))
+    return texts
 
 
 def affordable_share(rows: SampledRows, computation: Computation, seconds: float) -> float:
@@ -109,11 +140,13 @@ def read_outputs(folder: Path, cache: Path, seed: int, by_query: bool) -> Learni
     lengths = np.asarray(pc.fill_null(pc.list_value_length(rows.data.column(INPUTS[0])), 0))
     usable = np.flatnonzero(lengths)
     groups = np.asarray(rows.data.column(GROUP))[usable] if by_query else np.arange(len(usable))
-    order = np.random.default_rng(seed).permutation(np.unique(groups))
-    if len(order) < 2:
+    found = np.unique(groups)
+    if len(found) < 2:
         what = "pairs of at least two first texts" if by_query else "at least two texts"
-        raise UsageError(f"--corpus must have {what}, because some are held out, got {len(order)}.")
-    count = min(_MOST_HELD_OUT, math.ceil(_HELD_OUT * len(order)))
+        raise UsageError(f"--corpus must have {what}, because some are held out, got {len(found)}.")
+    count = min(_MOST_HELD_OUT, math.ceil(_HELD_OUT * len(found)))
+    apart = found if by_query else groups[np.asarray(rows.data.column("id"))[usable] % _PARTS > 0]
+    order = np.random.default_rng(seed).permutation(apart if len(apart) >= count else found)
     is_held_out = np.isin(groups, order[:count])
     train, held_out = usable[~is_held_out], usable[is_held_out][:_MOST_HELD_OUT]
     names = [*INPUTS, *([GROUP] if by_query else []), TARGET]
