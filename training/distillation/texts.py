@@ -28,7 +28,7 @@ _HELD_OUT, _MOST_HELD_OUT = 0.05, 1000
 _PAIRS = 16
 # Texts by which the speed of the teacher is measured. The first ones warm it up.
 _WARM_UP, _MEASURED = 16, 512
-# The row of one text of so many, by its number, can be part of a joined text. The others can be held out.
+# One text of so many can be part of a joined text.
 _PARTS = 4
 # The least and the greatest limit of the tokens of a joined text, and the bytes of a token in UTF-8.
 _SHORTEST, LONGEST_JOINED, _BYTES = 64, 256, 4
@@ -61,8 +61,13 @@ class SampledRows(CorpusRows):
         return in_time and math.ceil((shard + 1) * self.share) > math.ceil(shard * self.share)
 
 
+def _may_be_joined(numbers: np.ndarray) -> np.ndarray:
+    """Return whether the texts of rows, by their numbers, can be parts of joined ones. The others can be held out."""
+    return numbers % _PARTS == 0
+
+
 def _joined(chunk: Chunk, longest: int) -> list[str]:
-    """Return the texts of a chunk, some of which have the texts of rows before them in front.
+    """Return the texts of a chunk, some of which start with the texts of earlier rows.
 
     Args:
         chunk: The chunk.
@@ -71,7 +76,7 @@ def _joined(chunk: Chunk, longest: int) -> list[str]:
     texts, rng = list(chunk.texts[0]), np.random.default_rng(chunk.first)
     groups: list[list[int]] = []
     left = 0
-    for index in np.flatnonzero((chunk.first + np.flatnonzero(chunk.good)) % _PARTS == 0).tolist():
+    for index in np.flatnonzero(_may_be_joined(chunk.first + np.flatnonzero(chunk.good))).tolist():
         if not texts[index].strip():
             continue
         size = len(texts[index].encode(errors="replace")) + 1
@@ -145,7 +150,7 @@ def read_outputs(folder: Path, cache: Path, seed: int, by_query: bool) -> Learni
         what = "pairs of at least two first texts" if by_query else "at least two texts"
         raise UsageError(f"--corpus must have {what}, because some are held out, got {len(found)}.")
     count = min(_MOST_HELD_OUT, math.ceil(_HELD_OUT * len(found)))
-    apart = found if by_query else groups[np.asarray(rows.data.column("id"))[usable] % _PARTS > 0]
+    apart = found if by_query else groups[~_may_be_joined(np.asarray(rows.data.column("id"))[usable])]
     order = np.random.default_rng(seed).permutation(apart if len(apart) >= count else found)
     is_held_out = np.isin(groups, order[:count])
     train, held_out = usable[~is_held_out], usable[is_held_out][:_MOST_HELD_OUT]
