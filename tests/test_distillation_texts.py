@@ -33,26 +33,50 @@ def test_a_share_of_the_shards_is_spread_evenly(tmp_path: Path) -> None:
         assert [chunk.shard for chunk in rows.chunks()] == shards
 
 
+def parts_of(rows: SampledRows) -> list[list[int]]:
+    """Return the numbers of the `TEXTS` that each joined text consists of."""
+    found = []
+    for chunk in rows.chunks():
+        for text in chunk.texts[0]:
+            words = text.split()
+            numbers = [TEXTS.index(" ".join(words[first : first + 8])) for first in range(0, len(words), 8)]
+            found += [numbers] if len(numbers) > 1 else []
+    return found
+
+
 def test_texts_are_joined_in_place_of_their_last_part(tmp_path: Path) -> None:
     rows = rows_of(TEXTS, tmp_path, 45, longest_joined=64)
-    chunks = [chunk.texts[0] for chunk in rows.chunks()]
-    found, parts = [text for texts in chunks for text in texts], TEXTS[::4]
+    found = [text for chunk in rows.chunks() for text in chunk.texts[0]]
     assert len(found) == len(TEXTS)
-    changed = [number for number, text in enumerate(found) if text != TEXTS[number]]
-    assert len(changed) > 3
-    for number in changed:
-        last = number // 4
-        assert any(found[number] == " ".join(parts[first : last + 1]) for first in range(last))
-        assert len(found[number]) <= 4 * 64
-    assert [chunk.texts[0] for chunk in rows_of(TEXTS, tmp_path, 45, longest_joined=64).chunks()] == chunks
+    joined = parts_of(rows)
+    assert len(joined) > 2
+    assert sorted(joined) == joined
+    for numbers in joined:
+        assert found[numbers[-1]] == " ".join(TEXTS[number] for number in numbers)
+        assert len(found[numbers[-1]]) <= 4 * 64
+    last = {numbers[-1] for numbers in joined}
+    assert all(text == TEXTS[number] for number, text in enumerate(found) if number not in last)
+    assert parts_of(rows_of(TEXTS, tmp_path, 45, longest_joined=64)) == joined
+
+
+def test_a_quarter_of_each_source_is_joined_where_sources_take_turns(tmp_path: Path) -> None:
+    joined = [number for numbers in parts_of(rows_of(TEXTS, tmp_path, 90, longest_joined=256)) for number in numbers]
+    assert 0.2 < len(joined) / len(TEXTS) < 0.3
+    for sources in (2, 3, 4):
+        assert {number % sources for number in joined} == {*range(sources)}
 
 
 def test_long_texts_and_rows_without_texts_are_not_joined(tmp_path: Path) -> None:
-    for texts in (["cat " * 80, "cat"] * 20, [" "] * 20):
-        (chunk,) = rows_of(texts, tmp_path, 50, longest_joined=64).chunks()
-        assert chunk.texts[0] == texts
-    (chunk,) = rows_of([None, None, None, *"abcdef"], tmp_path, 50, longest_joined=64).chunks()
-    assert chunk.texts[0] == ["a", "b", "c", "d", "e", "b f"]
+    long = "cat " * 80
+    (chunk,) = rows_of([long, "dog"] * 30, tmp_path, 60, longest_joined=64).chunks()
+    assert [text for text in chunk.texts[0] if "cat" in text] == [long] * 30
+    assert any("dog dog" in text for text in chunk.texts[0])
+    (chunk,) = rows_of([" "] * 20, tmp_path, 50, longest_joined=64).chunks()
+    assert chunk.texts[0] == [" "] * 20
+    joined = parts_of(rows_of(TEXTS, tmp_path, 90, longest_joined=64))
+    missing = parts_of(rows_of([None] * 30 + TEXTS[30:], tmp_path, 90, longest_joined=64))
+    assert missing
+    assert {number for numbers in missing for number in numbers} <= {number for numbers in joined for number in numbers}
 
 
 def written(folder: Path, ids: Sequence[int]) -> Path:
@@ -63,14 +87,18 @@ def written(folder: Path, ids: Sequence[int]) -> Path:
     return folder
 
 
-def test_texts_that_may_be_joined_are_not_held_out(tmp_path: Path) -> None:
-    read = read_outputs(written(tmp_path, range(100)), tmp_path / "cache", 0, False)
-    held_out, units = ([int(row["input_ids"][0]) for row in rows] for rows in (read.held_out, read.units))
-    assert len(held_out) == 5
-    assert all(number % 4 for number in held_out)
-    assert sorted([*held_out, *units]) == [*range(100)]
-    assert read.count == 95
+def test_parts_of_joined_texts_are_not_held_out(tmp_path: Path) -> None:
+    joined = [number for numbers in parts_of(rows_of(TEXTS, tmp_path, 90, longest_joined=256)) for number in numbers]
+    outputs = written(tmp_path, range(90))
+    for seed in range(20):
+        read = read_outputs(outputs, tmp_path / "cache", seed, False)
+        held_out, units = ([int(row["input_ids"][0]) for row in rows] for rows in (read.held_out, read.units))
+        assert len(held_out) == 5
+        assert not {*held_out} & {*joined}
+        assert sorted([*held_out, *units]) == [*range(90)]
+        assert read.count == 85
 
 
-def test_some_texts_are_held_out_even_if_all_may_be_joined(tmp_path: Path) -> None:
-    assert len(read_outputs(written(tmp_path, range(0, 40, 4)), tmp_path / "cache", 0, False).held_out) == 1
+def test_some_texts_are_held_out_even_if_all_are_parts_of_joined_ones(tmp_path: Path) -> None:
+    joined = [number for numbers in parts_of(rows_of(TEXTS, tmp_path, 90, longest_joined=256)) for number in numbers]
+    assert len(read_outputs(written(tmp_path, joined), tmp_path / "cache", 0, False).held_out) == 2

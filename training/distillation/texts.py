@@ -30,6 +30,8 @@ _PAIRS = 16
 _WARM_UP, _MEASURED = 16, 512
 # One text of so many can be part of a joined text.
 _PARTS = 4
+# 2**64 divided by the golden ratio, for hashes of numbers (Knuth, The Art of Computer Programming, 6.4).
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 # The least and the greatest limit of the tokens of a joined text, and the bytes of a token in UTF-8.
 _SHORTEST, LONGEST_JOINED, _BYTES = 64, 256, 4
 
@@ -62,8 +64,14 @@ class SampledRows(CorpusRows):
 
 
 def _may_be_joined(numbers: np.ndarray) -> np.ndarray:
-    """Return whether the texts of rows, by their numbers, can be parts of joined ones. The others can be held out."""
-    return numbers % _PARTS == 0
+    """Return whether the texts of rows, by their numbers, can be parts of joined ones. The others can be held out.
+
+    The numbers are hashed, because every fourth row of a corpus may come from the same source.
+    """
+    hashed = numbers.astype(np.uint64) * _MULTIPLIER
+    # A single product repeats almost the same pattern after 8, 13 or 21 rows.
+    hashed = (hashed ^ (hashed >> np.uint64(32))) * _MULTIPLIER
+    return hashed < np.uint64(2**64 // _PARTS)
 
 
 def _joined(chunk: Chunk, longest: int) -> list[str]:
