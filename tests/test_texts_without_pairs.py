@@ -7,13 +7,18 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderModel, convert
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data.text_pairs import pairs_from_text
+from sequence_encoder.tasks.example_arguments import ExampleArguments
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, FAST, FILLERS, run, save_encoder, write_rows
+from sequence_encoder.training.adaptation import near_batches
+from sequence_encoder.training.adaptation.near_batches import with_near_batches
+from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 
 
 def texts(count: int) -> list[dict[str, Any]]:
@@ -57,6 +62,43 @@ def test_a_model_learns_to_search_from_texts_alone(
     assert metrics["cosine_ndcg@10"] > results.baselines["before_training"]["validation"]["cosine_ndcg@10"] + 0.1
 
 
+def test_a_sentence_encoder_learns_from_batches_of_near_pairs(bert_folder: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+
+    words = ("cat", "model", "text", "weights")
+    pairs = [(f"{words[n % 4]} {n}", f"the {words[n % 4]} {words[n % 4]} -{n}") for n in range(64)]
+    rows = Dataset.from_dict({name: [pair[i] for pair in pairs] for i, name in enumerate(("text", "text_pair"))})
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, max_steps=12, learning_rate=1e-2, report_to=[], use_cpu=True
+    )
+    task = Embedding(ExampleArguments())
+    task.scored = False
+    model = task.model(str(bert_folder), None, 64)
+    trainer = with_near_batches(SentenceTransformerTrainer)(
+        model, args=arguments, train_dataset=rows, loss=task.loss(model, None)
+    )
+    before = [*trainer.get_train_dataloader().batch_sampler]
+    assert sorted(number for batch in before for number in batch) == [*range(64)]
+    assert np.mean([len({number % 4 for number in batch}) for batch in before]) < 2.5
+    trainer.train()
+    # A resumed training finds the same batches again.
+    assert [*trainer.get_train_dataloader().batch_sampler] == before
+
+
+def test_adapt_trains_on_near_pairs(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ["A model", "The text", "Weights"]
+    rows = [{"text": f"{parts[n % 3]} {n}. {parts[n % 2]} {-n}."} for n in range(1, 41)]
+    file = write_rows(tmp_path / "texts.jsonl", rows)
+    weights = []
+    # In windows of one batch, there is no choice of pairs.
+    for name, window in (("near", 4096), ("random", 8)):
+        monkeypatch.setattr(near_batches, "_WINDOW", window)
+        run("embedding", bert_folder, tmp_path / name, train_file=file, **FAST | {"per_device_train_batch_size": 8})
+        weights.append(SequenceEncoderModel.from_pretrained(tmp_path / name).state_dict())
+    assert not all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())
+
+
 def test_pairs_of_other_files_are_kept(encoder: Path, tmp_path: Path) -> None:
     pairs = [{"text": row["text"], "text_pair": row["text"][:9]} for row in texts(12)]
     files = {"train": texts(40), "validation": pairs}
@@ -80,13 +122,18 @@ def test_texts_of_one_sentence_are_refused(encoder: Path, tmp_path: Path) -> Non
 def test_a_sentence_encoder_ends_between_its_weights_before_and_after_the_training(
     bert_folder: Path, tmp_path: Path
 ) -> None:
-    parts = ["a model of a text", "the text is short", "return the weights of a model"]
-    rows = [{"text": f"{one.capitalize()}. {other.capitalize()}."} for one in parts for other in parts] * 6
+    # Only one of the trainings chooses near pairs. Both have all texts in one batch, and neither has dropout or Adam,
+    # which would make much of their order.
+    config = json.loads((bert_folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (bert_folder / "config.json").write_text(json.dumps(config))
+    parts = ["A model", "The text", "Weights"]
+    rows = [{"text": f"{parts[n % 3]} {n}. {parts[n % 2]} {-n}."} for n in range(1, 41)]
     file = write_rows(tmp_path / "texts.jsonl", rows)
     before = convert(bert_folder).base_model.state_dict()
     weights = []
     for name in ("kept", "free"):
-        run("embedding", bert_folder, tmp_path / name, train_file=file, learning_rate=1e-2)
+        run("embedding", bert_folder, tmp_path / name, train_file=file, optim="sgd", learning_rate=1.0)
         weights.append(SequenceEncoderModel.from_pretrained(tmp_path / name).state_dict())
         # Without it, the encoder is trained in the same way, and has no vectors to keep.
         (bert_folder / "modules.json").unlink(missing_ok=True)
@@ -94,4 +141,4 @@ def test_a_sentence_encoder_ends_between_its_weights_before_and_after_the_traini
     changed = [name for name in kept if not torch.equal(free[name], before[name])]
     assert len(changed) > 20
     for name in changed:
-        torch.testing.assert_close(kept[name], 0.7 * before[name] + 0.3 * free[name])
+        torch.testing.assert_close(kept[name], 0.3 * before[name] + 0.7 * free[name])

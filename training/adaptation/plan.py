@@ -33,15 +33,15 @@ _MOST_EPOCHS, _MOST_LINEAR_EPOCHS, _FEW_STEPS = 20.0, 10.0, 30
 _SMALL_BATCH = 16
 # At the full learning rate, a sentence encoder forgets what it knows. More epochs do not make it better, either.
 _SENTENCE_ENCODER = 0.2
-# For pairs that are made from texts, of which there are many. A sentence encoder ends with a mean of its weights before
-# and after the training, which takes back a part of every step. Chosen on the documentation of AWS's operations.
-_PAIRS_EPOCHS, _PAIRS_BATCH, _AVERAGED = 1.0, 64, 3.0
+# For pairs that are made from texts, of which there are many. A sentence encoder learns them at the full rate, since it
+# ends with a mean of its weights before and after the training.
+_PAIRS_EPOCHS, _PAIRS_BATCH = 1.0, 64
 # Wider encoders need smaller steps.
 _WIDTH = 384
 # A shorter training cannot afford a warm-up, which starts from a learning rate of 0, and repeating it takes less time
 # than writing its checkpoints.
 _SHORT = 100
-# At the higher learning rate, only the shortest can do without.
+# At the full learning rate, only the shortest can do without.
 _PAIRS_SHORT = 10
 
 
@@ -86,8 +86,8 @@ def plan_for(
 
 def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False, makes_pairs: bool = False) -> float:
     """Return the learning rate for an encoder, which may already embed texts and learn to embed others."""
-    if is_sentence_encoder:
-        rate *= _AVERAGED if makes_pairs else _SENTENCE_ENCODER
+    if is_sentence_encoder and not makes_pairs:
+        rate *= _SENTENCE_ENCODER
     return rate * min(1.0, _WIDTH / hidden_size)
 
 

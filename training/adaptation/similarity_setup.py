@@ -17,12 +17,13 @@ from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
 from .callbacks import TowardsStart, callbacks_of
 from .encoder import text_length
+from .near_batches import with_near_batches
 from .report import Evaluation, Results, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
 
 # The share of the weights before the training in a sentence encoder that learns from pairs made of texts.
-_START_SHARE = 0.7
+_START_SHARE = 0.3
 
 
 class SimilaritySetup:
@@ -94,6 +95,7 @@ class SimilaritySetup:
             callbacks = callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from)
             if self.made_pairs and self.is_sentence_encoder:
                 callbacks.append(TowardsStart(model, _START_SHARE))
+                trainer_class = with_near_batches(trainer_class)
             # It chooses examples for the card.
             with without_bars_of(model.model_card_data.set_widget_examples):
                 return trainer_class(
