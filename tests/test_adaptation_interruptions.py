@@ -95,7 +95,8 @@ def test_a_sentence_encoder_that_learns_texts_alone_resumes_to_the_same_model(
     bert_folder: Path, tmp_path: Path, interrupt: Interrupt
 ) -> None:
     parts = ["a model of a text", "the text is short", "return the weights of a model"]
-    rows = [{"text": f"{one.capitalize()}. {other.capitalize()}."} for one in parts for other in parts] * 12
+    # Different texts, so that the vectors before the training choose the pairs of each batch.
+    rows = [{"text": f"{parts[n % 3].capitalize()} {n}. {parts[n % 2].capitalize()} {-n}."} for n in range(1, 109)]
     options = {**OPTIONS, "train_file": write_rows(tmp_path / "texts.jsonl", rows)}
     run("embedding", bert_folder, tmp_path / "whole", **options)
     interrupt(3)

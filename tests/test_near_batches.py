@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sequence_encoder.training.adaptation import near_batches
-from sequence_encoder.training.adaptation.near_batches import NearBatches
+from sequence_encoder.training.adaptation.near_batches import NearBatches, _near_parts
 
 # Each text is about one of eight things, and its vector says which.
 THINGS = [f"thing{number}" for number in range(8)]
@@ -71,6 +71,22 @@ def test_pairs_that_a_window_leaves_are_in_the_next_one(monkeypatch: pytest.Monk
     found = batches([(f"query {number % 20}", text) for number, (_, text) in enumerate(PAIRS)])
     assert sorted(number for batch in found for number in batch) == [*range(130)]
     assert [len(batch) for batch in found[:15]] == [8] * 15
+
+
+def test_parts_are_whole_batches_and_vectors_are_of_pairs_that_are_used() -> None:
+    counts = []
+
+    def counted(texts: Sequence[str]) -> np.ndarray:
+        counts.append(len(texts))
+        return vectors_of(texts)
+
+    found = iter(NearBatches(PAIRS, counted, 8, False, 0, used=26))
+    first = [next(found) for _ in range(4)]
+    assert counts == [24, 24]
+    assert [len(batch) for batch in first] == [8] * 4
+    *parts, last = _near_parts(vectors_of([text for _, text in PAIRS]), np.arange(130), 8, np.random.default_rng(0))
+    assert [len(part) for part in parts] == [8] * 16
+    assert len(last) == 2
 
 
 def test_batches_with_fewer_pairs_can_be_left_out() -> None:

@@ -18,6 +18,7 @@ from sequence_encoder.tasks.example_arguments import ExampleArguments
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, FAST, FILLERS, run, save_encoder, write_rows
 from sequence_encoder.training.adaptation import near_batches
 from sequence_encoder.training.adaptation.near_batches import with_near_batches
+from sequence_encoder.training.adaptation.plan import rate_for
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 
 
@@ -69,21 +70,33 @@ def test_a_sentence_encoder_learns_from_batches_of_near_pairs(bert_folder: Path,
     words = ("cat", "model", "text", "weights")
     pairs = [(f"{words[n % 4]} {n}", f"the {words[n % 4]} {words[n % 4]} -{n}") for n in range(64)]
     rows = Dataset.from_dict({name: [pair[i] for pair in pairs] for i, name in enumerate(("text", "text_pair"))})
-    arguments = SentenceTransformerTrainingArguments(
-        str(tmp_path), per_device_train_batch_size=8, max_steps=12, learning_rate=1e-2, report_to=[], use_cpu=True
-    )
     task = Embedding(ExampleArguments())
     task.scored = False
-    model = task.model(str(bert_folder), None, 64)
-    trainer = with_near_batches(SentenceTransformerTrainer)(
-        model, args=arguments, train_dataset=rows, loss=task.loss(model, None)
-    )
+
+    def trainer_of(**options: Any) -> Any:
+        arguments = SentenceTransformerTrainingArguments(
+            str(tmp_path), per_device_train_batch_size=8, learning_rate=1e-2, report_to=[], use_cpu=True, **options
+        )
+        model = task.model(str(bert_folder), None, 64)
+        return with_near_batches(SentenceTransformerTrainer)(
+            model, args=arguments, train_dataset=rows, loss=task.loss(model, None)
+        )
+
+    trainer = trainer_of(max_steps=12)
     before = [*trainer.get_train_dataloader().batch_sampler]
     assert sorted(number for batch in before for number in batch) == [*range(64)]
     assert np.mean([len({number % 4 for number in batch}) for batch in before]) < 2.5
     trainer.train()
-    # A resumed training finds the same batches again.
+    # The batches do not depend on the weights as they are trained.
     assert [*trainer.get_train_dataloader().batch_sampler] == before
+    assert trainer.seconds_of_vectors > 0
+    # A short training computes no more vectors than it uses.
+    for options, used in (
+        ({"max_steps": 3}, 24),
+        ({"max_steps": 3, "gradient_accumulation_steps": 2}, 48),
+        ({"num_train_epochs": 0.5}, 32),
+    ):
+        assert trainer_of(**options).get_train_dataloader().batch_sampler.window == used
 
 
 def test_adapt_trains_on_near_pairs(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +130,11 @@ def test_texts_of_one_sentence_are_refused(encoder: Path, tmp_path: Path) -> Non
     file = write_rows(tmp_path / "texts.jsonl", [{"text": "A cat is here."}] * 20)
     with pytest.raises(UsageError, match="no text of the train examples has two sentences"):
         run("embedding", encoder, tmp_path / "out", train_file=file)
+
+
+def test_a_sentence_encoder_learns_made_pairs_at_the_full_rate() -> None:
+    assert rate_for(1e-4, 384, is_sentence_encoder=True, makes_pairs=True) == 1e-4
+    assert rate_for(1e-4, 384, is_sentence_encoder=True) < 1e-4
 
 
 def test_a_sentence_encoder_ends_between_its_weights_before_and_after_the_training(

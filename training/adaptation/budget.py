@@ -67,7 +67,7 @@ def _measured(run: Adaptation, setup: Any) -> tuple[float, float]:
     args = trial_arguments(run.args, run.scratch / "trial")
     args.keep_best = False
     trainer = setup.trainer(args)
-    step = seconds_of_step(trainer) + getattr(trainer, "seconds_of_batch", 0.0)
+    step = seconds_of_step(trainer) + getattr(trainer, "seconds_of_vectors", 0.0)
     before = time.perf_counter()
     if not setup.folds:
         setup.judge(trainer, "validation")

@@ -28,8 +28,8 @@ _ENCODED = 64
 class NearBatches(BatchSampler):
     """Batches of pairs whose second texts are near to each other. No text is in a batch twice.
 
-    Each epoch draws its windows of pairs anew, and splits each of them in two, at the median along the line through two
-    random texts, until the parts are batches.
+    Each epoch draws its windows of pairs anew, and splits each of them in two, along the line through two random texts,
+    until the parts are batches.
 
     Args:
         pairs: The pairs of texts.
@@ -37,6 +37,7 @@ class NearBatches(BatchSampler):
         batch_size: The number of pairs in a batch.
         drop_last: Whether to leave out batches with fewer pairs.
         seed: Chooses the order.
+        used: The number of pairs that a training uses, if it ends within the first window.
     """
 
     def __init__(
@@ -46,9 +47,12 @@ class NearBatches(BatchSampler):
         batch_size: int,
         drop_last: bool,
         seed: int,
+        used: int = _WINDOW,
     ) -> None:
         super().__init__(range(len(pairs)), batch_size, drop_last)
         self.pairs, self.vectors_of, self.seed, self.epoch = pairs, vectors_of, seed, 0
+        # Whole batches, because a part with fewer pairs would shift those after it.
+        self.window = max(1, min(_WINDOW, used) // batch_size) * batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the epoch, which changes the order."""
@@ -59,15 +63,13 @@ class NearBatches(BatchSampler):
         rng = np.random.default_rng((self.seed, self.epoch))
         waiting: deque[int] = deque()
         order = rng.permutation(len(self.pairs))
-        # Whole batches, because a part with fewer pairs would shift those after it.
-        size = max(1, _WINDOW // self.batch_size) * self.batch_size
-        for first in range(0, len(order), size):
-            window = order[first : first + size]
+        for first in range(0, len(order), self.window):
+            window = order[first : first + self.window]
             vectors = self.vectors_of([self.pairs[number][1] for number in window])
             *parts, last = _near_parts(vectors, np.arange(len(window)), self.batch_size, rng)
             rng.shuffle(parts)
             waiting.extend(window[np.concatenate([*parts, last])].tolist())
-            is_last = first + size >= len(order)
+            is_last = first + self.window >= len(order)
             while waiting:
                 batch = self._without_duplicates(waiting)
                 is_full = len(batch) == self.batch_size
@@ -107,23 +109,28 @@ def with_near_batches(trainer_class: Any) -> Any:
     """Return a class like a trainer of sentence-transformers, whose training batches are near pairs."""
 
     class NearTrainer(trainer_class):
-        # What the vectors of a batch take, in seconds, which few steps wait for.
-        seconds_of_batch = 0.0
+        # The mean seconds that the vectors of a step take. Most steps do not wait for them.
+        seconds_of_vectors = 0.0
 
         def __init__(self, model: Any, **kwargs: Any) -> None:
             self._start = copy.deepcopy(model)
             super().__init__(model, **kwargs)
 
         def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> Any:
-            pairs = list(zip(dataset["text"], dataset["text_pair"], strict=True))
-            return NearBatches(pairs, self._vectors_of, batch_size, drop_last, self.args.seed)
+            pairs, args = list(zip(dataset["text"], dataset["text_pair"], strict=True)), self.args
+            # All processes choose all batches, of which each takes its own.
+            self._pairs_of_step = batch_size * args.gradient_accumulation_steps * args.world_size
+            epochs = math.ceil(args.num_train_epochs * len(pairs))
+            used = args.max_steps * self._pairs_of_step if args.max_steps > 0 else epochs
+            return NearBatches(pairs, self._vectors_of, batch_size, drop_last, args.seed, used)
 
         def _vectors_of(self, texts: list[str]) -> np.ndarray:
-            started = time.perf_counter()
-            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
-                found: np.ndarray = self._start.encode(texts, batch_size=_ENCODED, show_progress_bar=False)
-            batches = math.ceil(len(texts) / self.args.train_batch_size)
-            self.seconds_of_batch = (time.perf_counter() - started) / batches
+            started, device = time.perf_counter(), self.args.device
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.args.bf16):
+                found: np.ndarray = self._start.encode(
+                    texts, batch_size=_ENCODED, show_progress_bar=False, device=str(device)
+                )
+            self.seconds_of_vectors = (time.perf_counter() - started) / len(texts) * self._pairs_of_step
             return found
 
     return NearTrainer
