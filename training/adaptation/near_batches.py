@@ -1,7 +1,7 @@
 """Batches of near pairs for `sequence-encoder adapt --task embedding`, where the pairs are made from texts.
 
-In a batch of texts about different things, it is easy to find the pair of each. The texts of a batch are therefore near
-to each other by the encoder's own vectors from before the training.
+In a batch of texts about different things, it is easy to find the second text of each pair. The second texts of a batch
+are therefore near to each other by the encoder's own vectors from before the training.
 
 Shapes: N pairs, D channels.
 """
@@ -106,7 +106,7 @@ def _near_parts(vectors: np.ndarray, rows: np.ndarray, size: int, rng: np.random
 
 
 def with_near_batches(trainer_class: Any) -> Any:
-    """Return a class like a trainer of sentence-transformers, whose training batches are near pairs."""
+    """Return a subclass of a trainer of sentence-transformers that trains on batches of near pairs."""
 
     class NearTrainer(trainer_class):
         # The mean seconds that the vectors of a step take. Most steps do not wait for them.
@@ -120,8 +120,8 @@ def with_near_batches(trainer_class: Any) -> Any:
             pairs, args = list(zip(dataset["text"], dataset["text_pair"], strict=True)), self.args
             # All processes choose all batches, of which each takes its own.
             self._pairs_of_step = batch_size * args.gradient_accumulation_steps * args.world_size
-            epochs = math.ceil(args.num_train_epochs * len(pairs))
-            used = args.max_steps * self._pairs_of_step if args.max_steps > 0 else epochs
+            of_epochs = math.ceil(args.num_train_epochs * len(pairs))
+            used = args.max_steps * self._pairs_of_step if args.max_steps > 0 else of_epochs
             return NearBatches(pairs, self._vectors_of, batch_size, drop_last, args.seed, used)
 
         def _vectors_of(self, texts: list[str]) -> np.ndarray:
