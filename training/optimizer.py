@@ -1,4 +1,4 @@
-"""Muon for the matrices inside an encoder and AdamW for the rest, in one optimizer for `Trainer`."""
+"""AdamW for some weights and another rule for the rest, in one optimizer for `Trainer`; Muon for inner matrices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,32 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (x.T if transposed else x).to(matrix.dtype)
 
 
-class MuonWithAdamW(torch.optim.AdamW):
+class PartlyAdamW(torch.optim.AdamW):
+    """Base class of optimizers with AdamW for some groups of weights, and an own rule for those with `adamw=False`."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all weights that have a gradient, and return the loss of `closure`, if given."""
+        groups = self.param_groups
+        # AdamW must see only its own groups.
+        self.param_groups = [group for group in groups if group.get("adamw", True)]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if not group.get("adamw", True):
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        self._update(weight, group)
+        return loss
+
+    def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+        """Update a weight that has a gradient by the own rule."""
+        raise NotImplementedError
+
+
+class MuonWithAdamW(PartlyAdamW):
     """Muon for matrices that map hidden states, AdamW for embeddings, norms, biases and outputs.
 
     Muon orthogonalises its momentum, so an update moves all directions equally, including rare ones (Jordan et al.,
@@ -81,7 +106,7 @@ class MuonWithAdamW(torch.optim.AdamW):
             [
                 {
                     "params": weights,
-                    "muon": muon,
+                    "adamw": not muon,
                     "blocks": parts,
                     "momentum": momentum,
                     "weight_decay": weight_decay if decays else 0.0,
@@ -98,31 +123,15 @@ class MuonWithAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
         self.dtype = dtype or (torch.bfloat16 if faster_in_bfloat16() else torch.float32)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all weights that have a gradient, and return the loss of `closure`, if given."""
-        groups = self.param_groups
-        # AdamW must see only its own groups.
-        self.param_groups = [group for group in groups if not group["muon"]]
-        try:
-            loss = super().step(closure)
-        finally:
-            self.param_groups = groups
-        for group in groups:
-            if group["muon"]:
-                for weight in group["params"]:
-                    if weight.grad is not None:
-                        self._step_matrix(weight, group)
-        return loss
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, except what depends on the model and on how the weights are sharded in this run."""
-        own = [{name: group[name] for name in ("fused", "foreach", "blocks")} for group in self.param_groups]
+        kept = ("fused", "foreach", "blocks", "adamw")
+        own = [{name: group[name] for name in kept} for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, values in zip(self.param_groups, own, strict=True):
             group.update(values)
 
-    def _step_matrix(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+    def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         gradient = weight.grad
         assert gradient is not None
         state = self.state[weight]

@@ -1,0 +1,138 @@
+"""Trains large embedding tables on a CPU by sparse gradients: a step touches only the rows of the tokens in its batch.
+
+AdamW reads and writes all rows in each step, because its momentum moves rows whose gradient is zero, too. Adam without
+momentum (β₁ = 0) does not move them, and a gradient moves a row as far at once as it does with momentum over time.
+
+Shapes: V rows of a table, U different tokens in a batch, E channels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from ..modeling.cpu.eligibility import is_unhooked
+from .optimizer import PartlyAdamW
+
+# Tables with fewer rows take little time.
+_LEAST_ROWS = 8192
+
+
+class SparseAdamW(PartlyAdamW):
+    """AdamW, and Adam without momentum or weight decay for tables with sparse gradients.
+
+    The tables become what `torch.optim.AdamW` with β₁ = 0 and a weight decay of 0 makes of them. With
+    `torch.optim.SparseAdam`, which keeps the moments of rows whose gradient is zero, rare tokens would move less.
+
+    Args:
+        adamw: The optimizer in whose place it trains, which has not made a step.
+        tables: The tables among its parameters.
+    """
+
+    def __init__(self, adamw: torch.optim.AdamW, tables: Sequence[torch.Tensor]) -> None:
+        sparse = {id(table) for table in tables}
+        groups = [
+            {**group, "params": [weight for weight in group["params"] if id(weight) not in sparse]}
+            for group in adamw.param_groups
+        ]
+        groups.append({**groups[0], "params": list(tables), "weight_decay": 0.0, "adamw": False})
+        super().__init__([group for group in groups if group["params"]])
+
+    def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+        assert weight.grad is not None
+        # It is dense if there are several processes, or if the table has another use.
+        gradient = (weight.grad if weight.grad.is_sparse else weight.grad.to_sparse(1)).coalesce()
+        rows, values, beta = gradient.indices()[0], gradient.values(), group["betas"][1]
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+            state["last_step"] = torch.zeros(len(weight))
+        state["step"] += 1
+        decay = beta ** (state["step"] - state["last_step"][rows])
+        squares = state["exp_avg_sq"][rows] * decay[:, None].to(values.dtype)
+        squares.addcmul_(values, values, value=1 - beta)
+        state["exp_avg_sq"][rows], state["last_step"][rows] = squares, state["step"]
+        scale = squares.div_(1 - beta ** float(state["step"])).sqrt_().add_(group["eps"])
+        weight.index_add_(0, rows, (values / scale).mul_(-group["lr"]))
+
+
+class SparseEmbeddingsMixin(Trainer):
+    """Mixin of a `Trainer` that trains large embedding tables on a CPU with `SparseAdamW`.
+
+    All else trains as before: other devices, another `--optim` than the default, `torch.compile`, and tables that are
+    frozen, tied or have hooks. Several processes exchange dense gradients, and train the same weights as one.
+    """
+
+    _tables: Sequence[nn.Embedding] = ()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer."""
+        if self.optimizer is not None:
+            return super().create_optimizer(*args, **kwargs)
+        optimizer: Any = super().create_optimizer(*args, **kwargs)
+        self._tables = self._sparse_tables() if type(optimizer) is torch.optim.AdamW else ()
+        if self._tables:
+            weights = [table.weight for table in self._tables]
+            self.optimizer = optimizer = SparseAdamW(optimizer, weights)
+            accelerator: Any = self.accelerator
+            accelerator.clip_grad_norm_ = partial(_clip_values, accelerator.clip_grad_norm_)
+        return optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute the gradients of a batch."""
+        with _sparse_gradients(self._tables if self.args.world_size == 1 else ()):
+            return super().training_step(*args, **kwargs)
+
+    def _sparse_tables(self) -> list[nn.Embedding]:
+        args, model = self.args, self.accelerator.unwrap_model(self.model)
+        if args.device.type != "cpu" or args.torch_compile or args.optim != TrainingArguments.optim:
+            return []
+        uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
+        return [
+            table
+            for table in model.modules()
+            if type(table) is nn.Embedding
+            and table.num_embeddings >= _LEAST_ROWS
+            and table.weight.requires_grad
+            # Optimizers load their state in the dtype of the weight, which may not hold the number of a step.
+            and table.weight.dtype == torch.float32
+            and uses[id(table.weight)] == 1
+            and table.max_norm is None
+            and not table.scale_grad_by_freq
+            and is_unhooked(table)
+        ]
+
+
+@contextmanager
+def _sparse_gradients(tables: Sequence[nn.Embedding]) -> Iterator[None]:
+    """Let tables have sparse gradients, which other optimizers do not support, in this block only."""
+    for table in tables:
+        table.sparse = True
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.sparse = False
+
+
+def _clip_values(clip: Any, parameters: Iterable[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+    """Clip gradients by a function that only knows dense ones, and return what it returns."""
+    return clip([_with_dense_gradient(weight) for weight in parameters], *args, **kwargs)
+
+
+def _with_dense_gradient(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight, or, if its gradient is sparse, a tensor (U, E) whose gradient has the memory of the values."""
+    if weight.grad is None or not weight.grad.is_sparse:
+        return weight
+    weight.grad = weight.grad.coalesce()
+    stand_in = torch.empty_like(weight.grad.values())
+    stand_in.grad = weight.grad.values()
+    return stand_in
