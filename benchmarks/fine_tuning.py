@@ -27,11 +27,11 @@ from transformers import (
 )
 
 from sequence_encoder import convert
-from sequence_encoder.training.hub_trainer import HubTrainer
+from sequence_encoder.training.sparse_embeddings import with_sparse_embeddings
 
 BATCHES, BATCH = 8, 32
 VOCABULARIES = {"English": 30_522, "multilingual": 250_002}
-TRAINERS = {"the trainer of adapt": HubTrainer, "Trainer": Trainer}
+TRAINERS = {"the trainer of adapt": with_sparse_embeddings(Trainer), "Trainer": Trainer}
 
 
 def make_models() -> dict[str, PreTrainedModel]:
@@ -67,7 +67,8 @@ def make_trainer(vocabulary: int, name: str) -> Trainer:
         report_to="none",
         disable_tqdm=True,
     )
-    return TRAINERS[name](convert(BertForSequenceClassification(config)), args, train_dataset=examples)
+    trainer: Trainer = TRAINERS[name](convert(BertForSequenceClassification(config)), args, train_dataset=examples)
+    return trainer
 
 
 def compare_trainers() -> None:

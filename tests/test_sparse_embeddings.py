@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
@@ -18,7 +18,7 @@ from sequence_encoder import (
     SequenceEncoderTokenizer,
 )
 from sequence_encoder.training.hub_trainer import HubTrainer
-from sequence_encoder.training.sparse_embeddings import SparseAdamW
+from sequence_encoder.training.sparse_embeddings import SparseAdamW, with_sparse_embeddings
 
 from .adaptation_runs import run, save_encoder, write_examples
 
@@ -26,6 +26,9 @@ VOCABULARY = 9000
 TABLE = "model.embed_tokens.weight"
 # No example has the other tokens.
 USED = torch.arange(5, 300)
+
+# Arguments of the trainer itself.
+OWN = ("callbacks", "optimizers", "optimizer_cls_and_kwargs")
 
 Train = Callable[..., HubTrainer]
 
@@ -38,15 +41,16 @@ def model(tiny_config: Callable[..., Any]) -> PreTrainedModel:
 
 @pytest.fixture
 def train(model: PreTrainedModel, tmp_path: Path) -> Train:
-    """Return `train(resume=None, model=model, **arguments)`, which trains a copy of a model on the same examples."""
+    """Return `train(resume=None, trained=None, **arguments)`, which trains a model, or a copy of the fixture."""
     generator = torch.Generator().manual_seed(0)
     drawn = [USED[torch.randint(len(USED), (7,), generator=generator)] for _ in range(16)]
     examples = [{"input_ids": ids, "labels": number % 3} for number, ids in enumerate(drawn)]
 
-    def run(resume: str | None = None, model: PreTrainedModel = model, **arguments: Any) -> HubTrainer:
+    def run(resume: str | None = None, trained: PreTrainedModel | None = None, **arguments: Any) -> HubTrainer:
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path / "run"),
             "use_cpu": True,
+            "optim": "adamw_torch_fused",
             "max_steps": 12,
             "per_device_train_batch_size": 4,
             "learning_rate": 1e-2,
@@ -56,9 +60,10 @@ def train(model: PreTrainedModel, tmp_path: Path) -> Train:
             "report_to": "none",
             "disable_tqdm": True,
         }
-        trainer = HubTrainer(
-            copy.deepcopy(model), TrainingArguments(**{**settings, **arguments}), train_dataset=examples
-        )
+        own = {name: arguments.pop(name) for name in OWN if name in arguments}
+        args = TrainingArguments(**{**settings, **arguments})
+        trained = trained or copy.deepcopy(model)
+        trainer = with_sparse_embeddings(HubTrainer)(trained, args, train_dataset=examples, **own)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -135,6 +140,29 @@ def test_accumulated_gradients_are_those_of_one_batch(train: Train) -> None:
     torch.testing.assert_close(squares_of(parts), squares_of(train(max_steps=1)))
 
 
+class SizeOfGradient(TrainerCallback):
+    """Records the number of rows in the sparse gradient of each step."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rows.append(kwargs["model"].get_input_embeddings().weight.grad._nnz())
+
+
+def test_the_gradient_has_one_row_for_each_token(train: Train) -> None:
+    sizes = SizeOfGradient()
+    train(max_steps=2, gradient_accumulation_steps=40, callbacks=[sizes])
+    assert max(sizes.rows) <= len(USED)
+
+
+def test_an_optimizer_of_the_caller_is_kept(model: PreTrainedModel, train: Train) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    assert optimizer_of(train(trained=model, optimizers=(optimizer, None))) is torch.optim.AdamW
+    kind = (torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True})
+    assert optimizer_of(train(optimizer_cls_and_kwargs=kind)) is torch.optim.AdamW
+
+
 def test_a_resumed_training_ends_with_the_same_weights(train: Train, tmp_path: Path) -> None:
     whole = train(save_strategy="steps", save_steps=5)
     resumed = train(resume=str(tmp_path / "run" / "checkpoint-5"))
@@ -148,17 +176,19 @@ def test_another_optimizer_frozen_tables_and_small_ones_train_as_before(
 ) -> None:
     assert optimizer_of(train(optim="adamw_torch")) is torch.optim.AdamW
     small = SequenceEncoderForSequenceClassification(tiny_config(vocab_size=500, num_labels=3))
-    assert optimizer_of(train(model=small)) is torch.optim.AdamW
+    assert optimizer_of(train(trained=small)) is torch.optim.AdamW
     frozen = SequenceEncoderForSequenceClassification(tiny_config(vocab_size=VOCABULARY, num_labels=3))
     frozen.get_input_embeddings().requires_grad_(False)
-    assert optimizer_of(train(model=frozen)) is torch.optim.AdamW
+    assert optimizer_of(train(trained=frozen)) is torch.optim.AdamW
 
 
 def test_a_table_that_is_tied_to_the_output_trains_as_before(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
     model = SequenceEncoderForMaskedLM(tiny_config(vocab_size=VOCABULARY, tie_word_embeddings=True))
     examples = [{"input_ids": USED[:6], "labels": USED[:6]}] * 4
-    args = TrainingArguments(str(tmp_path), use_cpu=True, max_steps=1, save_strategy="no", report_to="none")
-    trainer = HubTrainer(model, args, train_dataset=examples)
+    args = TrainingArguments(
+        str(tmp_path), use_cpu=True, optim="adamw_torch_fused", max_steps=1, save_strategy="no", report_to="none"
+    )
+    trainer = with_sparse_embeddings(HubTrainer)(model, args, train_dataset=examples)
     trainer.train()
     assert optimizer_of(trainer) is torch.optim.AdamW
 

@@ -16,7 +16,6 @@ from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import is_unedited, save_card
 from ..saving.saved_code import write_code
 from .hardware import device_name
-from .sparse_embeddings import SparseEmbeddingsMixin
 
 # Evaluations log these values in addition to the metrics.
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
@@ -59,7 +58,7 @@ def training_of(
     )
 
 
-class HubTrainer(SparseEmbeddingsMixin):
+class HubTrainer(Trainer):
     """A `Trainer` that writes this package's model cards, and whose pushes always include the model's code.
 
     `Trainer` itself writes a card without the model's architecture, and its pushes during training include only the

@@ -32,7 +32,7 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class PartlyAdamW(torch.optim.AdamW):
-    """Base class of optimizers with AdamW for some groups of weights, and an own rule for those with `adamw=False`."""
+    """Base class of optimizers with AdamW, except for the groups of weights with `adamw=False`."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -52,7 +52,7 @@ class PartlyAdamW(torch.optim.AdamW):
         return loss
 
     def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
-        """Update a weight that has a gradient by the own rule."""
+        """Update a weight that has a gradient and is not for AdamW."""
         raise NotImplementedError
 
 

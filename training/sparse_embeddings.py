@@ -15,8 +15,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
+from transformers.training_args import OptimizerNames
 
 from ..modeling.cpu.eligibility import is_unhooked
 from .optimizer import PartlyAdamW
@@ -37,17 +39,17 @@ class SparseAdamW(PartlyAdamW):
     """
 
     def __init__(self, adamw: torch.optim.AdamW, tables: Sequence[torch.Tensor]) -> None:
-        sparse = {id(table) for table in tables}
-        groups = [
-            {**group, "params": [weight for weight in group["params"] if id(weight) not in sparse]}
-            for group in adamw.param_groups
-        ]
-        groups.append({**groups[0], "params": list(tables), "weight_decay": 0.0, "adamw": False})
-        super().__init__([group for group in groups if group["params"]])
+        ids, groups = {id(table) for table in tables}, []
+        for group in adamw.param_groups:
+            dense = [weight for weight in group["params"] if id(weight) not in ids]
+            sparse = [weight for weight in group["params"] if id(weight) in ids]
+            groups.append({**group, "params": dense})
+            groups.append({**group, "params": sparse, "weight_decay": 0.0, "adamw": False})
+        super().__init__([group for group in groups if group["params"]], lr=adamw.defaults["lr"])
 
     def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         assert weight.grad is not None
-        # It is dense if there are several processes, or if the table has another use.
+        # It is dense if there are several processes, or if the model also uses the table in another way.
         gradient = (weight.grad if weight.grad.is_sparse else weight.grad.to_sparse(1)).coalesce()
         rows, values, beta = gradient.indices()[0], gradient.values(), group["betas"][1]
         state = self.state[weight]
@@ -64,36 +66,34 @@ class SparseAdamW(PartlyAdamW):
         weight.index_add_(0, rows, (values / scale).mul_(-group["lr"]))
 
 
-class SparseEmbeddingsMixin(Trainer):
-    """Mixin of a `Trainer` that trains large embedding tables on a CPU with `SparseAdamW`.
-
-    All else trains as before: other devices, another `--optim` than the default, `torch.compile`, and tables that are
-    frozen, tied or have hooks. Several processes exchange dense gradients, and train the same weights as one.
-    """
-
+class _SparseEmbeddings(Trainer):
     _tables: Sequence[nn.Embedding] = ()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Create the optimizer."""
-        if self.optimizer is not None:
-            return super().create_optimizer(*args, **kwargs)
+        chosen = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         optimizer: Any = super().create_optimizer(*args, **kwargs)
-        self._tables = self._sparse_tables() if type(optimizer) is torch.optim.AdamW else ()
+        self._tables = () if chosen else self._sparse_tables()
         if self._tables:
-            weights = [table.weight for table in self._tables]
-            self.optimizer = optimizer = SparseAdamW(optimizer, weights)
+            self.optimizer = optimizer = SparseAdamW(optimizer, [table.weight for table in self._tables])
             accelerator: Any = self.accelerator
-            accelerator.clip_grad_norm_ = partial(_clip_values, accelerator.clip_grad_norm_)
+            if not isinstance(accelerator.clip_grad_norm_, partial):
+                accelerator.clip_grad_norm_ = partial(_clip_values, accelerator.clip_grad_norm_)
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute the gradients of a batch."""
-        with _sparse_gradients(self._tables if self.args.world_size == 1 else ()):
-            return super().training_step(*args, **kwargs)
+        # `DistributedDataParallel` exchanges dense gradients.
+        tables = self._tables if self.accelerator.distributed_type == DistributedType.NO else ()
+        with _sparse_gradients(tables):
+            loss = super().training_step(*args, **kwargs)
+        for table in tables:
+            if table.weight.grad is not None:
+                # Otherwise, accumulated gradients would have a row for each token of each batch.
+                table.weight.grad = table.weight.grad.coalesce()
+        return loss
 
     def _sparse_tables(self) -> list[nn.Embedding]:
         args, model = self.args, self.accelerator.unwrap_model(self.model)
-        if args.device.type != "cpu" or args.torch_compile or args.optim != TrainingArguments.optim:
+        if args.device.type != "cpu" or args.torch_compile or args.optim != OptimizerNames.ADAMW_TORCH_FUSED:
             return []
         uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
         return [
@@ -109,6 +109,19 @@ class SparseEmbeddingsMixin(Trainer):
             and not table.scale_grad_by_freq
             and is_unhooked(table)
         ]
+
+
+def with_sparse_embeddings(trainer_class: Any) -> Any:
+    """Return a subclass of a `Trainer` that trains large embedding tables on a CPU with `SparseAdamW`.
+
+    Everything else trains as before: on other devices, with another `--optim` than `adamw_torch_fused`, which is the
+    default from torch 2.8 on, with an optimizer that the caller chose, and with `torch.compile`. So do tables that are
+    frozen, tied, or not in float32. Several processes exchange dense gradients, and train the same weights as one.
+
+    Args:
+        trainer_class: `Trainer` or a subclass.
+    """
+    return type(trainer_class.__name__, (_SparseEmbeddings, trainer_class), {})
 
 
 @contextmanager
@@ -132,7 +145,6 @@ def _with_dense_gradient(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight, or, if its gradient is sparse, a tensor (U, E) whose gradient has the memory of the values."""
     if weight.grad is None or not weight.grad.is_sparse:
         return weight
-    weight.grad = weight.grad.coalesce()
     stand_in = torch.empty_like(weight.grad.values())
     stand_in.grad = weight.grad.values()
     return stand_in

@@ -32,6 +32,7 @@ from ...tasks import HEAD_TASKS, HeadTask
 from ...tasks.classification import Classification
 from ...tasks.task import TruncationCounts
 from ..hub_trainer import HubTrainer
+from ..sparse_embeddings import with_sparse_embeddings
 from .adapters import apply_tuning, check_adapter
 from .arguments import is_better_if_greater
 from .baselines import simple_baselines
@@ -229,7 +230,7 @@ class HeadSetup(HeadFiles):
         if isinstance(train, Draws):
             callbacks.append(CurrentEpoch(train))
         try:
-            return self.trainer_class(
+            return with_sparse_embeddings(self.trainer_class)(
                 **model,
                 args=args,
                 train_dataset=train,

@@ -15,7 +15,7 @@ from ...command_line.quiet import new_head, without_bars_of
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
-from ..sparse_embeddings import SparseEmbeddingsMixin
+from ..sparse_embeddings import with_sparse_embeddings
 from .callbacks import TowardsStart, callbacks_of
 from .encoder import text_length
 from .near_batches import with_near_batches
@@ -90,8 +90,7 @@ class SimilaritySetup:
             # A duplicate of a text's pair would count as a negative.
             given["batch_sampler"] = "no_duplicates"
         arguments_class = getattr(self.library, f"{self.task.kind}TrainingArguments")
-        library_class = getattr(self.library, f"{self.task.kind}Trainer")
-        trainer_class: Any = type(library_class.__name__, (SparseEmbeddingsMixin, library_class), {})
+        trainer_class = with_sparse_embeddings(getattr(self.library, f"{self.task.kind}Trainer"))
         try:
             own = arguments_class(**given)
             callbacks = callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from)

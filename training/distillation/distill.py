@@ -35,6 +35,7 @@ from ..adaptation.scratch import digest_of, has_progress, record_settings, scrat
 from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_with_cleanup
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
+from ..sparse_embeddings import with_sparse_embeddings
 from ..trials import seconds_of_step, trial_arguments
 from .arguments import DISTILL
 from .initial_student import initial_student
@@ -251,7 +252,7 @@ def _trainer(
 ) -> HubTrainer:
     objective, pad_token_id = student.objective, cast(Any, student.model).config.pad_token_id
     args.metric_for_best_model, args.greater_is_better, args.label_names = "loss", False, [TARGET]
-    return HubTrainer(
+    return with_sparse_embeddings(HubTrainer)(
         student,
         args,
         train_dataset=batches,
