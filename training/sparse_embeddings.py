@@ -1,7 +1,7 @@
 """Trains large embedding tables on a CPU by sparse gradients: a step touches only the rows of the tokens in its batch.
 
 AdamW reads and writes all rows in each step, because its momentum moves rows whose gradient is zero, too. Adam without
-momentum (β₁ = 0) does not move them, and a gradient moves a row as far at once as it does with momentum over time.
+momentum (β₁ = 0) leaves those rows alone. It moves the others about as far at once as momentum does over several steps.
 
 Shapes: V rows of a table, U different tokens in a batch, E channels.
 """
