@@ -88,7 +88,7 @@ def test_the_optimizer_gives_the_result_of_adam_without_momentum() -> None:
 
     def own() -> SparseAdamW:
         groups = [{"params": [sparse.weight, linear.weight], "weight_decay": 0.1}, {"params": [linear.bias]}]
-        return SparseAdamW(torch.optim.AdamW(groups, lr=1e-2), [sparse.weight])
+        return SparseAdamW(torch.optim.AdamW(groups, lr=1e-2), [sparse])
 
     expected = torch.optim.AdamW(
         [
@@ -161,6 +161,17 @@ def test_an_optimizer_of_the_caller_is_kept(model: PreTrainedModel, train: Train
     assert optimizer_of(train(trained=model, optimizers=(optimizer, None))) is torch.optim.AdamW
     kind = (torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True})
     assert optimizer_of(train(optimizer_cls_and_kwargs=kind)) is torch.optim.AdamW
+
+
+def test_a_second_training_is_sparse_unless_its_optimizer_is_another(train: Train) -> None:
+    sizes = SizeOfGradient()
+    trainer = train(max_steps=2, callbacks=[sizes])
+    trainer.train()
+    assert len(sizes.rows) == 4
+    trainer.remove_callback(sizes)
+    trainer.optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=1e-2)  # type: ignore[union-attr]
+    trainer.train()
+    assert optimizer_of(trainer) is torch.optim.AdamW
 
 
 def test_a_resumed_training_ends_with_the_same_weights(train: Train, tmp_path: Path) -> None:

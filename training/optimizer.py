@@ -1,4 +1,4 @@
-"""AdamW for some weights and another rule for the rest, in one optimizer for `Trainer`; Muon for inner matrices."""
+"""Optimizers for `Trainer` that update some weights by AdamW and the rest by another rule, such as Muon."""
 
 from __future__ import annotations
 

@@ -35,17 +35,21 @@ class SparseAdamW(PartlyAdamW):
 
     Args:
         adamw: The optimizer in whose place it trains, which has not made a step.
-        tables: The tables among its parameters.
+        tables: The tables whose weights are among its parameters.
     """
 
-    def __init__(self, adamw: torch.optim.AdamW, tables: Sequence[torch.Tensor]) -> None:
-        ids, groups = {id(table) for table in tables}, []
+    # A copied optimizer has no tables: `torch.optim.Optimizer` copies only its state and groups.
+    tables: Sequence[nn.Embedding] = ()
+
+    def __init__(self, adamw: torch.optim.AdamW, tables: Sequence[nn.Embedding]) -> None:
+        ids, groups = {id(table.weight) for table in tables}, []
         for group in adamw.param_groups:
             dense = [weight for weight in group["params"] if id(weight) not in ids]
             sparse = [weight for weight in group["params"] if id(weight) in ids]
             groups.append({**group, "params": dense})
             groups.append({**group, "params": sparse, "weight_decay": 0.0, "adamw": False})
         super().__init__([group for group in groups if group["params"]], lr=adamw.defaults["lr"])
+        self.tables = tables
 
     def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         assert weight.grad is not None
@@ -67,22 +71,22 @@ class SparseAdamW(PartlyAdamW):
 
 
 class _SparseEmbeddings(Trainer):
-    _tables: Sequence[nn.Embedding] = ()
-
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         chosen = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         optimizer: Any = super().create_optimizer(*args, **kwargs)
-        self._tables = () if chosen else self._sparse_tables()
-        if self._tables:
-            self.optimizer = optimizer = SparseAdamW(optimizer, [table.weight for table in self._tables])
+        if not chosen and (tables := self._sparse_tables()):
+            self.optimizer = optimizer = SparseAdamW(optimizer, tables)
             accelerator: Any = self.accelerator
             if not isinstance(accelerator.clip_grad_norm_, partial):
                 accelerator.clip_grad_norm_ = partial(_clip_values, accelerator.clip_grad_norm_)
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Accelerate wraps the optimizer.
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
         # `DistributedDataParallel` exchanges dense gradients.
-        tables = self._tables if self.accelerator.distributed_type == DistributedType.NO else ()
+        is_sparse = isinstance(optimizer, SparseAdamW) and self.accelerator.distributed_type == DistributedType.NO
+        tables = optimizer.tables if is_sparse else ()
         with _sparse_gradients(tables):
             loss = super().training_step(*args, **kwargs)
         for table in tables:
