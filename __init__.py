@@ -68,6 +68,7 @@ _MODULES = {
     "static_encoder": "modeling.static_encoder",
     "to_jax": "runtimes.jax_function",
     "train_adapted_model": "training.task_adapter_training",
+    "with_sparse_embeddings": "training.sparse_embeddings",
 }
 _EXTRAS = {
     "bulk": ("embed", "pyarrow"),

@@ -26,8 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from sequence_encoder import convert
-from sequence_encoder.training.sparse_embeddings import with_sparse_embeddings
+from sequence_encoder import convert, with_sparse_embeddings
 
 BATCHES, BATCH = 8, 32
 VOCABULARIES = {"English": 30_522, "multilingual": 250_002}

@@ -16,9 +16,10 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
     SequenceEncoderTokenizer,
+    with_sparse_embeddings,
 )
 from sequence_encoder.training.hub_trainer import HubTrainer
-from sequence_encoder.training.sparse_embeddings import SparseAdamW, with_sparse_embeddings
+from sequence_encoder.training.sparse_embeddings import SparseAdamW
 
 from .adaptation_runs import run, save_encoder, write_examples
 

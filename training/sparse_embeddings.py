@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import DistributedType
@@ -25,6 +25,8 @@ from .optimizer import PartlyAdamW
 
 # Tables with fewer rows take little time.
 _LEAST_ROWS = 8192
+
+TrainerClass = TypeVar("TrainerClass", bound=Trainer)
 
 
 class SparseAdamW(PartlyAdamW):
@@ -115,7 +117,7 @@ class _SparseEmbeddings(Trainer):
         ]
 
 
-def with_sparse_embeddings(trainer_class: Any) -> Any:
+def with_sparse_embeddings(trainer_class: type[TrainerClass]) -> type[TrainerClass]:
     """Return a subclass of a `Trainer` that trains large embedding tables on a CPU with `SparseAdamW`.
 
     Everything else trains as before: on other devices, with another `--optim` than `adamw_torch_fused`, which is the
