@@ -63,18 +63,18 @@ def test_rows_have_their_segments_in_the_order_of_their_label(
 ) -> None:
     batch = PretrainingCollator(tokenizer)([pack_of(windows[:30]), pack_of(windows[30:], seed=1)])
     names = ("input_ids", "token_type_ids", "attention_mask", "labels")
-    assert {batch[name].shape for name in names} == {(len(windows), max(window["length"] for window in windows))}
+    assert {batch[name].shape for name in names} == {(len(windows), int(batch["attention_mask"].sum(1).max()))}
     assert batch["sentence_order_label"].shape == (len(windows),)
     cls, sep, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
     rows = (unmasked(batch), batch["token_type_ids"], batch["attention_mask"], batch["sentence_order_label"])
     for window, tokens, types, mask, order in zip(windows, *(row.tolist() for row in rows), strict=True):
         ids, cut = window["input_ids"].tolist(), window["cut"]
-        assert order in ((0, 1) if cut else (-100,))
-        first, second = (ids[:cut], ids[cut:]) if cut else (ids, [])
+        assert order in ((0, 1, -100) if cut else (-100,))
+        first, second = (ids, []) if order == -100 else (ids[:cut], ids[cut:])
         if order == 1:
             first, second = second, first
         expected = [cls, *first, sep] + ([*second, sep] if second else [])
-        assert len(expected) == window["length"]
+        assert len(expected) == window["length"] - (cut > 0 and not second)
         padding = len(tokens) - len(expected)
         assert tokens == expected + padding * [pad]
         assert mask == len(expected) * [1] + padding * [0]
@@ -82,11 +82,17 @@ def test_rows_have_their_segments_in_the_order_of_their_label(
         assert types == (len(first) + 2) * [0] + second_segment * [1] + padding * [0]
 
 
-def test_half_of_the_pairs_are_swapped(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
+@pytest.mark.parametrize(("mlm_weight", "share"), [(1, 0.25), (0, 1)])
+def test_a_quarter_of_the_windows_or_all_without_masks_are_cut_and_half_of_them_swapped(
+    tokenizer: SequenceEncoderTokenizer, windows: list[Window], mlm_weight: float, share: float
+) -> None:
     pairs = [window for window in windows if window["cut"]]
-    orders = PretrainingCollator(tokenizer)([pack_of(pairs * (2000 // len(pairs)))])["sentence_order_label"]
-    assert set(orders.tolist()) == {0, 1}
-    assert 0.46 < orders.float().mean() < 0.54
+    collate = PretrainingCollator(tokenizer, Objectives(mlm_weight=mlm_weight))
+    orders = collate([pack_of(pairs * (8000 // len(pairs)))])["sentence_order_label"]
+    cut = orders[orders != -100]
+    assert set(cut.tolist()) == {0, 1}
+    assert len(cut) / len(orders) == pytest.approx(share, abs=0.02)
+    assert 0.46 < cut.float().mean() < 0.54
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.6])

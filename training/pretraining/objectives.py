@@ -20,6 +20,10 @@ from ...modeling.label_checks import IGNORED
 from ..diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 from .objective_arguments import Objectives
 
+# The share of windows that are cut into two segments. If all are, the loss of masked tokens falls more slowly, and the
+# encoder is not more useful (benchmarks/RESULTS.md).
+_ORDERED = 0.25
+
 
 class PretrainingCollator:
     """Data collator that builds padded batches from packs of `PackedWindows`, and draws swaps and masks.
@@ -45,6 +49,9 @@ class PretrainingCollator:
         self.cls, self.sep, self.pad, self.mask = ids.values()
         self.vocab_size = len(tokenizer)
         self.continues = continuing_tokens(tokenizer) if self.objectives.whole_word_mask else None
+        # Without masked tokens, a window that is not cut would teach nothing.
+        share = _ORDERED if self.objectives.mlm_weight else 1.0
+        self.ordered = share if self.objectives.sop_weight else 0.0
         self.masked = {"mlm": self._mask_tokens, "diffusion": self._mask_at_rates}[self.objectives.objective]
 
     def __call__(self, packs: Sequence[Any]) -> dict[str, Any]:
@@ -56,6 +63,7 @@ class PretrainingCollator:
         Returns:
             `input_ids`, `attention_mask` and `labels` (B, S). For sentence order, also `token_type_ids` (B, S),
             `sentence_order_label` (B,), which is 1 for swapped segments and -100 for a single segment, and the weights.
+            A quarter of the windows with a cut have two segments, or all of them without masked tokens.
             For diffusion, all tokens but [CLS] have labels, and `label_weights` (B, S) are one over the masking rate at
             masked tokens and 0 elsewhere. An item with the key "share" has this share of its tokens masked.
 
@@ -73,12 +81,13 @@ class PretrainingCollator:
         seconds, orders = [], []
         for pack in packs:
             rng = np.random.default_rng(pack["seed"])
-            swapped = rng.random(len(pack["windows"])) < 0.5
-            joined = [self._join(window, swap) for window, swap in zip(pack["windows"], swapped, strict=True)]
+            drawn = rng.random(len(pack["windows"]))
+            labelled = [self._order(window, float(value)) for window, value in zip(pack["windows"], drawn, strict=True)]
+            joined = [self._join(window, order) for window, order in zip(pack["windows"], labelled, strict=True)]
             for row, second in joined:
                 rows.append(row)
                 seconds.append(second)
-            orders += [int(swap) if w["cut"] else IGNORED for w, swap in zip(pack["windows"], swapped, strict=True)]
+            orders += labelled
             masked = self.masked(rows[-len(joined) :], pack, rng)
             labels += masked[0]
             weights += masked[1]
@@ -101,13 +110,18 @@ class PretrainingCollator:
             }
         return batch
 
-    def _join(self, window: Any, swap: bool) -> tuple[np.ndarray, int]:
+    def _order(self, window: Any, drawn: float) -> int:
+        """Return the label of a window by a number that is uniform from 0 to 1: 1 if its segments are swapped."""
+        return int(drawn < self.ordered / 2) if window["cut"] and drawn < self.ordered else IGNORED
+
+    def _join(self, window: Any, order: int) -> tuple[np.ndarray, int]:
         """Return the tokens of a row with special tokens, and where the second segment starts."""
         ids = np.asarray(window["input_ids"], dtype=np.int64)
-        cut = window["cut"] if self.objectives.sop_weight else 0
-        if not cut:
+        if order == IGNORED:
             return np.concatenate([[self.cls], ids, [self.sep]]), len(ids) + 2
-        first, second = (ids[cut:], ids[:cut]) if swap else (ids[:cut], ids[cut:])
+        first, second = np.split(ids, [window["cut"]])
+        if order:
+            first, second = second, first
         return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
 
     def _mask_at_rates(
