@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_sentence_encoder_learns_from_batches_of_near_pairs(bert_folder: Path,
             str(tmp_path), per_device_train_batch_size=8, learning_rate=1e-2, report_to=[], use_cpu=True, **options
         )
         model = task.model(str(bert_folder), None, 64)
-        return with_near_batches(SentenceTransformerTrainer)(
+        return with_near_batches(SentenceTransformerTrainer, copy.deepcopy(model))(
             model, args=arguments, train_dataset=rows, loss=task.loss(model, None)
         )
 

@@ -82,13 +82,12 @@ class TowardsStart(TrainerCallback):
     (WiSE-FT, Wortsman et al., 2022, arXiv:2109.01903).
 
     Args:
-        model: The model before the training, also where the training is resumed.
-        share: The share of the weights before the training, from 0 to 1.
+        start: A copy of the model before the training, also where the training is resumed.
+        share: The share of its weights, from 0 to 1.
     """
 
-    def __init__(self, model: torch.nn.Module, share: float) -> None:
-        self.share = share
-        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    def __init__(self, start: torch.nn.Module, share: float) -> None:
+        self.start, self.share = start, share
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Average the weights."""
@@ -97,8 +96,8 @@ class TowardsStart(TrainerCallback):
     @torch.no_grad()
     def average(self, model: torch.nn.Module) -> None:
         """Average the weights of a model with those before the training."""
-        for name, weight in model.named_parameters():
-            weight.lerp_(self.weights[name].to(weight.device), self.share)
+        for weight, start in zip(model.parameters(), self.start.parameters(), strict=True):
+            weight.lerp_(start.to(weight.device), self.share)
 
 
 class EarlyStopping(EarlyStoppingCallback):

@@ -8,7 +8,6 @@ Shapes: N pairs, D channels.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections import deque
@@ -105,16 +104,17 @@ def _near_parts(vectors: np.ndarray, rows: np.ndarray, size: int, rng: np.random
     return [part for half in (rows[:middle], rows[middle:]) for part in _near_parts(vectors, half, size, rng)]
 
 
-def with_near_batches(trainer_class: Any) -> Any:
-    """Return a subclass of a trainer of sentence-transformers that trains on batches of near pairs."""
+def with_near_batches(trainer_class: Any, start: Any) -> Any:
+    """Return a subclass of a trainer of sentence-transformers that trains on batches of near pairs.
+
+    Args:
+        trainer_class: The trainer.
+        start: A copy of the model before the training, whose vectors tell which pairs are near.
+    """
 
     class NearTrainer(trainer_class):
         # The mean seconds that the vectors of a step take. Most steps do not wait for them.
         seconds_of_vectors = 0.0
-
-        def __init__(self, model: Any, **kwargs: Any) -> None:
-            self._start = copy.deepcopy(model)
-            super().__init__(model, **kwargs)
 
         def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> Any:
             pairs, args = list(zip(dataset["text"], dataset["text_pair"], strict=True)), self.args
@@ -127,7 +127,7 @@ def with_near_batches(trainer_class: Any) -> Any:
         def _vectors_of(self, texts: list[str]) -> np.ndarray:
             started, device = time.perf_counter(), self.args.device
             with torch.autocast(device.type, torch.bfloat16, enabled=self.args.bf16):
-                found: np.ndarray = self._start.encode(
+                found: np.ndarray = start.encode(
                     texts, batch_size=_ENCODED, show_progress_bar=False, device=str(device)
                 )
             self.seconds_of_vectors = (time.perf_counter() - started) / len(texts) * self._pairs_of_step

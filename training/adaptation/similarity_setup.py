@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,9 @@ class SimilaritySetup:
             own = arguments_class(**given)
             callbacks = callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from)
             if self.made_pairs and self.is_sentence_encoder:
-                callbacks.append(TowardsStart(model, _START_SHARE))
-                trainer_class = with_near_batches(trainer_class)
+                start = copy.deepcopy(model)
+                callbacks.append(TowardsStart(start, _START_SHARE))
+                trainer_class = with_near_batches(trainer_class, start)
             # It chooses examples for the card.
             with without_bars_of(model.model_card_data.set_widget_examples):
                 return trainer_class(
