@@ -1,7 +1,7 @@
 """Cuts texts into windows: runs of whole sentences from one text that fit the model.
 
-A window never mixes two texts. A cut divides it into two halves, the segments of sentence order prediction (Lan et al.,
-2020).
+A window never mixes two texts. Its cut is the end of a sentence near its middle: the collator can divide it there into
+the two segments of sentence order prediction (Lan et al., 2020).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Window(TypedDict):
 
     Attributes:
         input_ids: The token ids, without special tokens.
-        cut: The number of tokens in the first segment, or 0 if there is only one segment.
+        cut: The number of tokens in the first of two segments, or 0 if there can be only one.
         length: The number of tokens including special tokens.
     """
 
@@ -60,7 +60,7 @@ def segment_windows(
         texts: The texts. Texts without tokens yield no windows.
         tokenizer: The tokenizer of the model.
         max_length: The maximum number of tokens in a window, including [CLS] and one [SEP], or two with two segments.
-        pairs: Whether to cut windows into two segments, at the sentence boundary nearest to the middle.
+        pairs: Whether windows can be cut into two segments, at the sentence boundary nearest to the middle.
 
     Raises:
         ValueError: If `max_length` leaves no room for text.
@@ -140,7 +140,7 @@ def windows_of(
         texts: The documents.
         tokenizer: The tokenizer of the model.
         max_length: The maximum number of tokens in a window.
-        pairs: Whether to cut windows into two segments.
+        pairs: Whether windows can be cut into two segments.
         num_proc: The number of processes. Defaults to one per core, or fewer if there are few documents.
 
     Raises:

@@ -1,8 +1,8 @@
 """The collator of pretraining, which swaps segments and masks tokens.
 
-The model predicts masked tokens (masked language modelling, Devlin et al., 2019), and whether the two segments of a
-window are swapped, as half of them are (sentence order prediction, Lan et al., 2020). In masked diffusion (Sahoo et
-al., 2024), each window is masked at its own rate.
+The model predicts masked tokens (masked language modelling, Devlin et al., 2019), and in windows that are cut into two
+segments, whether these are swapped, as half of them are (sentence order prediction, Lan et al., 2020). In masked
+diffusion (Sahoo et al., 2024), each window is masked at its own rate.
 """
 
 from __future__ import annotations
