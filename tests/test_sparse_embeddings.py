@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
@@ -162,6 +162,17 @@ def test_an_optimizer_of_the_caller_is_kept(model: PreTrainedModel, train: Train
     assert optimizer_of(train(trained=model, optimizers=(optimizer, None))) is torch.optim.AdamW
     kind = (torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True})
     assert optimizer_of(train(optimizer_cls_and_kwargs=kind)) is torch.optim.AdamW
+
+
+def test_an_optimizer_of_a_subclass_is_kept(model: PreTrainedModel, tmp_path: Path) -> None:
+    class WithSGD(Trainer):
+        def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+            assert self.model is not None
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+            return self.optimizer
+
+    args = TrainingArguments(str(tmp_path), use_cpu=True, optim="adamw_torch_fused")
+    assert type(with_sparse_embeddings(WithSGD)(model, args).create_optimizer()) is torch.optim.SGD
 
 
 def test_a_second_training_is_sparse_unless_its_optimizer_is_another(train: Train) -> None:

@@ -76,7 +76,8 @@ class _SparseEmbeddings(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         chosen = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         optimizer: Any = super().create_optimizer(*args, **kwargs)
-        if not chosen and (tables := self._sparse_tables()):
+        # A subclass may have made another one.
+        if not chosen and type(optimizer) is torch.optim.AdamW and (tables := self._sparse_tables()):
             self.optimizer = optimizer = SparseAdamW(optimizer, tables)
             accelerator: Any = self.accelerator
             if not isinstance(accelerator.clip_grad_norm_, partial):
