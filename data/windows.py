@@ -38,7 +38,7 @@ class Window(TypedDict):
     Attributes:
         input_ids: The token ids, without special tokens.
         cut: The number of tokens in the first of two segments, or 0 if there can be only one.
-        length: The number of tokens including special tokens.
+        length: The number of tokens with special tokens, of which there is one fewer if the cut is not used.
     """
 
     input_ids: np.ndarray

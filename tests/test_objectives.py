@@ -95,6 +95,12 @@ def test_a_quarter_of_the_windows_or_all_without_masks_are_cut_and_half_of_them_
     assert 0.46 < cut.float().mean() < 0.54
 
 
+def test_without_sentence_order_no_window_is_cut(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
+    batch = PretrainingCollator(tokenizer, Objectives(sop_weight=0))([pack_of(windows)])
+    assert (unmasked(batch) == tokenizer.sep_token_id).sum() == len(windows)
+    assert "sentence_order_label" not in batch
+
+
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.6])
 def test_the_requested_share_of_tokens_is_masked_and_no_special_token(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window], probability: float

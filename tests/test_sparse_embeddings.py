@@ -175,6 +175,40 @@ def test_an_optimizer_of_a_subclass_is_kept(model: PreTrainedModel, tmp_path: Pa
     assert type(with_sparse_embeddings(WithSGD)(model, args).create_optimizer()) is torch.optim.SGD
 
 
+def test_a_dense_gradient_is_trained_on(model: PreTrainedModel, tmp_path: Path) -> None:
+    class WithPenalty(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            loss = super().compute_loss(model, inputs, **kwargs)
+            return loss + model.get_input_embeddings().weight.square().sum()
+
+    args = TrainingArguments(
+        str(tmp_path), use_cpu=True, optim="adamw_torch_fused", max_steps=2, save_strategy="no", report_to="none"
+    )
+    before = model.get_input_embeddings().weight.detach().clone()
+    trainer = with_sparse_embeddings(WithPenalty)(model, args, train_dataset=[{"input_ids": USED[:6], "labels": 0}] * 8)
+    trainer.train()
+    assert optimizer_of(trainer) is SparseAdamW
+    assert (model.get_input_embeddings().weight[1:] != before[1:]).any(dim=1).all()
+
+
+def test_a_table_whose_gradient_has_a_hook_trains_as_before(model: PreTrainedModel, train: Train) -> None:
+    def freeze_first(gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        gradient[:100] = 0
+        return gradient
+
+    model.get_input_embeddings().weight.register_hook(freeze_first)
+    assert optimizer_of(train(trained=model)) is torch.optim.AdamW
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(train: Train, tmp_path: Path) -> None:
+    train(optim="adamw_torch", max_steps=2, save_strategy="steps", save_steps=2)
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"from a training without sparse gradients.* Resume it as it was started"):
+        train(resume=checkpoint)
+    train(resume=checkpoint, optim="adamw_torch")
+
+
 def test_a_second_training_is_sparse_unless_its_optimizer_is_another(train: Train) -> None:
     sizes = SizeOfGradient()
     trainer = train(max_steps=2, callbacks=[sizes])

@@ -53,6 +53,22 @@ class SparseAdamW(PartlyAdamW):
         super().__init__([group for group in groups if group["params"]], lr=adamw.defaults["lr"])
         self.tables = tables
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that this optimizer has written.
+
+        Raises:
+            ValueError: If another optimizer has written it.
+        """
+        own, given = (
+            [group.get("adamw", True) for group in groups] for groups in (self.param_groups, state_dict["param_groups"])
+        )
+        if own != given:
+            raise ValueError(
+                "The checkpoint is from a training without sparse gradients of embeddings, and this one has them. "
+                "Resume it as it was started, or with optim='adamw_torch'."
+            )
+        super().load_state_dict(state_dict)
+
     def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         assert weight.grad is not None
         # It is dense if there are several processes, or if the model also uses the table in another way.
@@ -93,9 +109,8 @@ class _SparseEmbeddings(Trainer):
         with _sparse_gradients(tables):
             loss = super().training_step(*args, **kwargs)
         for table in tables:
-            if table.weight.grad is not None:
-                # Otherwise, accumulated gradients would have a row for each token of each batch.
-                table.weight.grad = table.weight.grad.coalesce()
+            # Otherwise, accumulated gradients would have a row for each token of each batch.
+            _coalesce_gradient(table.weight)
         return loss
 
     def _sparse_tables(self) -> list[nn.Embedding]:
@@ -114,7 +129,9 @@ class _SparseEmbeddings(Trainer):
             and uses[id(table.weight)] == 1
             and table.max_norm is None
             and not table.scale_grad_by_freq
+            # A hook may not support sparse gradients.
             and is_unhooked(table)
+            and not table.weight._backward_hooks
         ]
 
 
@@ -123,11 +140,14 @@ def with_sparse_embeddings(trainer_class: type[TrainerClass]) -> type[TrainerCla
 
     Everything else trains as before: on other devices, with another `--optim` than `adamw_torch_fused`, which is the
     default from torch 2.8 on, with an optimizer that the caller chose, and with `torch.compile`. So do tables that are
-    frozen, tied, or not in float32. Several processes exchange dense gradients, and train the same weights as one.
+    frozen, tied, hooked (as with gradient checkpointing), or not in float32. Several processes exchange dense
+    gradients, and train the same weights as one.
 
     Args:
         trainer_class: `Trainer` or a subclass.
     """
+    if issubclass(trainer_class, _SparseEmbeddings):
+        return trainer_class
     return type(trainer_class.__name__, (_SparseEmbeddings, trainer_class), {})
 
 
@@ -150,8 +170,14 @@ def _clip_values(clip: Any, parameters: Iterable[torch.Tensor], *args: Any, **kw
 
 def _with_dense_gradient(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight, or, if its gradient is sparse, a tensor (U, E) whose gradient has the memory of the values."""
+    _coalesce_gradient(weight)
     if weight.grad is None or not weight.grad.is_sparse:
         return weight
     stand_in = torch.empty_like(weight.grad.values())
     stand_in.grad = weight.grad.values()
     return stand_in
+
+
+def _coalesce_gradient(weight: torch.Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.coalesce()
