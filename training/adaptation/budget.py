@@ -43,9 +43,11 @@ def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
     # Models of folds are trained first.
     are_trained = setup.folds and examples >= LEAST_TO_CHOOSE
     shares = [1 - len(held_out) / examples for held_out in setup.folds] if are_trained else []
-    epoch = (1 + sum(shares)) * steps * step + (evaluation if args.eval_strategy != "no" else 0)
-    # The baseline and the result are evaluated, too.
-    left = (_USED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - 2 * evaluation
+    evaluates = args.eval_strategy != "no"
+    epoch = (1 + sum(shares)) * steps * step + evaluates * evaluation
+    # Those of the baseline and of the result, and one at the end, also after a part of an epoch.
+    evaluations = (2 + evaluates) * evaluation
+    left = (_USED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - evaluations
     epochs = round(left / epoch, 2)
     if epochs >= args.num_train_epochs:
         return {"found": {}, "linear": False, "said": ""}
