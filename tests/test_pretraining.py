@@ -72,9 +72,9 @@ def test_every_log_has_the_objectives_and_the_speed(finished: Path) -> None:
         assert 0 < entry["share_of_peak"] < 1
     # Some packs have no pair of segments.
     with_pairs = [entry for entry in losses(finished) if "sop_loss" in entry]
-    assert with_pairs
+    assert len(with_pairs) > 5
     for entry in with_pairs:
-        assert 0 < entry["sop_loss"] < 10
+        assert 0 < entry["sop_loss"] < 4
         assert 0 <= entry["sop_accuracy"] <= 1
 
 
@@ -122,6 +122,12 @@ def test_objectives_can_be_disabled_or_weighted(
         if missing is None:
             # The sum weighs sentence order by the masked tokens of pairs, but the log is the mean over pairs.
             assert 0 < entry["loss"] - 2 * entry["mlm_loss"] < 0.5 * entry["sop_loss"]
+    if missing is None:
+        run_here(corpus, tmp_path / "equal", max_steps=1, max_tokens=2048)
+        weighted, equal = losses(tmp_path)[0], losses(tmp_path / "equal")[0]
+        # Before the first step, the weights of both models are the same.
+        expected = 2 * equal["mlm_loss"] + 0.5 * (equal["loss"] - equal["mlm_loss"])
+        assert weighted["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_stream_trains_for_max_steps(corpus: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
     shares = [1 - len(held_out) / examples for held_out in setup.folds] if are_trained else []
     evaluates = args.eval_strategy != "no"
     epoch = (1 + sum(shares)) * steps * step + evaluates * evaluation
-    # Those of the baseline and of the result, and one at the end, also after a part of an epoch.
+    # The baseline and the result are evaluated, too, and so is the end of a training that stops within an epoch.
     evaluations = (2 + evaluates) * evaluation
     left = (_USED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - evaluations
     epochs = round(left / epoch, 2)

@@ -82,7 +82,9 @@ class PretrainingCollator:
         for pack in packs:
             rng = np.random.default_rng(pack["seed"])
             drawn = rng.random(len(pack["windows"]))
-            labelled = [self._order(window, float(value)) for window, value in zip(pack["windows"], drawn, strict=True)]
+            cuts = np.array([window["cut"] for window in pack["windows"]])
+            is_cut = (cuts > 0) & (drawn < self.ordered)
+            labelled = np.where(is_cut, drawn < self.ordered / 2, IGNORED).tolist()
             joined = [self._join(window, order) for window, order in zip(pack["windows"], labelled, strict=True)]
             for row, second in joined:
                 rows.append(row)
@@ -109,10 +111,6 @@ class PretrainingCollator:
                 "sop_weight": float(self.objectives.sop_weight),
             }
         return batch
-
-    def _order(self, window: Any, drawn: float) -> int:
-        """Return the label of a window by a number that is uniform from 0 to 1: 1 if its segments are swapped."""
-        return int(drawn < self.ordered / 2) if window["cut"] and drawn < self.ordered else IGNORED
 
     def _join(self, window: Any, order: int) -> tuple[np.ndarray, int]:
         """Return the tokens of a row with special tokens, and where the second segment starts."""
