@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ def rounds_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "has_onednn", lambda dtype: True)
     monkeypatch.setattr(shapes, "needs_onednn", lambda dtype: True)
     monkeypatch.setattr(shapes, "_MIN_ROWS", 8)
+    monkeypatch.setattr(shapes, "_MIN_ROWS_IN_HALF", 8)
     monkeypatch.setattr(shapes, "_round_up", lambda rows: -(-rows // 8) * 8)
     monkeypatch.setattr("sequence_encoder.modeling.cpu.linear.has_onednn", lambda dtype: False)
 
@@ -53,12 +55,16 @@ class Products(TorchDispatchMode):
 
 
 def train_on_random_texts(model: Any, generator: random.Random, batches: int) -> set[Any]:
-    """Return the shapes of all products in training steps with random texts."""
+    """Return the shapes of all products in training steps with random texts, of which random tokens may be masked."""
     with Products() as products:
         for _ in range(batches):
             lengths = torch.tensor([generator.randint(30, 60) for _ in range(generator.randint(7, 9))])
             mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
             labels = torch.zeros(len(lengths), dtype=torch.long)
+            if isinstance(model, SequenceEncoderForMaskedLM):
+                share = 0.3 + 0.4 * generator.random()
+                masked = torch.tensor([[generator.random() < share for _ in row] for row in mask])
+                labels = torch.where(masked & mask.bool(), 7, -100)
             with torch.autocast("cpu", torch.bfloat16):
                 model(torch.full_like(mask, 7), attention_mask=mask, labels=labels).loss.backward()
     return products.shapes
@@ -76,14 +82,57 @@ def test_products_of_random_texts_have_few_shapes(tiny_config: Build, preset: st
     assert len(new) < 4
 
 
+@HAS_ONEDNN
+@pytest.mark.parametrize("returns_logits", [True, False])
+def test_products_of_random_masked_tokens_have_few_shapes(tiny_config: Build, returns_logits: bool) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("bert", num_hidden_layers=1)).train()
+    model.returns_training_logits = returns_logits
+    generator = random.Random(0)
+    seen = train_on_random_texts(model, generator, 40)
+    new = train_on_random_texts(model, generator, 8) - seen
+    assert len(new) < 8
+
+
+@pytest.mark.parametrize("preset", ["bert", "modernbert"])
+@pytest.mark.parametrize("returns_logits", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_predicted_tokens_that_are_not_labelled_change_no_result(
+    rounds_everything: None,
+    tiny_config: Build,
+    randomize: Build,
+    ragged: Build,
+    preset: str,
+    returns_logits: bool,
+    weighted: bool,
+) -> None:
+    model = randomize(SequenceEncoderForMaskedLM(tiny_config(preset))).double().train()
+    model.returns_training_logits = returns_logits
+    ids, mask = ragged([9, 8, 8, 5, 4, 2, 1, 1, 1])
+    chosen = mask.bool() & (mask.flatten().cumsum(0).view_as(mask) % 3 == 0)
+    labels, count = torch.where(chosen, ids, -100), 13
+    assert int(chosen.sum()) == count  # It is rounded up.
+    weights = torch.rand(ids.shape, dtype=torch.float64) + 0.1
+    outputs = model(ids, mask, labels=labels, label_weights=weights if weighted else None)
+    logits = model(ids, mask).logits[chosen]
+    factors = weights[chosen] if weighted else torch.ones(count)
+    loss = (torch.nn.functional.cross_entropy(logits, labels[chosen], reduction="none") * factors).sum() / count
+    torch.testing.assert_close(outputs.loss, loss, rtol=1e-6, atol=1e-8)
+    if returns_logits:
+        torch.testing.assert_close(outputs.logits, logits, rtol=1e-7, atol=1e-9)
+    weights_of_model = list(model.parameters())
+    for one, other in zip(*(torch.autograd.grad(x, weights_of_model) for x in (outputs.loss, loss)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
 def test_numbers_of_rows_are_rounded_up_to_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "_HAS_BFLOAT16", True)
     for dtype in (torch.float32, torch.bfloat16):
-        rounded = {n: round_up_tokens(n, dtype, CPU) for n in range(256, 4097)}
+        least = 64 if dtype == torch.bfloat16 else 256
+        rounded = {n: round_up_tokens(n, dtype, CPU) for n in range(least, 4097)}
         assert all(n <= found <= n * 17 / 16 and suits_onednn(found, dtype) for n, found in rounded.items())
-        assert len(set(rounded.values())) == 65
-        # For small products, torch's own code is as fast in float32, and few kernels serve them in bfloat16.
-        assert round_up_tokens(255, dtype, CPU) == 255
+        assert len(set(rounded.values())) == 1 + 16 * int(math.log2(4096 // least))
+        # For small products, torch's own code is as fast in float32, and kernels for all numbers are few in bfloat16.
+        assert round_up_tokens(least - 1, dtype, CPU) == least - 1
         assert round_up_tokens(257, dtype, torch.device("cuda")) == 257
     assert round_up_tokens(257, torch.float64, CPU) == 257
     with torch.autocast("cpu", torch.bfloat16):

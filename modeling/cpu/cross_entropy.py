@@ -78,7 +78,7 @@ def chunked_linear_cross_entropy(
     Args:
         linear: The layer, with V outputs.
         x: (n, D) the input of the layer.
-        labels: (n,), all of which count.
+        labels: (n,). Those that are -100 do not count.
         weights: (n,) factors of the terms of the sum, in at least float32.
     """
     tensors = (x, linear.weight, linear.bias)

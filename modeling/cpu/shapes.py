@@ -6,10 +6,10 @@ of an encoder. With texts of random lengths, nearly every batch has new shapes.
 
 import torch
 
-# With fewer rows, torch's own float32 product is as fast, and compiles nothing. In bfloat16, kernels for all numbers of
-# rows up to this one are soon compiled.
+# With fewer rows, torch's own float32 product is as fast, and compiles nothing.
 _MIN_ROWS = 256
-# With fewer rows in bfloat16, what fusing saves is less than the time to find out that it is possible.
+# With fewer rows in bfloat16, what fusing saves is less than the time to find out that it is possible, and kernels for
+# all numbers of rows are soon compiled.
 _MIN_ROWS_IN_HALF = 64
 # Padding a group with more attention weights than this takes longer than compiling its kernels, unless its texts are
 # short: the softmax of a short row that does not fill the registers takes up to twice as long as that of a padded one.
@@ -53,8 +53,12 @@ def dtype_of_products(*tensors: torch.Tensor | None) -> torch.dtype | None:
 
 
 def round_up_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many tokens to compute if `tokens` are needed: up to a sixteenth more on a CPU, from 256 tokens on."""
-    rounds = device.type == "cpu" and tokens >= _MIN_ROWS and has_onednn(compute_dtype(dtype, device))
+    """Return how many tokens to compute if `tokens` are needed: up to a sixteenth more on a CPU.
+
+    Fewer than 256 tokens, or 64 in bfloat16, remain as many.
+    """
+    dtype = compute_dtype(dtype, device)
+    rounds = device.type == "cpu" and has_onednn(dtype) and not has_few_rows(tokens, dtype)
     return _round_up(tokens) if rounds else tokens
 
 
