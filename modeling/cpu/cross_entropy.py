@@ -77,10 +77,12 @@ def chunked_linear_cross_entropy(
 
     Args:
         linear: The layer, with V outputs.
-        x: (n, D) the input of the layer.
-        labels: (n,). Those that are -100 do not count.
+        x: (m, D) the input of the layer, of which the first n rows have labels.
+        labels: (n,), all of which count.
         weights: (n,) factors of the terms of the sum, in at least float32.
     """
+    extra = (0, len(x) - len(labels))
+    labels, weights = F.pad(labels, extra, value=IGNORED), F.pad(weights, extra)
     tensors = (x, linear.weight, linear.bias)
     dtype = dtype_of_products(*tensors)
     return _LinearCrossEntropy.apply(*(None if each is None else each.to(dtype) for each in tensors), labels, weights)

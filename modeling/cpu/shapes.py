@@ -13,7 +13,7 @@ _MIN_ROWS = 256
 _MIN_ROWS_IN_HALF = 64
 # Padding a group with more attention weights than this takes longer than compiling its kernels, unless its texts are
 # short: the softmax of a short row that does not fill the registers takes up to twice as long as that of a padded one.
-_MAX_PADDED_WEIGHTS, _SHORT = 1 << 20, 128
+_MAX_PADDED_WEIGHTS, _SHORT = 1 << 20, 256
 _LENGTH_STEP = 16
 _HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _HAS_FLOAT32 = torch.backends.mkldnn.is_available()

@@ -126,18 +126,18 @@ def masked_lm_loss_of_states(
 
     Args:
         decoder: The projection to the vocabulary.
-        hidden_states: (n, D) of the labelled tokens alone, or (B, S, D).
-        labels: (n,), or (B, S). Those that are -100 do not count.
+        hidden_states: (m, D), of which the first n are those of the labelled tokens, or (B, S, D).
+        labels: (n,), none of which is -100, or (B, S).
         num_items_in_batch: See `cross_entropy`.
         label_weights: Factors of the terms of the sum, of the shape of the labels.
         **kwargs: Not used.
     """
     if INSTALLED and can_chunk_linear(decoder, hidden_states, labels):
         weights = None if label_weights is None else _at_least_float32(label_weights)
-        count = (labels != IGNORED).sum()
-        factors = _factors(labels, weights, hidden_states.dtype, count, num_items_in_batch)
+        factors = _factors(labels, weights, hidden_states.dtype, len(labels), num_items_in_batch)
         return chunked_linear_cross_entropy(decoder, hidden_states, labels, factors)
-    return cross_entropy(decoder(hidden_states), labels, num_items_in_batch, weights=label_weights)
+    logits = decoder(hidden_states)[: len(labels)]
+    return cross_entropy(logits, labels, num_items_in_batch, weights=label_weights)
 
 
 def label_loss(

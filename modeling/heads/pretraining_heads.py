@@ -112,25 +112,21 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         labels = labels.to(hidden_states.device, torch.long)
         if label_weights is not None and kwargs.get("num_items_in_batch") is None:
             kwargs = {**kwargs, "num_items_in_batch": (labels != IGNORED).sum()}
-        unlabelled = 0
         if isinstance(needed, torch.Tensor):
             # Indices from the host, because a mask on an accelerator makes the host wait for the number of tokens.
             places = moved(needed.flatten().nonzero().squeeze(1), hidden_states.device)
-            if self.loss_function is masked_lm_loss:
-                # The number of masked tokens varies, and each one needs kernels of its own on a CPU.
-                unlabelled = round_up_tokens(len(places), hidden_states.dtype, places.device) - len(places)
-            places = torch.cat([places, places[:1].expand(unlabelled)])
-            hidden_states, labels = hidden_states.flatten(0, 1)[places], labels.flatten()[places]
-            labels[len(places) - unlabelled :] = IGNORED
+            labels = labels.flatten()[places]
             label_weights = None if label_weights is None else moved(label_weights, places.device).flatten()[places]
+            # On a CPU, each number of rows needs kernels of its own, and the number of labels varies.
+            extra = round_up_tokens(len(places), hidden_states.dtype, places.device) - len(places)
+            hidden_states = hidden_states.flatten(0, 1)[torch.cat([places, places[:1].expand(extra)])]
         if label_weights is not None:
             kwargs = {**kwargs, "label_weights": label_weights}
         hidden_states = self.head(hidden_states)
         if self.training and not self.returns_training_logits and self.loss_function is masked_lm_loss:
             return None, masked_lm_loss_of_states(self.decoder, hidden_states, labels, **kwargs)
-        logits = self.decoder(hidden_states)
-        loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
-        return logits[: len(logits) - unlabelled], loss
+        logits = self.decoder(hidden_states)[: len(labels)]
+        return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
 class MaskedLMOptions(ForwardOptions, total=False):
