@@ -155,3 +155,10 @@ def test_a_step_with_overflowing_gradients_is_skipped(
 def test_out_of_range_options_are_rejected(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MuonWithAdamW(model, **options)
+
+
+def test_a_state_of_another_optimizer_is_refused(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    other = torch.optim.AdamW(model.parameters(), lr=RATE)
+    step(model, other, batch)
+    with pytest.raises(ValueError, match=r"from a training without Muon.* Resume it as it was started, or with AdamW"):
+        MuonWithAdamW(model, RATE).load_state_dict(other.state_dict())

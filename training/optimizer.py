@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -33,6 +33,26 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 class PartlyAdamW(torch.optim.AdamW):
     """Base class of optimizers with AdamW, except for the groups of weights with `adamw=False`."""
+
+    # What a training has with this optimizer, and how to continue one that does not have it.
+    _has: ClassVar[str]
+    _otherwise: ClassVar[str]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that an optimizer of this kind has written.
+
+        Raises:
+            ValueError: If another optimizer has written it.
+        """
+        own, given = (
+            [group.get("adamw", True) for group in groups] for groups in (self.param_groups, state_dict["param_groups"])
+        )
+        if own != given:
+            raise ValueError(
+                f"The checkpoint is from a training without {self._has}, and this one has it. Resume it as it was "
+                f"started, or {self._otherwise}."
+            )
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -77,6 +97,8 @@ class MuonWithAdamW(PartlyAdamW):
     Raises:
         ValueError: If a number is out of range.
     """
+
+    _has, _otherwise = "Muon", "with AdamW"
 
     def __init__(
         self,

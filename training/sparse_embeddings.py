@@ -40,6 +40,7 @@ class SparseAdamW(PartlyAdamW):
         tables: The tables whose weights are among its parameters.
     """
 
+    _has, _otherwise = "sparse gradients of embeddings", "with optim='adamw_torch'"
     # A copied optimizer has no tables: `torch.optim.Optimizer` copies only its state and groups.
     tables: Sequence[nn.Embedding] = ()
 
@@ -52,22 +53,6 @@ class SparseAdamW(PartlyAdamW):
             groups.append({**group, "params": sparse, "weight_decay": 0.0, "adamw": False})
         super().__init__([group for group in groups if group["params"]], lr=adamw.defaults["lr"])
         self.tables = tables
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that this optimizer has written.
-
-        Raises:
-            ValueError: If another optimizer has written it.
-        """
-        own, given = (
-            [group.get("adamw", True) for group in groups] for groups in (self.param_groups, state_dict["param_groups"])
-        )
-        if own != given:
-            raise ValueError(
-                "The checkpoint is from a training without sparse gradients of embeddings, and this one has them. "
-                "Resume it as it was started, or with optim='adamw_torch'."
-            )
-        super().load_state_dict(state_dict)
 
     def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         assert weight.grad is not None

@@ -19,7 +19,15 @@ from ...data.text_files import TextFormat
 from ...tasks.columns import check_columns, label_of, label_text
 from ...tasks.example_arguments import ExampleFiles
 from .arguments import DistillationTexts
-from .objectives import LabelObjective, Objective, ScoreObjective, SimilarityObjective, VectorObjective, VectorOutputs
+from .objectives import (
+    LabelObjective,
+    Objective,
+    ScoreObjective,
+    SimilarityObjective,
+    VectorObjective,
+    VectorOutputs,
+    correlation,
+)
 from .teacher_outputs import outputs_of
 
 _FOLDS = 5
@@ -112,7 +120,7 @@ def _accuracy(logits: np.ndarray, labels: list[Any]) -> float:
 
 
 def _correlation(scores: np.ndarray, labels: list[Any]) -> float:
-    return float(np.corrcoef(scores[:, 0], labels)[0, 1])
+    return correlation(scores[:, 0], np.array(labels))
 
 
 # The metric of each objective, how it is computed, and how labels are read.

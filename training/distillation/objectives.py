@@ -154,7 +154,7 @@ class SimilarityObjective(VectorOutputs):
 def correlation_of_cosines(found: np.ndarray, wanted: np.ndarray) -> float:
     """Return the correlation between the cosines of all pairs of texts, for two kinds of vectors (N, D), (N, d)."""
     pairs = np.triu_indices(len(wanted), 1)
-    return _correlation(*(_cosines(torch.tensor(each)).numpy()[pairs] for each in (found, wanted)))
+    return correlation(*(_cosines(torch.tensor(each)).numpy()[pairs] for each in (found, wanted)))
 
 
 def _cosines(vectors: torch.Tensor) -> torch.Tensor:
@@ -165,7 +165,7 @@ def _cosines(vectors: torch.Tensor) -> torch.Tensor:
         return unit @ unit.T
 
 
-def _correlation(found: np.ndarray, wanted: np.ndarray) -> float:
+def correlation(found: np.ndarray, wanted: np.ndarray) -> float:
     """Return the correlation of numbers (N,), or 0 if some are all equal or there are fewer than two."""
     if len(found) < 2 or not found.std() or not wanted.std():
         return 0.0
@@ -235,7 +235,7 @@ class ScoreObjective(LabelObjective):
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return the correlation of the scores. See `Objective`."""
-        return _correlation(outputs.ravel(), targets.ravel())
+        return correlation(outputs.ravel(), targets.ravel())
 
 
 def matryoshka_sizes(channels: int) -> list[int]:
