@@ -125,7 +125,9 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         hidden_states = self.head(hidden_states)
         if self.training and not self.returns_training_logits and self.loss_function is masked_lm_loss:
             return None, masked_lm_loss_of_states(self.decoder, hidden_states, labels, **kwargs)
-        logits = self.decoder(hidden_states)[: len(labels)]
+        logits = self.decoder(hidden_states)
+        if isinstance(needed, torch.Tensor):
+            logits = logits[: len(labels)]
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
