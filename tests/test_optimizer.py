@@ -160,5 +160,19 @@ def test_out_of_range_options_are_rejected(model: PreTrainedModel, options: dict
 def test_a_state_of_another_optimizer_is_refused(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     other = torch.optim.AdamW(model.parameters(), lr=RATE)
     step(model, other, batch)
-    with pytest.raises(ValueError, match=r"from a training without Muon.* Resume it as it was started, or with AdamW"):
+    with pytest.raises(ValueError, match=r"from a training without Muon.* Resume it as it was started"):
         MuonWithAdamW(model, RATE).load_state_dict(other.state_dict())
+
+
+def test_a_state_of_an_earlier_version_is_loaded(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    """It said which weights are for Muon, instead of which are for AdamW."""
+    optimizer, again = MuonWithAdamW(model, RATE), MuonWithAdamW(model, RATE)
+    step(model, optimizer, batch)
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["muon"] = not group.pop("adamw")
+    again.load_state_dict(state)
+    for weight, found in optimizer.state.items():
+        for name, value in found.items():
+            torch.testing.assert_close(again.state[weight][name], value)
+    step(model, again, batch)

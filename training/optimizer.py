@@ -34,9 +34,9 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 class PartlyAdamW(torch.optim.AdamW):
     """Base class of optimizers with AdamW, except for the groups of weights with `adamw=False`."""
 
-    # What a training has with this optimizer, and how to continue one that does not have it.
-    _has: ClassVar[str]
-    _otherwise: ClassVar[str]
+    # Parts of an error message: what this optimizer adds to AdamW, and how to resume a training without it.
+    _adds: ClassVar[str]
+    _without: ClassVar[str]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state that an optimizer of this kind has written.
@@ -45,12 +45,14 @@ class PartlyAdamW(torch.optim.AdamW):
             ValueError: If another optimizer has written it.
         """
         own, given = (
-            [group.get("adamw", True) for group in groups] for groups in (self.param_groups, state_dict["param_groups"])
+            # Earlier versions wrote "muon".
+            [group.get("adamw", not group.get("muon", False)) for group in groups]
+            for groups in (self.param_groups, state_dict["param_groups"])
         )
         if own != given:
             raise ValueError(
-                f"The checkpoint is from a training without {self._has}, and this one has it. Resume it as it was "
-                f"started, or {self._otherwise}."
+                f"The checkpoint is from a training without {self._adds}, or of other weights. Resume it as it was "
+                f"started; without {self._adds}, {self._without}."
             )
         super().load_state_dict(state_dict)
 
@@ -98,7 +100,7 @@ class MuonWithAdamW(PartlyAdamW):
         ValueError: If a number is out of range.
     """
 
-    _has, _otherwise = "Muon", "with AdamW"
+    _adds, _without = "Muon", "use AdamW"
 
     def __init__(
         self,

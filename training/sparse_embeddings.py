@@ -40,7 +40,7 @@ class SparseAdamW(PartlyAdamW):
         tables: The tables whose weights are among its parameters.
     """
 
-    _has, _otherwise = "sparse gradients of embeddings", "with optim='adamw_torch'"
+    _adds, _without = "sparse gradients of embeddings", "set optim='adamw_torch'"
     # A copied optimizer has no tables: `torch.optim.Optimizer` copies only its state and groups.
     tables: Sequence[nn.Embedding] = ()
 

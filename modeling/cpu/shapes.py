@@ -55,7 +55,7 @@ def dtype_of_products(*tensors: torch.Tensor | None) -> torch.dtype | None:
 def round_up_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Return how many tokens to compute if `tokens` are needed: up to a sixteenth more on a CPU.
 
-    Fewer than 256 tokens, or 64 in bfloat16, remain as many.
+    Fewer than 256 tokens (64 in bfloat16) are not rounded.
     """
     dtype = compute_dtype(dtype, device)
     rounds = device.type == "cpu" and has_onednn(dtype) and not has_few_rows(tokens, dtype)

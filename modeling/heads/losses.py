@@ -126,7 +126,7 @@ def masked_lm_loss_of_states(
 
     Args:
         decoder: The projection to the vocabulary.
-        hidden_states: (m, D), of which the first n are those of the labelled tokens, or (B, S, D).
+        hidden_states: (m, D), whose first n rows are the labelled tokens, or (B, S, D).
         labels: (n,), none of which is -100, or (B, S).
         num_items_in_batch: See `cross_entropy`.
         label_weights: Factors of the terms of the sum, of the shape of the labels.
@@ -136,7 +136,9 @@ def masked_lm_loss_of_states(
         weights = None if label_weights is None else _at_least_float32(label_weights)
         factors = _factors(labels, weights, hidden_states.dtype, len(labels), num_items_in_batch)
         return chunked_linear_cross_entropy(decoder, hidden_states, labels, factors)
-    logits = decoder(hidden_states)[: len(labels)]
+    logits = decoder(hidden_states)
+    if labels.dim() == 1:
+        logits = logits[: len(labels)]
     return cross_entropy(logits, labels, num_items_in_batch, weights=label_weights)
 
 
