@@ -1,8 +1,8 @@
 """Compare masked language modelling with transformers' BERT and its ModernBERT with sparse prediction.
 
 The models have 4 layers x 256 and a vocabulary of 16,000. A step predicts 15 % of the tokens of a full batch of
-32 x 128: forward, backward, AdamW. A separate process for each model measures its peak memory, over more batches: on a
-CPU, oneDNN compiles kernels for each number of masked tokens, and keeps them.
+32 x 128: forward, backward, AdamW. A separate process for each model measures its peak memory, over more batches,
+because oneDNN compiles and caches kernels for every number of masked tokens on a CPU.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_products_of_random_masked_tokens_have_few_shapes(tiny_config: Build, re
 @pytest.mark.parametrize("preset", ["bert", "modernbert"])
 @pytest.mark.parametrize("returns_logits", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_predicted_tokens_that_are_not_labelled_change_no_result(
+def test_copies_of_a_predicted_token_change_no_result(
     rounds_everything: None,
     tiny_config: Build,
     randomize: Build,
@@ -119,8 +119,8 @@ def test_predicted_tokens_that_are_not_labelled_change_no_result(
     torch.testing.assert_close(outputs.loss, loss, rtol=1e-6, atol=1e-8)
     if returns_logits:
         torch.testing.assert_close(outputs.logits, logits, rtol=1e-7, atol=1e-9)
-    weights_of_model = list(model.parameters())
-    for one, other in zip(*(torch.autograd.grad(x, weights_of_model) for x in (outputs.loss, loss)), strict=True):
+    parameters = list(model.parameters())
+    for one, other in zip(*(torch.autograd.grad(x, parameters) for x in (outputs.loss, loss)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 

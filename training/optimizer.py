@@ -51,8 +51,8 @@ class PartlyAdamW(torch.optim.AdamW):
         )
         if own != given:
             raise ValueError(
-                f"The checkpoint is from a training without {self._adds}, or of other weights. Resume it as it was "
-                f"started; without {self._adds}, {self._without}."
+                f"The checkpoint is from a training without {self._adds} or with other trainable weights. Resume it as "
+                f"it was started; if it had no {self._adds}, {self._without}."
             )
         super().load_state_dict(state_dict)
 

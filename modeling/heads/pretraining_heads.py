@@ -117,10 +117,11 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
             places = moved(needed.flatten().nonzero().squeeze(1), hidden_states.device)
             labels = labels.flatten()[places]
             label_weights = None if label_weights is None else moved(label_weights, places.device).flatten()[places]
-            # On a CPU, each number of rows needs kernels of its own, and the number of labels varies. Copies of the
-            # first labelled token fill up the rows.
-            extra = round_up_tokens(len(places), hidden_states.dtype, places.device) - len(places)
-            hidden_states = hidden_states.flatten(0, 1)[torch.cat([places, places[:1].expand(extra)])]
+            # oneDNN compiles and caches kernels for every number of rows. Copies of the first labelled token round the
+            # number up, so that it takes few values.
+            if extra := round_up_tokens(len(places), hidden_states.dtype, places.device) - len(places):
+                places = torch.cat([places, places[:1].expand(extra)])
+            hidden_states = hidden_states.flatten(0, 1)[places]
         if label_weights is not None:
             kwargs = {**kwargs, "label_weights": label_weights}
         hidden_states = self.head(hidden_states)
