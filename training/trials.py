@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -21,6 +22,10 @@ from .checkpoints import train_with_cleanup
 
 # The first step is not timed, because it allocates memory. The median leaves out a step that other work has delayed.
 _STEPS = 6
+# Fewer steps teach nothing.
+LEAST_STEPS = 10
+# The share of `--seconds` that is planned. The rest is for what is not measured, such as saving.
+PLANNED = 0.95
 
 
 class _StepTimes(TrainerCallback):
@@ -54,6 +59,17 @@ def seconds_of_step(trainer: Trainer) -> float:
     trainer.add_callback(times)
     train_with_cleanup(trainer, None)
     return median(end - start for start, end in pairwise(times.ends))
+
+
+def affordable_steps(step: float, seconds: float, spent: float) -> int:
+    """Return the number of steps that fit into some seconds, or `LEAST_STEPS` if that is more.
+
+    Args:
+        step: The seconds of a step.
+        seconds: The seconds that the user allows.
+        spent: Those that are over, or that evaluations will take.
+    """
+    return max(LEAST_STEPS, math.floor((PLANNED * seconds - spent) / step))
 
 
 def planned_once(file: Path, should_save: bool, plan: Callable[[], Any]) -> Any:

@@ -6,16 +6,12 @@ import math
 import time
 from typing import Any, cast
 
-from ..trials import planned_once, seconds_of_step, trial_arguments
+from ..trials import LEAST_STEPS, PLANNED, planned_once, seconds_of_step, trial_arguments
 from .cross_validation import LEAST_TO_CHOOSE
 from .plan import plan_for
 from .report import Results
 from .run import Adaptation
 
-# Fewer steps teach nothing.
-_LEAST_STEPS = 10
-# The rest is for what is not measured, such as saving.
-_USED = 0.9
 _FILE = "budget.json"
 
 
@@ -47,18 +43,18 @@ def _shortened(run: Adaptation, setup: Any, started: float) -> dict[str, Any]:
     epoch = (1 + sum(shares)) * steps * step + evaluates * evaluation
     # The baseline and the result are evaluated, too, and so is the end of a training that stops within an epoch.
     evaluations = (2 + evaluates) * evaluation
-    left = (_USED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - evaluations
+    left = (PLANNED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - evaluations
     epochs = round(left / epoch, 2)
     if epochs >= args.num_train_epochs:
         return {"found": {}, "linear": False, "said": ""}
-    if epochs * steps >= _LEAST_STEPS:
+    if epochs * steps >= LEAST_STEPS:
         said = f"There is time for {epochs:g} epochs within {args.seconds:g} seconds."
     elif run.model.tuning == "auto" and setup.can_start_linear and setup.linear is not None:
         said = f"{args.seconds:g} seconds are too few to train all weights, so only the linear head is kept."
         return {"found": {}, "linear": True, "said": said}
     else:
-        epochs = min(args.num_train_epochs, math.ceil(100 * _LEAST_STEPS / steps) / 100)
-        said = f"The training has at least {_LEAST_STEPS} steps, which take more than {args.seconds:g} seconds."
+        epochs = min(args.num_train_epochs, math.ceil(100 * LEAST_STEPS / steps) / 100)
+        said = f"The training has at least {LEAST_STEPS} steps, which take more than {args.seconds:g} seconds."
     planned = plan_for(examples, args.world_size, epochs * steps, makes_pairs=bool(setup.made_pairs))
     shorter = {name: planned[name] for name in ("warmup_steps", "save_strategy") if name in args.planned}
     return {"found": {"num_train_epochs": epochs, **shorter}, "linear": False, "said": said}

@@ -36,7 +36,7 @@ from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_wit
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..sparse_embeddings import with_sparse_embeddings
-from ..trials import seconds_of_step, trial_arguments
+from ..trials import affordable_steps, seconds_of_step, trial_arguments
 from .arguments import DISTILL
 from .initial_student import initial_student
 from .labelled import LabelledTexts, read_labelled
@@ -53,10 +53,8 @@ from .texts import LONGEST_JOINED, Collator, SampledRows, affordable_share, read
 _PLAN, RESULTS = "plan.json", "distillation.json"
 # Number of texts in a shard of what the teacher computes.
 _SHARD_ROWS = 2048
-# The share of `--seconds` that the teacher may take, also for a static student, which learns much faster; and the share
-# that is planned in all: the rest is for what is not measured, such as saving.
-_OF_TEACHER, _OF_TEACHER_OF_STATIC, _PLANNED = 1 / 3, 2 / 3, 0.9
-_LEAST_STEPS = 10
+# The share of `--seconds` that the teacher may take, also for a static student, which learns much faster.
+_OF_TEACHER, _OF_TEACHER_OF_STATIC = 1 / 3, 2 / 3
 
 
 def run_command(arguments: list[str]) -> None:
@@ -280,8 +278,7 @@ def _affordable_steps(run: Distillation, trainer: Any, batches: int, started: fl
     evaluation = time.perf_counter() - before
     share = args.eval_steps or 0.2
     evaluations = 2 + (1 / share if share < 1 else most / share)
-    left = _PLANNED * args.seconds - (time.perf_counter() - started) - evaluations * evaluation
-    steps = max(_LEAST_STEPS, math.floor(left / step))
+    steps = affordable_steps(step, args.seconds, time.perf_counter() - started + evaluations * evaluation)
     if steps < most:
         print(f"There is time for {steps / batches:.2g} epochs within {args.seconds:g} seconds.")
     return min(steps, most)

@@ -11,15 +11,11 @@ from typing import Any, cast
 from transformers import Trainer, set_seed
 
 from ...data.packs import PackedWindows
-from ..trials import planned_once, seconds_of_step, trial_arguments
+from ..trials import affordable_steps, planned_once, seconds_of_step, trial_arguments
 from .run import Pretraining
 from .trainer import packs_per_step
 
 BUDGET, TRIAL = "budget.json", "trial"
-# Fewer steps teach nothing.
-_LEAST_STEPS = 10
-# The rest is for what is not measured, such as saving.
-_USED = 0.95
 
 
 def keep_to_seconds(
@@ -58,8 +54,8 @@ def _affordable_steps(
         evaluation = time.perf_counter() - before
         # The last one is after the training.
         evaluations = 1 + _evaluations(args, most)
-    left = _USED * cast(float, args.seconds) - (time.perf_counter() - started) - evaluations * evaluation
-    steps = max(_LEAST_STEPS, math.floor(left / step))
+    spent = time.perf_counter() - started + evaluations * evaluation
+    steps = affordable_steps(step, cast(float, args.seconds), spent)
     if steps < most and args.process_index == 0:
         print(f"There is time for {steps:,} of {most:,} steps within {args.seconds:g} seconds.")
     return min(steps, most)
