@@ -46,7 +46,7 @@ def test_enough_time_leads_to_the_same_model_as_no_limit(encoder: Path, tmp_path
 def test_without_time_to_train_the_linear_head_is_kept(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(budget, "_USED", 0)
+    monkeypatch.setattr(budget, "PLANNED", 0)
     options = write_examples(tmp_path, "classification", {"train": 64})
     results = run("classification", encoder, tmp_path / "out", **options, seconds=5)
     assert results.tuning == "linear"
