@@ -37,7 +37,7 @@ def write(file: Path, rows: Iterable[dict[str, Any]]) -> str:
     return str(file)
 
 
-def unlabelled(data: LabelledTexts) -> list[str]:
+def texts_for_student(data: LabelledTexts) -> list[str]:
     """Return the texts that a student with two layers learns from, without those of the test."""
     texts = [row["text"] for row in data.train]
     if data.name == "glosses":
@@ -61,7 +61,7 @@ def measure(name: str, static: Path, folder: Path, seconds: float, tuning: str) 
     half = len(data.train) // 2
     train = write(folder / "train.jsonl", data.train[:half])
     held_out = write(folder / "held-out.jsonl", data.train[half : half + 1000])
-    texts = write(folder / "texts.jsonl", ({"text": text} for text in unlabelled(data)))
+    texts = write(folder / "texts.jsonl", ({"text": text} for text in texts_for_student(data)))
     teacher, student, head = (folder / each for each in ("teacher", "student", "head"))
     adapt = ["adapt", "--task", "classification", "--train_file", train, "--max_length", "128"]
     run([*adapt, "--model", str(MINILM), "--tuning", tuning, "--output_dir", str(teacher)])

@@ -160,7 +160,9 @@ def test_out_of_range_options_are_rejected(model: PreTrainedModel, options: dict
 def test_a_state_of_another_optimizer_is_refused(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     other = torch.optim.AdamW(model.parameters(), lr=RATE)
     step(model, other, batch)
-    with pytest.raises(ValueError, match=r"from a training without Muon.* Resume it as it was started"):
+    with pytest.raises(
+        ValueError, match=r"from a training without Muon.* Resume it as it was started; if it had no Muon, use AdamW"
+    ):
         MuonWithAdamW(model, RATE).load_state_dict(other.state_dict())
 
 
