@@ -233,6 +233,22 @@ def test_the_weights_of_all_seeds_can_be_averaged(encoder: Path, tmp_path: Path)
     assert "the average of the weights of 2 training runs" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("task", ["embedding", "ranking"])
+def test_the_weights_of_sentence_transformers_can_be_averaged(task: str, encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, task, {"train": 32, "validation": 12})
+    options = {**FAST, "num_train_epochs": 1, "learning_rate": 1e-3, "keep_best": False}
+    run(task, encoder, tmp_path / "out", seeds=2, average_seeds=True, **files, **options)
+    run(task, encoder, tmp_path / "first", **files, **options)
+    average, first = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "first"))
+    assert any(not torch.equal(average[name], first[name]) for name in first)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["kept_seed"] is None
+    # With this learning rate, runs end where they start, so all have started from the same weights, of a new head, too.
+    run(task, encoder, tmp_path / "still", seeds=2, average_seeds=True, **files, **{**options, "learning_rate": 1e-9})
+    run(task, encoder, tmp_path / "start", **files, **{**options, "learning_rate": 1e-9})
+    still, start = (load_file(tmp_path / name / "model.safetensors") for name in ("still", "start"))
+    assert all(torch.allclose(still[name], start[name], atol=1e-6) for name in start)
+
+
 def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> None:
     models = [SequenceEncoderForSequenceClassification(tiny_config(num_labels=2)) for _ in range(3)]
     for place, model in enumerate(models):

@@ -85,7 +85,6 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "calibration_file": ("task", CALIBRATED_TASKS),
     "label_descriptions": ("task", ("extraction",)),
     "held_out_labels": ("task", ("extraction",)),
-    "average_seeds": ("task", (*HEAD_TASKS, *EXTRACTION_TASKS, *WRITING_TASKS)),
     "masked_tuning": ("task", ("classification", "multi-label", "regression")),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),

@@ -82,7 +82,8 @@ class SimilaritySetup:
         Raises:
             UsageError: If `Trainer` refuses the arguments.
         """
-        set_seed(args.seed)
+        # The average of weights is only a good model if all training runs start from the same ones.
+        set_seed(self.run.args.seed if self.run.args.average_seeds else args.seed)
         with new_head():
             model = self.task.model(self.checkpoint, self.run.model.pooling, self.max_length)
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}

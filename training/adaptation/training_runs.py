@@ -7,11 +7,13 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ...command_line.console import show_table
 from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
@@ -140,9 +142,12 @@ def result_of(
 @torch.no_grad()
 def load_average(model: Any, folders: Sequence[Path]) -> None:
     """Set the weights of a model to the means of those of saved models (model soups, Wortsman et al., 2022)."""
+    load: Any = type(model)
+    # A model of sentence-transformers is loaded by its class.
+    load = partial(load.from_pretrained, dtype=torch.float32) if isinstance(model, PreTrainedModel) else load
     totals: dict[str, torch.Tensor] = {}
     for folder in folders:
-        for name, weight in type(model).from_pretrained(folder, dtype=torch.float32).state_dict().items():
+        for name, weight in load(str(folder)).state_dict().items():
             totals[name] = totals[name] + weight.double() if name in totals else weight.double()
     model.load_state_dict({name: (total / len(folders)).float() for name, total in totals.items()})
 
