@@ -150,6 +150,17 @@ def test_a_checkpoint_of_another_family_continues_with_its_tokenizer(
     assert torch.nn.functional.cosine_similarity(theirs, ours).min() > 0.9
 
 
+def test_a_sentence_encoder_is_announced(
+    corpus: Path, tmp_path: Path, bert_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": bert_folder, "config_overrides": None, "max_length": 16, "max_steps": 1}
+    run_here(corpus, tmp_path / "sentences", **options)
+    assert f"{bert_folder} is a sentence encoder." in capsys.readouterr().out
+    (bert_folder / "modules.json").unlink()
+    run_here(corpus, tmp_path / "tokens", **options)
+    assert "is a sentence encoder" not in capsys.readouterr().out
+
+
 def test_the_averaged_weights_are_saved(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, ema_decay=0.5, save_steps=1, save_total_limit=0, max_steps=5)
     name = "model.embed_tokens.weight"

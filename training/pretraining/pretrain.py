@@ -20,6 +20,7 @@ from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ...data.windows import windows_of
+from ...modeling.text_encoding.recipe_files import read_recipe
 from ..arguments import HUB_ERRORS
 from ..checkpoints import last_complete_checkpoint, train_with_cleanup
 from ..encoders import save_as_sequence_encoder
@@ -136,7 +137,14 @@ def prepare(run: Pretraining, started: float) -> HubTrainer:
 
 def announce(run: Pretraining, train: Any, steps: int) -> None:
     """Print what the run trains on, unless it is a stream, whose length is unknown."""
-    if run.args.process_index == 0 and isinstance(train, PackedWindows):
+    if run.args.process_index != 0:
+        return
+    if run.model.model is not None and read_recipe(run.scratch / "encoder") is not None:
+        print(
+            f"{run.model.model} is a sentence encoder. Learning masked tokens makes its vectors worse for searches; "
+            "`sequence-encoder adapt --task embedding` makes them better, and needs no labels either."
+        )
+    if isinstance(train, PackedWindows):
         print(
             f"{counted(len(train.windows), 'window')}, {counted(train.tokens, 'token')}, in "
             f"{counted(train.count, 'pack that is', 'packs that are')} {train.fullness:.1%} full; "
