@@ -242,11 +242,26 @@ def test_the_weights_of_sentence_transformers_can_be_averaged(task: str, encoder
     average, first = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "first"))
     assert any(not torch.equal(average[name], first[name]) for name in first)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["kept_seed"] is None
+    assert "averages of those of 2 training runs" in (tmp_path / "out" / "README.md").read_text()
     # With this learning rate, runs end where they start, so all have started from the same weights, of a new head, too.
     run(task, encoder, tmp_path / "still", seeds=2, average_seeds=True, **files, **{**options, "learning_rate": 1e-9})
     run(task, encoder, tmp_path / "start", **files, **{**options, "learning_rate": 1e-9})
     still, start = (load_file(tmp_path / name / "model.safetensors") for name in ("still", "start"))
     assert all(torch.allclose(still[name], start[name], atol=1e-6) for name in start)
+
+
+def test_a_sentence_encoder_is_always_evaluated_in_the_dtype_of_its_training(encoder: Path, tmp_path: Path) -> None:
+    in_bfloat16: list[bool] = []
+
+    def record(module: torch.nn.Module, inputs: Any) -> None:
+        if isinstance(module, torch.nn.LayerNorm):
+            in_bfloat16.append(torch.is_autocast_enabled("cpu"))
+
+    files = write_examples(tmp_path, "embedding", {"train": 16, "validation": 12})
+    with torch.nn.modules.module.register_module_forward_pre_hook(record):
+        run("embedding", encoder, tmp_path / "out", **files, **{**FAST, "num_train_epochs": 1, "bf16": True})
+    assert in_bfloat16
+    assert all(in_bfloat16)
 
 
 def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments,
 
 from ...cards.card import Training
 from ...command_line import UsageError
+from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...command_line.quiet import new_head, without_bars_of
 from ...modeling.text_encoding.recipe_files import read_recipe
@@ -87,7 +88,7 @@ class SimilaritySetup:
         with new_head():
             model = self.task.model(self.checkpoint, self.run.model.pooling, self.max_length)
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
-        given |= {"metric_for_best_model": self._primary_metric(model), "greater_is_better": True}
+        given |= {"metric_for_best_model": self.metric, "greater_is_better": True}
         if self.task.kind == "SentenceTransformer":
             # A duplicate of a text's pair would count as a negative.
             given["batch_sampler"] = "no_duplicates"
@@ -120,7 +121,7 @@ class SimilaritySetup:
 
     @property
     def metric(self) -> str:
-        """The metric that selects the best weights, known once the evaluator was called."""
+        """The metric that selects the best weights."""
         return str(self.evaluators["validation"].primary_metric)
 
     @property
@@ -131,6 +132,9 @@ class SimilaritySetup:
     def judge(self, trainer: Any, split: str) -> Evaluation:
         """Evaluate the model of a trainer on the pairs of a split."""
         model = trainer.accelerator.unwrap_model(trainer.model)
+        if not hasattr(model, "_original_forward"):
+            # `Trainer` does so before an evaluation. In bfloat16, a model that is not trained yet is then as fast.
+            trainer.accelerator.prepare_model(model, evaluation_mode=True)
         with Progress(f"Evaluating on the {split} examples", show=not self.run.args.disable_tqdm):
             found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
             return Evaluation(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
@@ -164,15 +168,13 @@ class SimilaritySetup:
         save_card(card, text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"))
 
     def write_cards(self, results: Results, folder: Path) -> None:
-        """Do nothing, because sentence-transformers writes the card when it saves the model."""
+        """Add to the card, which sentence-transformers writes when it saves the model, that the weights are means."""
+        card = folder / "README.md"
+        if results.average and card.exists():
+            runs = counted(len(results.trainings), "training run")
+            text = card.read_text(encoding="utf-8").rstrip()
+            save_card(card, f"{text}\n\n## Averaged weights\n\nThe weights are the averages of those of {runs}.\n")
 
     def training(self, trainer: Any) -> Training:
         """Return an empty record, because sentence-transformers describes the training in its card."""
         return Training()
-
-    def _primary_metric(self, model: Any) -> str:
-        """Return the name of the evaluator's main metric, which some evaluators set only when they are called."""
-        evaluator = self.evaluators["validation"]
-        if getattr(evaluator, "primary_metric", None) is None:
-            evaluator(model)
-        return str(evaluator.primary_metric)

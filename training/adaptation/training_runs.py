@@ -142,9 +142,10 @@ def result_of(
 @torch.no_grad()
 def load_average(model: Any, folders: Sequence[Path]) -> None:
     """Set the weights of a model to the means of those of saved models (model soups, Wortsman et al., 2022)."""
-    load: Any = type(model)
-    # A model of sentence-transformers is loaded by its class.
-    load = partial(load.from_pretrained, dtype=torch.float32) if isinstance(model, PreTrainedModel) else load
+    kind: Any = type(model)
+    # A model of sentence-transformers is loaded by its class, which would choose the GPU.
+    transformers_model = isinstance(model, PreTrainedModel)
+    load = partial(kind.from_pretrained, dtype=torch.float32) if transformers_model else partial(kind, device="cpu")
     totals: dict[str, torch.Tensor] = {}
     for folder in folders:
         for name, weight in load(str(folder)).state_dict().items():

@@ -136,13 +136,13 @@ def prepare(run: Pretraining, started: float) -> HubTrainer:
 
 
 def announce(run: Pretraining, train: Any, steps: int) -> None:
-    """Print what the run trains on, unless it is a stream, whose length is unknown."""
+    """Print what the run trains on, unless it is a stream, whose length is unknown, and warn of lost vectors."""
     if run.args.process_index != 0:
         return
     if run.model.model is not None and read_recipe(run.scratch / "encoder") is not None:
         print(
-            f"{run.model.model} is a sentence encoder. Learning masked tokens makes its vectors worse for searches; "
-            "`sequence-encoder adapt --task embedding` makes them better, and needs no labels either."
+            f"{run.model.model} is a sentence encoder. Pretraining makes its vectors worse for searches; "
+            "`sequence-encoder adapt --task embedding` adapts them to your texts, and needs no labels either."
         )
     if isinstance(train, PackedWindows):
         print(

@@ -162,9 +162,10 @@ class Embedding(SimilarityTask):
         from sentence_transformers.sentence_transformer import evaluation
 
         if self.scored:
-            return evaluation.EmbeddingSimilarityEvaluator(
+            similarity = evaluation.EmbeddingSimilarityEvaluator(
                 rows["text"], rows["text_pair"], rows["label"], main_similarity="cosine", write_csv=False
             )
+            return _selecting_by("spearman_cosine", similarity)
         queries = {text: f"q{index}" for index, text in enumerate(dict.fromkeys(rows["text"]))}
         # The training pairs of a text that is searched for are right, too, but have been learned.
         pairs = zip(others["text"], others["text_pair"], strict=True)
@@ -173,13 +174,14 @@ class Embedding(SimilarityTask):
         relevant: dict[str, set[str]] = {}
         for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
             relevant.setdefault(queries[text], set()).add(documents[pair])
-        return evaluation.InformationRetrievalEvaluator(
+        retrieval = evaluation.InformationRetrievalEvaluator(
             {name: text for text, name in queries.items()},
             {name: text for text, name in documents.items()},
             relevant,
             main_score_function="cosine",
             write_csv=False,
         )
+        return _selecting_by(f"cosine_ndcg@{max(retrieval.ndcg_at_k)}", retrieval)
 
 
 class Ranking(SimilarityTask):
@@ -228,8 +230,15 @@ class Ranking(SimilarityTask):
             )
         if set(labels) == {0, 1}:
             whole = [int(label) for label in labels]
-            return evaluation.CrossEncoderClassificationEvaluator(pairs, whole, write_csv=False)
+            classification = evaluation.CrossEncoderClassificationEvaluator(pairs, whole, write_csv=False)
+            return _selecting_by("average_precision", classification)
         return evaluation.CrossEncoderCorrelationEvaluator(pairs, labels, write_csv=False)
+
+
+def _selecting_by(metric: str, evaluator: Any) -> Any:
+    """Set the main metric of an evaluator, which otherwise sets it when it has evaluated a model."""
+    evaluator.primary_metric = metric
+    return evaluator
 
 
 def _renamed(rows: Any, names: dict[str, str]) -> Any:
