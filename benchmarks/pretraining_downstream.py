@@ -75,6 +75,8 @@ VARIANTS = {
     "30 to 15 % of tokens masked": ["--mlm_schedule", "linear"],
     "no sentence order": ["--sop_weight", "0"],
     "whole words masked": ["--whole_word_mask", "True"],
+    "size tiny": ["--size", "tiny"],
+    "size small": ["--size", "small"],
 }
 ARMS |= {f"{OURS}, {name}": Arm(ours(our_trainer, *options)) for name, options in VARIANTS.items()}
 
