@@ -133,7 +133,7 @@ class SimilaritySetup:
         """Evaluate the model of a trainer on the pairs of a split."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         if not hasattr(model, "_original_forward"):
-            # `Trainer` does so before an evaluation. In bfloat16, a model that is not trained yet is then as fast.
+            # `Trainer` prepares a model before it evaluates it, too: an untrained model then also runs in bfloat16.
             trainer.accelerator.prepare_model(model, evaluation_mode=True)
         with Progress(f"Evaluating on the {split} examples", show=not self.run.args.disable_tqdm):
             found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
@@ -168,7 +168,7 @@ class SimilaritySetup:
         save_card(card, text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"))
 
     def write_cards(self, results: Results, folder: Path) -> None:
-        """Add to the card, which sentence-transformers writes when it saves the model, that the weights are means."""
+        """Say in the card, which sentence-transformers writes with the model, that the weights are averages."""
         card = folder / "README.md"
         if results.average and card.exists():
             runs = counted(len(results.trainings), "training run")

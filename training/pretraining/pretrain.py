@@ -136,7 +136,7 @@ def prepare(run: Pretraining, started: float) -> HubTrainer:
 
 
 def announce(run: Pretraining, train: Any, steps: int) -> None:
-    """Print what the run trains on, unless it is a stream, whose length is unknown, and warn of lost vectors."""
+    """Print what the run trains on, unless that is a stream of unknown length, and warn about sentence encoders."""
     if run.args.process_index != 0:
         return
     if run.model.model is not None and read_recipe(run.scratch / "encoder") is not None:
