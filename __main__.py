@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from .command_line import UsageError
+from .command_line.clock import running_since
 from .command_line.full_disk import is_disk_full
 from .command_line.help import help_of
 from .command_line.parser import Command
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         arguments: The arguments. Defaults to those of the process.
         before_run: A function to call once the arguments are parsed, unless the command needs no models.
     """
+    started = time.perf_counter()
     name, *arguments = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("-h", "--help", "--version"):
         print(__version__ if name == "--version" else _help())
@@ -64,7 +67,8 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         problem = f"there is no command {name!r}{''.join(near)}" if name else "COMMAND must be given"
         sys.exit(f"sequence-encoder: {problem}; the commands are {', '.join(COMMANDS)}. See sequence-encoder --help.")
     try:
-        _run(name, arguments, before_run)
+        with running_since(started):
+            _run(name, arguments, before_run)
     except UsageError as error:
         sys.exit(f"sequence-encoder {name}: {error}")
     except KeyboardInterrupt as interruption:

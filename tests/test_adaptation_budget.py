@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+from sequence_encoder.__main__ import main
 from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
 from sequence_encoder.tests.comparisons import assert_same_weights
 from sequence_encoder.training.adaptation import budget
@@ -22,6 +25,19 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "results.json").read_text())["hyperparameters_found"])
+
+
+def sizes_of_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each evaluation of embeddings adds the number of texts that it searches."""
+    sizes: list[int] = []
+    evaluate = InformationRetrievalEvaluator.__call__
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        sizes.append(len(self.corpus))
+        return evaluate(self, *args, **options)
+
+    monkeypatch.setattr(InformationRetrievalEvaluator, "__call__", counted)
+    return sizes
 
 
 @pytest.mark.parametrize("task", ["classification", "qa", "embedding"])
@@ -52,6 +68,50 @@ def test_without_time_to_train_the_linear_head_is_kept(
     assert results.tuning == "linear"
     assert "5 seconds are too few to train all weights, so only the linear head is kept." in (capsys.readouterr().out)
     assert results.trained == 3 * 32 + 3
+
+
+@pytest.mark.parametrize("limit", [{}, {"seconds": 100_000}])
+def test_one_epoch_of_pairs_is_evaluated_only_before_and_after_it(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, Any]
+) -> None:
+    searched = sizes_of_searches(monkeypatch)
+    files = write_examples(tmp_path, "embedding", COUNTS)
+    run("embedding", encoder, tmp_path / "out", **files, **FAST | {"num_train_epochs": 1}, **limit)
+    assert len(searched) == 2
+
+
+def test_little_time_leads_to_a_search_among_fewer_texts(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budget, "_EVALUATION", 1e-6)
+    searched = sizes_of_searches(monkeypatch)
+    options = {**FAST, "num_train_epochs": 5_000, **write_examples(tmp_path, "embedding", COUNTS)}
+    results = run("embedding", encoder, tmp_path / "out", **options, seconds=1)
+    # The texts of the validation pairs are always among them.
+    assert 1 < max(searched) <= COUNTS["validation"]
+    assert "Evaluations search among about 1 texts instead of 5,000." in capsys.readouterr().out
+    assert set(results.baselines["before_training"]) == {"validation"}
+
+
+def test_the_linear_head_is_fitted_to_as_many_examples_as_there_is_time_for(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budget, "_LINEAR", 0)
+    files = write_examples(tmp_path, "classification", {"train": 240, "validation": 40, "test": 40})
+    results = run("classification", encoder, tmp_path / "out", **files, **FAST, seconds=100_000)
+    assert "The linear head is fitted to 128 of 240 examples." in capsys.readouterr().out
+    assert results.tuning == "full"
+    assert results.best.metrics["test"]["accuracy"] > 0.9
+
+
+def test_the_time_before_the_command_runs_counts(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_examples(tmp_path, "ner", COUNTS)["train_file"]
+    options = ["--task", "ner", "--train_file", str(file), "--output_dir", str(tmp_path / "out"), "--seconds", "2"]
+    # As if importing torch took longer than there is time.
+    main(["adapt", str(encoder), *options], before_run=lambda: time.sleep(2))
+    assert "The training has at least 10 steps, which take more than 2 seconds." in capsys.readouterr().out
 
 
 def test_a_search_cannot_be_limited() -> None:

@@ -22,6 +22,8 @@ from .checkpoints import train_with_cleanup
 
 # The first step is not timed, because it allocates memory. The median leaves out a step that other work has delayed.
 _STEPS = 6
+# The share of `--seconds` after which a trial ends even if fewer steps are timed.
+_TRIAL = 0.05
 # Fewer steps teach nothing.
 LEAST_STEPS = 10
 # The share of `--seconds` that is planned. The rest is for what is not measured, such as saving.
@@ -29,14 +31,21 @@ PLANNED = 0.95
 
 
 class _StepTimes(TrainerCallback):
-    """A callback that records when each step ends."""
+    """A callback that records when each step ends, and ends a trial that takes too long.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: The seconds after the first step from which on the trial ends. It times at least one step.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record the time."""
+        """Record the time. All processes end the trial after the same step."""
         self.ends.append(time.perf_counter())
+        takes_long = len(self.ends) > 1 and self.ends[-1] - self.ends[0] > self.seconds
+        control.should_training_stop = broadcast_object_list([takes_long])[0] or control.should_training_stop
 
 
 def trial_arguments(args: Any, folder: Path) -> Any:
@@ -48,28 +57,57 @@ def trial_arguments(args: Any, folder: Path) -> Any:
     return trial
 
 
-def seconds_of_step(trainer: Trainer) -> float:
+def seconds_of_step(trainer: Trainer, seconds: float) -> float:
     """Run a trial, and return the seconds of a step.
 
     Args:
         trainer: A trainer with `trial_arguments`, whose model is trained.
+        seconds: The seconds that the user allows for the whole command.
     """
-    times = _StepTimes()
+    times = _StepTimes(_TRIAL * seconds)
     show_table(trainer, ("loss",))
     trainer.add_callback(times)
     train_with_cleanup(trainer, None)
     return median(end - start for start, end in pairwise(times.ends))
 
 
-def affordable_steps(step: float, seconds: float, spent: float) -> int:
-    """Return the number of steps that fit into some seconds, or `LEAST_STEPS` if that is more.
+def affordable_steps(trainer: Trainer, args: Any, most: int, started: float, more: int) -> int:
+    """Return the number of steps that fit into `--seconds`, from `LEAST_STEPS` to `most`, and print fewer than those.
 
     Args:
-        step: The seconds of a step.
-        seconds: The seconds that the user allows.
-        spent: Those that are over, or that evaluations will take.
+        trainer: A trainer with `trial_arguments`, whose model is trained.
+        args: The arguments of the training.
+        most: The number of steps without a limit.
+        started: When the command started, by `time.perf_counter`.
+        more: The number of evaluations in addition to those of `eval_strategy`.
     """
-    return max(LEAST_STEPS, math.floor((PLANNED * seconds - spent) / step))
+    step, evaluation = seconds_of_step(trainer, args.seconds), 0.0
+    if trainer.eval_dataset is not None:
+        before = time.perf_counter()
+        trainer.evaluate()
+        evaluation = time.perf_counter() - before
+    fixed, of_step = _evaluations(args, most)
+    left = PLANNED * args.seconds - (time.perf_counter() - started) - (more + fixed) * evaluation
+    steps = min(most, max(LEAST_STEPS, math.floor(left / (step + of_step * evaluation))))
+    if steps < most and args.process_index == 0:
+        print(f"There is time for {steps:,} of {most:,} steps within {args.seconds:g} seconds.")
+    return steps
+
+
+def _evaluations(args: Any, most: int) -> tuple[float, float]:
+    """Return the number of evaluations during a training, and those for each step in addition.
+
+    Args:
+        args: The arguments of the training.
+        most: The number of steps in all epochs.
+    """
+    if args.eval_strategy == IntervalStrategy.NO:
+        return 0.0, 0.0
+    if args.eval_strategy == IntervalStrategy.EPOCH:
+        # A training that stops within an epoch is evaluated there, too.
+        return 1.0, args.num_train_epochs / most
+    every = args.eval_steps or args.logging_steps
+    return (1 / every, 0.0) if every < 1 else (0.0, 1 / every)
 
 
 def planned_once(file: Path, should_save: bool, plan: Callable[[], Any]) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from ...command_line import UsageError
+from ...command_line.clock import command_start
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...evaluation.calibration.calibrating import CalibrationReport
@@ -90,7 +90,7 @@ def adapt(run: Adaptation) -> Results:
 
 
 def _adapt(run: Adaptation) -> Results:
-    args, started = run.args, time.perf_counter()
+    args, started = run.args, command_start()
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
     setup, labelling = read_examples(run), {}
@@ -141,7 +141,7 @@ def _adapt(run: Adaptation) -> Results:
             results.found = search(run, setup)
             record(run, results)
         if args.seconds and results.tuning != "linear" and not results.trainings:
-            keep_to_budget(run, setup, results, started)
+            keep_to_budget(run, setup, results, started, calibrated_on)
         if args.process_index == 0 and run.model.tuning in PLANNED and not fits_only_head(setup, results):
             print(in_words(args, args.planned, len(setup.rows["train"])), end="")
         trained = {result.seed for result in results.trainings}

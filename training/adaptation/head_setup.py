@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from ..sparse_embeddings import with_sparse_embeddings
 from .adapters import apply_tuning, check_adapter
 from .arguments import is_better_if_greater
 from .baselines import simple_baselines
+from .budget import examples_within
 from .callbacks import callbacks_of
 from .draws import CurrentEpoch, Draws, RandomMasks
 from .encoder import CLASSIFIERS, say_new_head, text_length
@@ -72,6 +74,8 @@ class HeadSetup(HeadFiles):
         self.unlabelled: Any = None  # more texts, without labels
         self.class_names: Any = None  # those of `--label_names_file`
         self.made_pairs: dict[str, dict[str, int]] = {}  # only texts for embeddings have any
+        # The evaluations of the linear head, which need not be repeated if it is kept.
+        self.judged_linear: dict[str, Evaluation] = {}
         # The numbers of the training examples in their source.
         self.positions: Any = np.arange(len(self.rows["train"]))
         self.chosen_by_loss = run.args.metric_for_best_model is None
@@ -142,14 +146,19 @@ class HeadSetup(HeadFiles):
             # All vectors of long texts would not fit into memory.
             tokens = sum(label != IGNORED for labels in inputs["labels"] for label in labels)
             most = math.ceil(MOST_EXAMPLES * len(inputs) / max(tokens, 1))
+        if asked.tuning != "adapter":
+            set_seed(self.run.args.seed)  # as in `model`
+            model = self.with_head()
+            if self.run.args.seconds and not self.folds:
+                most = min(most, examples_within(self.run, model, inputs, self.collator))
         self.fitted = np.random.default_rng(0).permutation(len(inputs))[:most] if len(inputs) > most else None
         if self.fitted is not None:
+            if self.run.args.process_index == 0:
+                print(f"The linear head is fitted to {most:,} of {len(inputs):,} examples.")
             inputs = inputs.select(self.fitted)
         if asked.tuning == "adapter":
             vectors, labels = inputs.with_format("numpy")[:].values()
         else:
-            set_seed(self.run.args.seed)  # as in `model`
-            model = self.with_head()
             vectors, labels = frozen_vectors(model, inputs, self.collator, self.run.args)
         if self.keeps_head:
             layer = model.classifier
@@ -289,7 +298,7 @@ class HeadSetup(HeadFiles):
 
     def _evaluation(self, split: str, outputs: EvalPrediction, metrics: Any) -> Evaluation:
         rows, inputs = self.rows[split], self.inputs[split]
-        answers = self.task.answers(rows, inputs, outputs)
+        answers = partial(self.task.answers, rows, inputs, outputs)
         return Evaluation(metrics_of(metrics, "eval"), answers, self.task.confusion(outputs))
 
     @property

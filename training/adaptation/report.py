@@ -7,7 +7,7 @@ import math
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,10 +46,15 @@ class Result:
 
 @dataclass
 class Evaluation:
-    """The metrics of a model on the examples of a split, its answers, and more that `Result` describes."""
+    """The evaluation of a model on the examples of a split, with more that `Result` describes.
+
+    Attributes:
+        metrics: The metrics.
+        answers: Computes the answers of the model, which must not change before.
+    """
 
     metrics: dict[str, float]
-    answers: list[Any]
+    answers: Callable[[], list[Any]]
     confusion: list[list[int]] | None = None
     by_label: dict[str, dict[str, float]] | None = None
 

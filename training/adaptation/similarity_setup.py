@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .near_batches import with_near_batches
 from .report import Evaluation, Results, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
+from .tasks.similarity import POOL
 
 # The share of the weights before the training in a sentence encoder that learns from pairs made of texts.
 _START_SHARE = 0.3
@@ -72,9 +74,13 @@ class SimilaritySetup:
         said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
         self.max_length = text_length(self.run.model.max_length, config, default=said)
         self.cut = {split: self.task.cut(rows, tokenizer, self.max_length) for split, rows in self.rows.items()}
+        self.search_among(POOL)
+
+    def search_among(self, texts: int) -> None:
+        """Build the evaluators, which search for the second text of each pair among at least this number of texts."""
         train = self.rows["train"]
         self.evaluators = {
-            split: self.task.evaluator(rows, train) for split, rows in self.rows.items() if split != "train"
+            split: self.task.evaluator(rows, train, texts) for split, rows in self.rows.items() if split != "train"
         }
 
     def trainer(self, args: AdaptationArguments, resume_from: Path | None = None) -> Any:
@@ -137,7 +143,7 @@ class SimilaritySetup:
             trainer.accelerator.prepare_model(model, evaluation_mode=True)
         with Progress(f"Evaluating on the {split} examples", show=not self.run.args.disable_tqdm):
             found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
-            return Evaluation(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
+        return Evaluation(metrics_of(found, "eval"), partial(self.task.answers, model, self.rows[split]))
 
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return none, because a model that scores all pairs the same ranks nothing."""

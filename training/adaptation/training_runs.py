@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.trainer_utils import IntervalStrategy
 
 from ...command_line.console import show_table
 from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
@@ -30,7 +31,9 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = run.scratch / "trainings" / str(seed)
     args = training_arguments(run, folder, seed, results.found)
-    if setup.folds or results.labelling:
+    # One evaluation at the end has nothing to choose from.
+    alone = args.eval_strategy == IntervalStrategy.EPOCH and cast(float, args.num_train_epochs) <= 1
+    if setup.folds or results.labelling or (alone and args.max_steps <= 0 and setup.linear is None):
         args = without_evaluation(args)
     elif setup.linear is not None and last_complete_checkpoint(folder) is None:
         # The model may be best before training.
@@ -38,7 +41,7 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     if not results.baselines:
         # The baselines need a separate trainer: Accelerate would take the evaluated model as prepared for training,
         # and would not synchronise its gradients.
-        results.baselines = baselines(setup, copy.deepcopy(args))
+        results.baselines = {**before_training(setup, copy.deepcopy(args)), **setup.baselines()}
     if args.should_save:
         remove_incomplete(folder)
     checkpoint = last_complete_checkpoint(folder)
@@ -68,6 +71,8 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
         raise
     seconds = time.perf_counter() - started
     judged = {} if held_out is None else {"validation": held_out}
+    if results.tuning == "linear" and not results.labelling:
+        judged |= setup.judged_linear
     judged |= judge_splits(setup, trainer, [split for split in ("validation", "test") if split not in judged])
     results.metric = setup.metric
     results.trainings.append(result_of(setup, judged, seed, seconds, asdict(setup.training(trainer))))
@@ -106,7 +111,7 @@ def write_model(setup: Any, trainer: Any, folder: Path, judged: Mapping[str, Eva
     folder.mkdir(parents=True)
     setup.write(trainer, folder)
     if "test" in judged:
-        write_predictions(folder / "predictions.jsonl", setup.rows["test"], judged["test"].answers)
+        write_predictions(folder / "predictions.jsonl", setup.rows["test"], judged["test"].answers())
 
 
 def average(run: Adaptation, setup: Any, results: Results) -> None:
@@ -153,14 +158,17 @@ def load_average(model: Any, folders: Sequence[Path]) -> None:
     model.load_state_dict({name: (total / len(folders)).float() for name, total in totals.items()})
 
 
-def baselines(setup: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute the metrics of each split before training, and those of the simple baselines that the task has."""
+def before_training(setup: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the metrics of each split before training, as a baseline."""
     # The linear head is fitted to the cross-validated examples.
     splits = [split for split in ("validation", "test") if split not in setup.cross_validated]
     trainer = setup.trainer(args)
     show_table(trainer, setup.logged)
     if setup.linear is not None:
         setup.set_linear(trainer.model)
-    before = {split: found.metrics for split, found in judge_splits(setup, trainer, splits).items()}
-    name = "before_training" if setup.linear is None else "linear_head"
-    return {name: before, **setup.baselines()}
+    judged = judge_splits(setup, trainer, splits)
+    metrics = {split: found.metrics for split, found in judged.items()}
+    if setup.linear is None:
+        return {"before_training": metrics}
+    setup.judged_linear = judged
+    return {"linear_head": metrics}

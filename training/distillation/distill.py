@@ -26,6 +26,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ...bulk.arguments import PathOrName, RowArguments, arguments_of
 from ...bulk.run import Run
 from ...command_line import UsageError
+from ...command_line.clock import command_start
 from ...command_line.console import show_table
 from ...command_line.counts import counted
 from ...data.token_batches import TokenBudgetCollator, TokenBudgetDataset
@@ -36,7 +37,7 @@ from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_wit
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..sparse_embeddings import with_sparse_embeddings
-from ..trials import affordable_steps, seconds_of_step, trial_arguments
+from ..trials import affordable_steps, trial_arguments
 from .arguments import DISTILL
 from .initial_student import initial_student
 from .labelled import LabelledTexts, read_labelled
@@ -95,7 +96,7 @@ def run_distillation(run: Distillation) -> Report:
 
 
 def _distill(run: Distillation) -> Report:
-    args, started = run.args, time.perf_counter()
+    args, started = run.args, command_start()
     earlier = Report.read(run.output / RESULTS) if args.resume else None
     for read in filter(None, (run.model.model, run.model.student)):
         check_replaceable(run.output, args.overwrite or earlier is not None, "--overwrite", Path(read))
@@ -265,23 +266,13 @@ def _trainer(
 
 def _affordable_steps(run: Distillation, trainer: Any, batches: int, started: float) -> int:
     """Return the number of steps: those of `--num_train_epochs`, or as many as `--seconds` leaves time for."""
-    args = run.args
-    most = math.ceil(args.num_train_epochs * batches)
-    if not args.seconds:
+    most = math.ceil(run.args.num_train_epochs * batches)
+    if not run.args.seconds:
         return most
-    trial = trial_arguments(args, run.scratch / "trial")
+    trial = trial_arguments(run.args, run.scratch / "trial")
     trial.early_stopping_patience = None
-    measured = trainer(trial)
-    step = seconds_of_step(measured)
-    before = time.perf_counter()
-    measured.evaluate()
-    evaluation = time.perf_counter() - before
-    share = args.eval_steps or 0.2
-    evaluations = 2 + (1 / share if share < 1 else most / share)
-    steps = affordable_steps(step, args.seconds, time.perf_counter() - started + evaluations * evaluation)
-    if steps < most:
-        print(f"There is time for {steps / batches:.2g} epochs within {args.seconds:g} seconds.")
-    return min(steps, most)
+    # The student is evaluated before the training, and compared after it.
+    return affordable_steps(trainer(trial), run.args, most, started, more=2)
 
 
 def _progress_of(run: Distillation) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
-from typing import Any, cast
 
 from transformers import Trainer, set_seed
 
 from ...data.packs import PackedWindows
-from ..trials import affordable_steps, planned_once, seconds_of_step, trial_arguments
+from ..trials import affordable_steps, planned_once, trial_arguments
 from .run import Pretraining
 from .trainer import packs_per_step
 
@@ -43,27 +41,9 @@ def _affordable_steps(
     trial = trial_arguments(args, run.scratch / TRIAL)
     trial.resume = trial.push_to_hub = trial.load_best_model_at_end = False
     trial.ema_decay = None
-    trainer = trainer_of(dataclasses.replace(run, args=trial))
-    step = seconds_of_step(trainer)
+    most = math.ceil(args.num_train_epochs * len(train) / packs_per_step(args))
+    # The model is evaluated again after the training.
+    steps = affordable_steps(trainer_of(dataclasses.replace(run, args=trial)), args, most, started, more=1)
     # The trial must not change what the run draws.
     set_seed(args.seed)
-    most, evaluations, evaluation = math.ceil(args.num_train_epochs * len(train) / packs_per_step(args)), 0.0, 0.0
-    if trainer.eval_dataset is not None:
-        before = time.perf_counter()
-        trainer.evaluate()
-        evaluation = time.perf_counter() - before
-        # The last one is after the training.
-        evaluations = 1 + _evaluations(args, most)
-    spent = time.perf_counter() - started + evaluations * evaluation
-    steps = affordable_steps(step, cast(float, args.seconds), spent)
-    if steps < most and args.process_index == 0:
-        print(f"There is time for {steps:,} of {most:,} steps within {args.seconds:g} seconds.")
-    return min(steps, most)
-
-
-def _evaluations(args: Any, steps: int) -> float:
-    """Return the number of evaluations during a training of some steps."""
-    if args.eval_strategy == "epoch":
-        return float(args.num_train_epochs)
-    every = args.eval_steps or args.logging_steps
-    return 1 / every if every < 1 else steps / every
+    return steps

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from typing import Any, cast
 
 from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
 from ...command_line import UsageError
+from ...command_line.clock import command_start
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...data.corpus import load_corpus, text_of
@@ -55,7 +55,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
         UsageError: If arguments contradict each other or an interrupted run, texts cannot be read, the loss becomes NaN
             or infinite, or the disk is full.
     """
-    started = time.perf_counter()
+    started = command_start()
     check_folder(run)
     stop = GracefulStop()
     try:

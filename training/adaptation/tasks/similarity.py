@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ....tasks.example_arguments import ExampleArguments
 
 # The number of texts that a text's pair is searched among. More take longer, and hardly change the order of models.
-_POOL = 5_000
+POOL = 5_000
 
 
 class SimilarityTask(ABC):
@@ -63,6 +63,11 @@ class SimilarityTask(ABC):
         names = {self.text: "text", self.pair: "text_pair", **({label: "label"} if label else {})}
         return {split: _renamed(rows, names) for split, rows in examples.items()}
 
+    @property
+    def searches(self) -> bool:
+        """Whether evaluations search for the second texts of pairs among other texts."""
+        return False
+
     @abstractmethod
     def _label_column(self, examples: Mapping[str, Any]) -> str | None:
         """Return the column with the scores, or None if all pairs are positive pairs."""
@@ -93,14 +98,25 @@ class SimilarityTask(ABC):
         """Build the loss of the training."""
 
     @abstractmethod
-    def evaluator(self, rows: Any, others: Any) -> Any:
-        """Build an evaluator, given the training examples, too. Its `primary_metric` selects the best weights."""
+    def evaluator(self, rows: Any, others: Any, pool: int) -> Any:
+        """Build an evaluator of pairs, whose `primary_metric` selects the best weights.
+
+        Args:
+            rows: The pairs.
+            others: The training pairs.
+            pool: The number of texts to search among, if the evaluator searches and the pairs have fewer.
+        """
 
 
 class Embedding(SimilarityTask):
     """Embeddings that are close for the texts of a pair, or as similar as the pair's score."""
 
     kind = "SentenceTransformer"
+
+    @property
+    def searches(self) -> bool:
+        """See `SimilarityTask`. With scores, evaluations compare these with similarities instead."""
+        return not self.scored
 
     def _label_column(self, examples: Mapping[str, Any]) -> str | None:
         given = self.data.label_column
@@ -153,7 +169,7 @@ class Embedding(SimilarityTask):
             return loss
         return losses.MatryoshkaLoss(model, loss, matryoshka_dims=matryoshka_dims)
 
-    def evaluator(self, rows: Any, others: Any) -> Any:
+    def evaluator(self, rows: Any, others: Any, pool: int) -> Any:
         """See `SimilarityTask`. It computes the rank correlation with scores, or retrieval metrics without them.
 
         Without scores, the model must find the second text of a pair among those of all pairs, training pairs included.
@@ -169,8 +185,8 @@ class Embedding(SimilarityTask):
         queries = {text: f"q{index}" for index, text in enumerate(dict.fromkeys(rows["text"]))}
         # The training pairs of a text that is searched for are right, too, but have been learned.
         pairs = zip(others["text"], others["text_pair"], strict=True)
-        pool = dict.fromkeys((*rows["text_pair"], *(pair for text, pair in pairs if text not in queries)))
-        documents = {text: f"d{index}" for index, text in enumerate(pool) if index < max(_POOL, len(rows))}
+        found = dict.fromkeys((*rows["text_pair"], *(pair for text, pair in pairs if text not in queries)))
+        documents = {text: f"d{index}" for index, text in enumerate(found) if index < max(pool, len(rows))}
         relevant: dict[str, set[str]] = {}
         for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
             relevant.setdefault(queries[text], set()).add(documents[pair])
@@ -218,7 +234,7 @@ class Ranking(SimilarityTask):
 
         return losses.BinaryCrossEntropyLoss(model)
 
-    def evaluator(self, rows: Any, others: Any) -> Any:
+    def evaluator(self, rows: Any, others: Any, pool: int) -> Any:
         """See `SimilarityTask`. It computes average precision for labels of 0 and 1, else the rank correlation."""
         from sentence_transformers.cross_encoder import evaluation
 
