@@ -1,4 +1,7 @@
-"""When a command started, from which `--seconds` counts: before it imports torch, which takes seconds."""
+"""When a command started, from which `--seconds` counts.
+
+The script `sequence-encoder` then imports torch, which takes seconds. `python -m sequence_encoder` has done so before.
+"""
 
 from __future__ import annotations
 

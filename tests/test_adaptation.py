@@ -88,9 +88,10 @@ def test_every_task_trains_reports_and_saves_a_model(adapted: Build, task: str) 
     for name, scores_of_baseline in report["baselines"].items():
         assert scores_of_baseline.keys() == report["metrics"].keys()
         # An encoder with random weights already matches texts of the same words, and a word gives the label away.
-        # The rank correlation of numbers that occur often depends on how a processor rounds.
-        best, equal = results.best.metrics["test"][metric], name.startswith("linear")
-        assert task == "embedding" or scores_of_baseline["test"][metric] < best + equal * 1e-4, name
+        best, equal = results.best.metrics["test"][metric], 1e-6 * name.startswith("linear")
+        if task == "regression":
+            equal *= 100  # Rank correlations of numbers that occur often depend on how a processor rounds.
+        assert task == "embedding" or scores_of_baseline["test"][metric] < best + equal, name
     assert ("linear_tfidf" in report["baselines"]) == (task in ("classification", "multi-label", "regression"))
     assert ("constant_answer" in report["baselines"]) == (task not in ("qa", "embedding", "ranking"))
     assert task == "embedding" or report["warnings"] == []

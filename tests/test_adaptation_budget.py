@@ -11,9 +11,12 @@ import pytest
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from sequence_encoder.__main__ import main
-from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
+from sequence_encoder.command_line.clock import command_start, running_since
+from sequence_encoder.tests.adaptation_runs import FAST, examples_of, refusal_of, run, save_encoder, write_examples
 from sequence_encoder.tests.comparisons import assert_same_weights
-from sequence_encoder.training.adaptation import budget
+from sequence_encoder.training.adaptation import adapt, budget, training_runs
+from sequence_encoder.training.adaptation.head_setup import HeadSetup
+from sequence_encoder.training.adaptation.run import parse
 
 COUNTS = {"train": 64, "validation": 16}
 
@@ -80,17 +83,62 @@ def test_one_epoch_of_pairs_is_evaluated_only_before_and_after_it(
     assert len(searched) == 2
 
 
-def test_little_time_leads_to_a_search_among_fewer_texts(
+def test_a_resumed_run_searches_among_as_many_texts_as_before(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(budget, "_EVALUATION", 1e-6)
+    monkeypatch.setattr(budget, "_SEARCHES", 1e-6)
     searched = sizes_of_searches(monkeypatch)
     options = {**FAST, "num_train_epochs": 5_000, **write_examples(tmp_path, "embedding", COUNTS)}
-    results = run("embedding", encoder, tmp_path / "out", **options, seconds=1)
-    # The texts of the validation pairs are always among them.
-    assert 1 < max(searched) <= COUNTS["validation"]
-    assert "Evaluations search among about 1 texts instead of 5,000." in capsys.readouterr().out
-    assert set(results.baselines["before_training"]) == {"validation"}
+    options |= {"seconds": 1, "seeds": 2}
+
+    def interrupted(*given: Any) -> None:
+        if given[2] == 1:
+            raise KeyboardInterrupt
+        train(*given)
+
+    with monkeypatch.context() as patched:
+        train = training_runs.train
+        patched.setattr(adapt, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="the finished training runs of seeds 0"):
+            run("embedding", encoder, tmp_path / "out", **options)
+    results = run("embedding", encoder, tmp_path / "out", **options, resume=True)
+    assert [result.seed for result in results.trainings] == [0, 1]
+    # Only the texts of the validation pairs, which are always among them.
+    fewest = len({row["text_pair"] for row in examples_of("embedding", COUNTS["validation"], 1)})
+    assert set(searched) == {fewest}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["searched_texts"] == fewest
+    assert f"Evaluations search among {fewest} texts instead of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("affordable", "steps"), [(12, 12), (1, 10)])
+def test_a_part_of_a_long_epoch_is_not_rounded_to_nothing(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, affordable: int, steps: int
+) -> None:
+    count = 2_500
+    monkeypatch.setattr(budget, "_affordable_epochs", lambda *given: affordable / count)
+    options = {**FAST, **write_examples(tmp_path, "multiple-choice", {"train": count, "validation": 8})}
+    options["per_device_train_batch_size"] = 1
+    results = run("multiple-choice", encoder, tmp_path / "out", **options, seconds=1_000)
+    assert round(results.found["num_train_epochs"] * count) == steps
+
+
+def test_a_kept_linear_head_is_not_evaluated_again(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "PLANNED", 0)
+    judge, judged = HeadSetup.judge, []
+
+    def counted(self: HeadSetup, trainer: Any, split: str) -> Any:
+        judged.append(split)
+        return judge(self, trainer, split)
+
+    monkeypatch.setattr(HeadSetup, "judge", counted)
+    files = write_examples(tmp_path, "classification", {**COUNTS, "test": 16})
+    results = run("classification", encoder, tmp_path / "out", **files, seconds=5)
+    assert results.tuning == "linear"
+    assert judged == ["validation", "test"]
+    assert results.best.metrics == results.baselines["linear_head"]
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 16
 
 
 def test_the_linear_head_is_fitted_to_as_many_examples_as_there_is_time_for(
@@ -99,7 +147,7 @@ def test_the_linear_head_is_fitted_to_as_many_examples_as_there_is_time_for(
     monkeypatch.setattr(budget, "_LINEAR", 0)
     files = write_examples(tmp_path, "classification", {"train": 240, "validation": 40, "test": 40})
     results = run("classification", encoder, tmp_path / "out", **files, **FAST, seconds=100_000)
-    assert "The linear head is fitted to 128 of 240 examples." in capsys.readouterr().out
+    assert "The linear head is fitted to 64 of 240 examples." in capsys.readouterr().out
     assert results.tuning == "full"
     assert results.best.metrics["test"]["accuracy"] > 0.9
 
@@ -107,11 +155,25 @@ def test_the_linear_head_is_fitted_to_as_many_examples_as_there_is_time_for(
 def test_the_time_before_the_command_runs_counts(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_examples(tmp_path, "ner", COUNTS)["train_file"]
-    options = ["--task", "ner", "--train_file", str(file), "--output_dir", str(tmp_path / "out"), "--seconds", "2"]
-    # As if importing torch took longer than there is time.
-    main(["adapt", str(encoder), *options], before_run=lambda: time.sleep(2))
-    assert "The training has at least 10 steps, which take more than 2 seconds." in capsys.readouterr().out
+    options = {"train_file": write_examples(tmp_path, "ner", COUNTS)["train_file"], "output_dir": tmp_path / "out"}
+    options |= {"seconds": 1_000, "num_train_epochs": 50}
+    arguments = ["--task", "ner", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    # As if importing torch had taken all the time.
+    with running_since(time.perf_counter() - 1_000):
+        adapt.adapt(parse([str(encoder), *arguments]))
+    assert "The training has at least 10 steps, which take more than 1000 seconds." in capsys.readouterr().out
+
+
+def test_a_command_starts_the_clock_before_it_imports_torch() -> None:
+    started: list[float] = []
+    before = time.perf_counter()
+    with pytest.raises(SystemExit):
+        main(
+            ["adapt", "nothing/here", "--task", "ner", "--train_file", "no.jsonl"],
+            before_run=lambda: started.append(command_start()),
+        )
+    assert before <= started[0] < time.perf_counter()
+    assert command_start() > started[0]
 
 
 def test_a_search_cannot_be_limited() -> None:

@@ -48,6 +48,13 @@ def test_examples_that_are_too_easy_do_not_say_that_training_was_useless() -> No
     assert results.warnings() == []
 
 
+@pytest.mark.parametrize(("linear", "warnings"), [(0.92939, 0), (0.9296, 1)])
+def test_a_linear_model_is_not_better_by_less_than_is_shown(linear: float, warnings: int) -> None:
+    results = results_of(0.92935, spearman=0.92935)
+    results.baselines = {"linear_tfidf": {"validation": {"spearman": linear}}}
+    assert len(results.warnings()) == warnings
+
+
 @pytest.mark.parametrize(
     ("tuning", "advice"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from sequence_encoder.training.trials import affordable_steps, seconds_of_step, trial_arguments
+from sequence_encoder.training import trials
+from sequence_encoder.training.trials import affordable_steps, evaluations_of, seconds_of_step, trial_arguments
 
 
 class Model(torch.nn.Module):
@@ -35,11 +37,36 @@ def test_a_trial_of_slow_steps_is_shorter(tmp_path: Path, seconds: float, steps:
     assert trainer.state.global_step == steps
 
 
-@pytest.mark.parametrize(
-    "evaluation", [{}, {"eval_strategy": "epoch"}, {"eval_strategy": "steps", "eval_steps": 5}, {"eval_steps": 0.2}]
-)
-def test_all_steps_are_affordable_with_enough_time_and_ten_without(tmp_path: Path, evaluation: dict[str, Any]) -> None:
+def test_all_steps_are_affordable_with_enough_time_and_ten_without(tmp_path: Path) -> None:
     for seconds, steps in ((1e9, 500), (1e-9, 10)):
-        trainer, args = trainer_of(tmp_path, evaluated=bool(evaluation), **evaluation)
+        trainer, args = trainer_of(tmp_path)
         args.seconds = seconds
-        assert affordable_steps(trainer, args, 500, 0.0, more=1) == steps
+        assert affordable_steps(trainer, args, 500, time.perf_counter(), more=1) == steps
+
+
+@pytest.mark.parametrize("more", [0, 4])
+def test_evaluations_leave_less_time_for_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+    monkeypatch.setattr(trials, "seconds_of_step", lambda trainer, seconds: 1.0)
+    monkeypatch.setattr(trials, "PLANNED", 1.0)
+    times = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    trainer, args = trainer_of(tmp_path, evaluated=True, eval_strategy="steps", eval_steps=5)
+    trainer.evaluate = lambda: None
+    args.seconds = 320.0
+    # 20 seconds are over, an evaluation takes 10, and five steps with one take 15.
+    assert affordable_steps(trainer, args, 500, 0.0, more) == (300 - 10 * more) // 3
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, (0.0, 0.0)),
+        ({"eval_strategy": "epoch", "num_train_epochs": 2}, (1.0, 2 / 500)),
+        ({"eval_strategy": "steps", "eval_steps": 5}, (0.0, 1 / 5)),
+        ({"eval_strategy": "steps", "eval_steps": 0.2}, (5.0, 0.0)),
+        ({"eval_strategy": "steps", "logging_steps": 20}, (0.0, 1 / 20)),
+    ],
+)
+def test_evaluations_are_counted(tmp_path: Path, options: dict[str, Any], found: tuple[float, float]) -> None:
+    _, args = trainer_of(tmp_path, **options)
+    assert evaluations_of(args, 500) == found

@@ -34,7 +34,7 @@ class _StepTimes(TrainerCallback):
     """A callback that records when each step ends, and ends a trial that takes too long.
 
     Args:
-        seconds: The seconds after the first step from which on the trial ends. It times at least one step.
+        seconds: The seconds from the end of the first step, after which the trial ends. It times at least one step.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -86,7 +86,7 @@ def affordable_steps(trainer: Trainer, args: Any, most: int, started: float, mor
         before = time.perf_counter()
         trainer.evaluate()
         evaluation = time.perf_counter() - before
-    fixed, of_step = _evaluations(args, most)
+    fixed, of_step = evaluations_of(args, most)
     left = PLANNED * args.seconds - (time.perf_counter() - started) - (more + fixed) * evaluation
     steps = min(most, max(LEAST_STEPS, math.floor(left / (step + of_step * evaluation))))
     if steps < most and args.process_index == 0:
@@ -94,7 +94,7 @@ def affordable_steps(trainer: Trainer, args: Any, most: int, started: float, mor
     return steps
 
 
-def _evaluations(args: Any, most: int) -> tuple[float, float]:
+def evaluations_of(args: Any, most: int) -> tuple[float, float]:
     """Return the number of evaluations during a training, and those for each step in addition.
 
     Args:

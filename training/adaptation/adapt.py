@@ -140,8 +140,9 @@ def _adapt(run: Adaptation) -> Results:
         if args.search_trials and not results.found:
             results.found = search(run, setup)
             record(run, results)
-        if args.seconds and results.tuning != "linear" and not results.trainings:
+        if args.seconds and results.tuning != "linear":
             keep_to_budget(run, setup, results, started, calibrated_on)
+        results.searched = setup.searched
         if args.process_index == 0 and run.model.tuning in PLANNED and not fits_only_head(setup, results):
             print(in_words(args, args.planned, len(setup.rows["train"])), end="")
         trained = {result.seed for result in results.trainings}

@@ -64,6 +64,7 @@ class HeadSetup(HeadFiles):
     trainer_class: type[HubTrainer] = HubTrainer
     # The class of the model that an adapter is trained on, without the weights that the adapter contains.
     base_class: type[PreTrainedModel] = SequenceEncoderModel
+    searched = None  # Only evaluations of embeddings search.
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         self.run = run
@@ -74,7 +75,7 @@ class HeadSetup(HeadFiles):
         self.unlabelled: Any = None  # more texts, without labels
         self.class_names: Any = None  # those of `--label_names_file`
         self.made_pairs: dict[str, dict[str, int]] = {}  # only texts for embeddings have any
-        # The evaluations of the linear head, which need not be repeated if it is kept.
+        # The evaluations of the linear head, until it is clear whether it is kept, and they need not be repeated.
         self.judged_linear: dict[str, Evaluation] = {}
         # The numbers of the training examples in their source.
         self.positions: Any = np.arange(len(self.rows["train"]))
@@ -298,7 +299,8 @@ class HeadSetup(HeadFiles):
 
     def _evaluation(self, split: str, outputs: EvalPrediction, metrics: Any) -> Evaluation:
         rows, inputs = self.rows[split], self.inputs[split]
-        answers = partial(self.task.answers, rows, inputs, outputs)
+        # Only the answers to test examples are written. The outputs of others would take memory.
+        answers = partial(self.task.answers, rows, inputs, outputs) if split == "test" else list
         return Evaluation(metrics_of(metrics, "eval"), answers, self.task.confusion(outputs))
 
     @property

@@ -50,13 +50,15 @@ class Evaluation:
 
     Attributes:
         metrics: The metrics.
-        answers: Computes the answers of the model, which must not change before.
+        answers: Returns the answers of the model, and may compute them, so that the model must not change before it.
+        seconds: The duration of the evaluation.
     """
 
     metrics: dict[str, float]
     answers: Callable[[], list[Any]]
     confusion: list[list[int]] | None = None
     by_label: dict[str, dict[str, float]] | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Results:
         unlabelled: Whether more texts without labels helped, empty if there were none.
         made_pairs: The number of texts and of pairs in each split whose pairs were made from texts. The metrics of
             these splits are about such pairs.
+        searched: The number of texts among which evaluations of embeddings search, or None if they do not.
     """
 
     task: str
@@ -109,6 +112,7 @@ class Results:
     labelling: dict[str, Any] = field(default_factory=dict)
     unlabelled: dict[str, Any] = field(default_factory=dict)
     made_pairs: dict[str, dict[str, int]] = field(default_factory=dict)
+    searched: int | None = None
 
     @property
     def kept(self) -> Result:
@@ -152,6 +156,7 @@ class Results:
             **({"labelling": {**self.labelling, "repeated_by_the_model": self.repeated}} if self.labelling else {}),
             **({"unlabelled": self.unlabelled} if self.unlabelled else {}),
             **({"made_pairs": self.made_pairs} if self.made_pairs else {}),
+            **({"searched_texts": self.searched} if self.searched else {}),
             "masked_tuning": self.masked,
             "parameters": self.parameters,
             "trained_parameters": self.trained,
@@ -232,7 +237,11 @@ class Results:
             baseline, splits = BASELINES[name], self.baselines[name]
             for split, metrics in self._reported(self.kept.metrics).items():
                 reached, value = metrics[metric], splits.get(split, {}).get(metric)
-                if value is None or (reached == value and baseline.may_be_equal):
+                if value is None:
+                    continue
+                # Scores that are equal as they are shown differ by how a processor rounds.
+                reached, value = float(f"{reached:.4g}"), float(f"{value:.4g}")
+                if reached == value and baseline.may_be_equal:
                     continue
                 if name == "before_training" and sign > 0 and reached == value == 1:
                     warnings.append(

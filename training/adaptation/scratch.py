@@ -6,6 +6,7 @@
   base/            the encoder, if it was converted from another family
   search.db        the finished trials of a hyperparameter search
   budget.json      how the training was shortened to `--seconds`
+  linear_head.json the number of examples that the linear head is fitted to within `--seconds`
   labels.json      the labels of the texts that had none
   folds/           the outputs of finished folds for their held-out examples
   trainings/SEED/  the checkpoints and logs of a training run

@@ -6,9 +6,10 @@ import copy
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from ...cards.card import Training
 from ...command_line import UsageError
@@ -62,6 +63,7 @@ class SimilaritySetup:
     folds: tuple[Any, ...] = ()
     cross_validated: tuple[str, ...] = ()
     linear = classes = positions = unlabelled = class_names = None
+    judged_linear: ClassVar[dict[str, Evaluation]] = {}
     can_start_linear = False
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -77,7 +79,10 @@ class SimilaritySetup:
         self.search_among(POOL)
 
     def search_among(self, texts: int) -> None:
-        """Build the evaluators, which search for the second text of each pair among at least this number of texts."""
+        """Build the evaluators, which search for the second text of each pair among at most this number of texts.
+
+        The second texts of the pairs of a split are always among them.
+        """
         train = self.rows["train"]
         self.evaluators = {
             split: self.task.evaluator(rows, train, texts) for split, rows in self.rows.items() if split != "train"
@@ -95,6 +100,10 @@ class SimilaritySetup:
             model = self.task.model(self.checkpoint, self.run.model.pooling, self.max_length)
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
         given |= {"metric_for_best_model": self.metric, "greater_is_better": True}
+        at_most_one = args.max_steps <= 0 and cast(float, args.num_train_epochs) <= 1
+        if args.eval_strategy == IntervalStrategy.EPOCH and at_most_one:
+            # There is nothing to choose from, and an evaluation embeds thousands of texts.
+            given["eval_strategy"] = IntervalStrategy.NO
         if self.task.kind == "SentenceTransformer":
             # A duplicate of a text's pair would count as a negative.
             given["batch_sampler"] = "no_duplicates"
@@ -119,6 +128,11 @@ class SimilaritySetup:
                 )
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
+
+    @property
+    def searched(self) -> int | None:
+        """The number of texts among which the evaluations search, or None if they do not."""
+        return max(len(each.corpus) for each in self.evaluators.values()) if self.task.searches else None
 
     @property
     def labels(self) -> list[str]:

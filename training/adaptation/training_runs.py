@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.trainer_utils import IntervalStrategy
 
 from ...command_line.console import show_table
 from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
@@ -31,9 +30,7 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = run.scratch / "trainings" / str(seed)
     args = training_arguments(run, folder, seed, results.found)
-    # One evaluation at the end has nothing to choose from.
-    alone = args.eval_strategy == IntervalStrategy.EPOCH and cast(float, args.num_train_epochs) <= 1
-    if setup.folds or results.labelling or (alone and args.max_steps <= 0 and setup.linear is None):
+    if setup.folds or results.labelling:
         args = without_evaluation(args)
     elif setup.linear is not None and last_complete_checkpoint(folder) is None:
         # The model may be best before training.
@@ -41,7 +38,7 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     if not results.baselines:
         # The baselines need a separate trainer: Accelerate would take the evaluated model as prepared for training,
         # and would not synchronise its gradients.
-        results.baselines = {**before_training(setup, copy.deepcopy(args)), **setup.baselines()}
+        results.baselines = baselines(setup, judge_before_training(setup, copy.deepcopy(args)))
     if args.should_save:
         remove_incomplete(folder)
     checkpoint = last_complete_checkpoint(folder)
@@ -73,6 +70,7 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     judged = {} if held_out is None else {"validation": held_out}
     if results.tuning == "linear" and not results.labelling:
         judged |= setup.judged_linear
+    setup.judged_linear = {}
     judged |= judge_splits(setup, trainer, [split for split in ("validation", "test") if split not in judged])
     results.metric = setup.metric
     results.trainings.append(result_of(setup, judged, seed, seconds, asdict(setup.training(trainer))))
@@ -133,7 +131,13 @@ def average(run: Adaptation, setup: Any, results: Results) -> None:
 
 def judge_splits(setup: Any, trainer: Any, splits: Sequence[str]) -> dict[str, Evaluation]:
     """Evaluate the model of a trainer on those of the splits that have examples."""
-    return {split: setup.judge(trainer, split) for split in splits if split in setup.rows}
+    judged = {}
+    for split in splits:
+        if split in setup.rows:
+            started = time.perf_counter()
+            judged[split] = setup.judge(trainer, split)
+            judged[split].seconds = time.perf_counter() - started
+    return judged
 
 
 def result_of(
@@ -158,8 +162,8 @@ def load_average(model: Any, folders: Sequence[Path]) -> None:
     model.load_state_dict({name: (total / len(folders)).float() for name, total in totals.items()})
 
 
-def before_training(setup: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the metrics of each split before training, as a baseline."""
+def judge_before_training(setup: Any, args: AdaptationArguments) -> dict[str, Evaluation]:
+    """Evaluate the model before training on each split."""
     # The linear head is fitted to the cross-validated examples.
     splits = [split for split in ("validation", "test") if split not in setup.cross_validated]
     trainer = setup.trainer(args)
@@ -167,8 +171,13 @@ def before_training(setup: Any, args: AdaptationArguments) -> dict[str, dict[str
     if setup.linear is not None:
         setup.set_linear(trainer.model)
     judged = judge_splits(setup, trainer, splits)
-    metrics = {split: found.metrics for split, found in judged.items()}
-    if setup.linear is None:
-        return {"before_training": metrics}
-    setup.judged_linear = judged
-    return {"linear_head": metrics}
+    if setup.linear is not None and setup.run.model.tuning == "auto":
+        setup.judged_linear = judged
+    return judged
+
+
+def baselines(setup: Any, judged: Mapping[str, Evaluation]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the metrics of each split before training, and those of the simple baselines that the task has."""
+    before = {split: found.metrics for split, found in judged.items()}
+    name = "before_training" if setup.linear is None else "linear_head"
+    return {name: before, **setup.baselines()}
