@@ -6,7 +6,7 @@ import copy
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -50,6 +50,7 @@ class SimilaritySetup:
         self.task = SIMILARITY_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
         self.made_pairs: dict[str, dict[str, int]] = {}
+        self.judged_linear: dict[str, Evaluation] = {}  # only heads start from a linear fit
         if run.args.class_weights != "none":
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if run.args.metric_for_best_model is not None:
@@ -63,7 +64,6 @@ class SimilaritySetup:
     folds: tuple[Any, ...] = ()
     cross_validated: tuple[str, ...] = ()
     linear = classes = positions = unlabelled = class_names = None
-    judged_linear: ClassVar[dict[str, Evaluation]] = {}
     can_start_linear = False
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
