@@ -241,7 +241,8 @@ def test_seconds_set_the_number_of_steps(
     assert steps >= 10
     run_here(corpus, tmp_path / "counted", max_steps=steps, eval_documents=4, ema_decay=0.9)
     assert (tmp_path / "timed/model.safetensors").read_bytes() == (tmp_path / "counted/model.safetensors").read_bytes()
-    assert "within 1 seconds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "steps within 1 seconds" in printed or (steps == 10 and "at least 10 steps" in printed)
 
     saved = CompleteCheckpointsCallback.on_save
 

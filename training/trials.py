@@ -88,10 +88,24 @@ def affordable_steps(trainer: Trainer, args: Any, most: int, started: float, mor
         evaluation = time.perf_counter() - before
     fixed, of_step = evaluations_of(args, most)
     left = PLANNED * args.seconds - (time.perf_counter() - started) - (more + fixed) * evaluation
-    steps = min(most, max(LEAST_STEPS, math.floor(left / (step + of_step * evaluation))))
+    affordable = math.floor(left / (step + of_step * evaluation))
+    steps = min(most, max(LEAST_STEPS, affordable))
     if steps < most and args.process_index == 0:
-        print(f"There is time for {steps:,} of {most:,} steps within {args.seconds:g} seconds.")
+        print(said_of_time(affordable >= LEAST_STEPS, f"{steps:,} of {most:,} steps", args.seconds))
     return steps
+
+
+def said_of_time(is_enough: bool, amount: str, seconds: float) -> str:
+    """Return what the user reads about a shorter training.
+
+    Args:
+        is_enough: Whether `seconds` leave time for `LEAST_STEPS` steps.
+        amount: How long the training is if they do.
+        seconds: The seconds that the user allows for the whole command.
+    """
+    if is_enough:
+        return f"There is time for {amount} within {seconds:g} seconds."
+    return f"The training has at least {LEAST_STEPS} steps, which take more than {seconds:g} seconds."
 
 
 def evaluations_of(args: Any, most: int) -> tuple[float, float]:

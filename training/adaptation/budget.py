@@ -13,7 +13,15 @@ import numpy as np
 from transformers.trainer_utils import IntervalStrategy
 
 from ...saving.whole_folders import write_atomically
-from ..trials import LEAST_STEPS, PLANNED, evaluations_of, planned_once, seconds_of_step, trial_arguments
+from ..trials import (
+    LEAST_STEPS,
+    PLANNED,
+    evaluations_of,
+    planned_once,
+    said_of_time,
+    seconds_of_step,
+    trial_arguments,
+)
 from .cross_validation import LEAST_TO_CHOOSE
 from .linear_head import frozen_vectors
 from .plan import plan_for
@@ -105,15 +113,11 @@ def _shortened(run: Adaptation, setup: Any, results: Results, started: float, ca
     most, least = cast(float, args.num_train_epochs), LEAST_STEPS / steps
     if max(epochs, least) >= most:
         return kept
-    limit = f"{args.seconds:g} seconds"
     if epochs < least and run.model.tuning == "auto" and setup.can_start_linear and setup.linear is not None:
-        shorter = f"{limit} are too few to train all weights, so only the linear head is kept."
+        shorter = f"{args.seconds:g} seconds are too few to train all weights, so only the linear head is kept."
         return {**kept, "linear": True, "said": shorter}
-    if epochs >= least:
-        shorter = f"There is time for {epochs:.3g} epochs within {limit}."
-    else:
-        epochs = least
-        shorter = f"The training has at least {LEAST_STEPS} steps, which take more than {limit}."
+    shorter = said_of_time(epochs >= least, f"{epochs:.3g} epochs", cast(float, args.seconds))
+    epochs = max(epochs, least)
     planned = plan_for(examples, args.world_size, epochs * steps, makes_pairs=bool(setup.made_pairs))
     # Rounded up, so that no step is lost.
     found: dict[str, Any] = {"num_train_epochs": math.ceil(1e4 * epochs) / 1e4}
