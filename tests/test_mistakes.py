@@ -252,6 +252,11 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{PRETRAIN} --streaming True --max_steps=-1", "--max_steps"),
     (f"{PRETRAIN} --train_sampling_strategy random", "sequential"),
     (f"{PRETRAIN} --ema_decay 1", "--ema_decay"),
+    (f"{PRETRAIN} --start_share 0.3", "--start_share needs --model"),
+    (
+        "pretrain model --corpus texts.jsonl --output_dir out --start_share 1",
+        "--start_share must be at least 0 and below 1, got 1",
+    ),
     (f"{PRETRAIN} --text_column body", "text"),
     (f"{PRETRAIN} --resume True --overwrite True", "set only one"),
     (f"{PRETRAIN} --label_smoothing_factor 0.1", "--label_smoothing_factor must be 0"),

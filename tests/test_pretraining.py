@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 from sequence_encoder.training.checkpoints import CompleteCheckpointsCallback
 from sequence_encoder.training.pretraining.run import parse
 from sequence_encoder.training.pretraining.trainer import settle_rates
@@ -171,6 +171,26 @@ def test_the_averaged_weights_are_saved(corpus: Path, tmp_path: Path) -> None:
         average = torch.lerp(average, weight, 1 - min(0.5, (1 + step) / (10 + step)))
     torch.testing.assert_close(weights(tmp_path)[name], average, rtol=0, atol=1e-7)
     assert not torch.allclose(average, after[-1], atol=1e-4)
+
+
+def test_the_weights_before_the_training_have_a_share_of_the_final_ones(
+    corpus: Path, finished: Path, tmp_path: Path
+) -> None:
+    options = {"model": finished, "config_overrides": None, "max_steps": 4, "save_steps": 2}
+    run_here(corpus, tmp_path / "trained", **options)
+    output = tmp_path / "mean"
+    run_here(corpus, output, **options, start_share=0.25)
+    before, after, found = weights(finished), weights(tmp_path / "trained"), weights(output)
+    assert before.keys() == found.keys()
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, torch.lerp(after[name], before[name], 0.25), rtol=0, atol=1e-6)
+    assert not torch.allclose(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"], atol=1e-3)
+    assert "share of the weights before the training" in (output / "README.md").read_text().lower()
+    # The checkpoints have the weights without the mean.
+    rewind(output, 2)
+    run_here(corpus, output, **options, start_share=0.25, resume=True)
+    for name, weight in weights(output).items():
+        assert torch.equal(weight, found[name])
 
 
 @pytest.mark.parametrize(

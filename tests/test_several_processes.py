@@ -34,19 +34,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def train(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def pretrained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with a tokenizer."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    run_here(corpus, folder, max_steps=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(corpus: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return `train(processes, parallelism, output, **options)`, which trains on two packs per step.
 
     One process without sharding is this one, and a launcher starts others.
     """
-    tokenizer = tmp_path_factory.mktemp("tokenizer")
-    run_here(corpus, tokenizer, max_steps=1)
 
     def run(processes: int, parallelism: str, output: Path | None = None, **options: Any) -> Path:
         output = output or tmp_path_factory.mktemp(f"{parallelism}-{processes}")
         # One process has nothing to shard, but resumes the checkpoints of several.
         parallelism = "ddp" if parallelism == "tensor_parallel" and processes == 1 else parallelism
-        options = {"tokenizer": tokenizer, "max_steps": STEPS, "save_steps": STEPS // 2, "eval_documents": 3, **options}
+        planned = {"max_steps": STEPS, "save_steps": STEPS // 2, "eval_documents": 3}
+        options = {"tokenizer": pretrained, **planned, **options}
         # Larger rates amplify the rounding of sums in another order.
         apart = 1 if parallelism == "tensor_parallel" else processes
         options |= {"gradient_accumulation_steps": 2 // apart, "learning_rate": 2e-3}
@@ -150,11 +157,11 @@ def test_a_checkpoint_of_one_process_resumes_in_two(one: Path, train: Callable[.
 
 @shards_models
 def test_sharded_averages_and_activation_checkpointing_keep_the_losses(
-    train: Callable[..., Path], tmp_path: Path
+    pretrained: Path, train: Callable[..., Path], tmp_path: Path
 ) -> None:
     settings = yaml.safe_load((ROOT / "examples/fsdp2.yaml").read_text())
     assert settings["fsdp_config"]["fsdp_activation_checkpointing"]
-    averaged = {"ema_decay": 0.9}
+    averaged = {"ema_decay": 0.9, "start_share": 0.25, "model": pretrained, "tokenizer": None, "config_overrides": None}
     whole, sharded = train(1, "ddp", **averaged), train(2, "fsdp2", **averaged)
     assert_same_losses(sharded, whole)
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, sharded))

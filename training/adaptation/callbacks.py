@@ -75,31 +75,6 @@ class BestWeights(TrainerCallback):
         self.weights = {}
 
 
-class TowardsStart(TrainerCallback):
-    """Callback that ends a training with a mean of the weights before and after it.
-
-    Such a mean keeps more of what a model could do than the trained weights do, and most of what these have learned
-    (WiSE-FT, Wortsman et al., 2022, arXiv:2109.01903).
-
-    Args:
-        start: A copy of the model before the training, also where the training is resumed.
-        share: The share of its weights, from 0 to 1.
-    """
-
-    def __init__(self, start: torch.nn.Module, share: float) -> None:
-        self.start, self.share = start, share
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Average the weights."""
-        self.average(kwargs["model"])
-
-    @torch.no_grad()
-    def average(self, model: torch.nn.Module) -> None:
-        """Average the weights of a model with those before the training."""
-        for weight, start in zip(model.parameters(), self.start.parameters(), strict=True):
-            weight.lerp_(start.to(weight.device), self.share)
-
-
 class EarlyStopping(EarlyStoppingCallback):
     """`EarlyStoppingCallback` of transformers that keeps its count of evaluations when a run is resumed.
 

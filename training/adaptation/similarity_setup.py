@@ -20,7 +20,8 @@ from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.card_mark import save_card
 from ..encoders import card_fields_of
 from ..sparse_embeddings import with_sparse_embeddings
-from .callbacks import TowardsStart, callbacks_of
+from ..weight_averages import TowardsStart
+from .callbacks import callbacks_of
 from .encoder import text_length
 from .near_batches import with_near_batches
 from .report import Evaluation, Results, metrics_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any, cast
 
-from ..adaptation.callbacks import TowardsStart
 from ..hub_trainer import HubTrainer
+from ..weight_averages import TowardsStart
 from .objectives import SimilarityObjective
 from .teacher import Teacher
 

@@ -182,6 +182,10 @@ class PretrainingOptions:
         "Share of the steps over which the learning rate decays at the end of training.", 0.3
     )
     ema_decay: float | None = option("Save an exponential moving average of the weights with this decay.", None)
+    start_share: float = option(
+        "Share of the weights before the training in the final ones, so that --model keeps more of what it could do.",
+        0.0,
+    )
     per_device_train_batch_size: int = option("Training batch size per device, in packs.", 1)
     per_device_eval_batch_size: int = option("Evaluation batch size per device.", 32)
     seconds: float | None = option(default=None, **SECONDS)
@@ -233,6 +237,8 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"--{name} has no effect with --objective {objective}; leave one of them out.")
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("model") is not None
+    if "start_share" in given and not continued:
+        raise UsageError("--start_share needs --model, since the weights of a new encoder are not worth keeping.")
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
     if "optim" in given:
         # An explicit --optim takes precedence.

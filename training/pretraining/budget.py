@@ -40,7 +40,7 @@ def _affordable_steps(
     args = run.args
     trial = trial_arguments(args, run.scratch / TRIAL)
     trial.resume = trial.push_to_hub = trial.load_best_model_at_end = False
-    trial.ema_decay = None
+    trial.ema_decay, trial.start_share = None, 0.0
     most = math.ceil(args.num_train_epochs * len(train) / packs_per_step(args))
     # The model is evaluated again after the training.
     steps = affordable_steps(trainer_of(dataclasses.replace(run, args=trial)), args, most, started, more=1)

@@ -88,6 +88,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         "tokens of an example": f"at most {run.model.max_tokens:,}",
         **kind.hyperparameters(run.objectives),
         "average of weights": run.args.ema_decay or "none",
+        **({"share of the weights before the training": run.args.start_share} if run.args.start_share else {}),
     }
     origin = run.model.model
     of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None

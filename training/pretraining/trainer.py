@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
 from ...command_line.console import show_table
@@ -23,7 +20,6 @@ from ..checkpoints import (
     CompleteCheckpointsCallback,
     CurrentSettingsCallback,
     RestoreRandomStateCallback,
-    checkpoint_at,
     last_complete_checkpoint,
     step_of,
 )
@@ -31,6 +27,7 @@ from ..hardware import product_speed
 from ..hub_trainer import HubTrainer
 from ..optimizer import MuonWithAdamW
 from ..tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
+from ..weight_averages import ExponentialMovingAverage, TowardsStart
 from .arguments import RATE
 from .diffusion_bound import BoundWindows
 from .objective_kinds import KINDS
@@ -91,7 +88,7 @@ def make_trainer(
         processing_class=tokenizer,
         compute_metrics=kind.metrics(held_out),
         preprocess_logits_for_metrics=kind.sums,
-        callbacks=checkpoint_callbacks(run, checkpoint),
+        callbacks=weight_callbacks(run, model, checkpoint),
         optimizer_cls_and_kwargs=muon(model, args) if args.muon else None,
     )
     if trainer.is_fsdp_enabled and trainer.accelerator.mixed_precision == "bf16":
@@ -144,11 +141,14 @@ def columns(run: Pretraining) -> list[str]:
     return [*trained, *evaluated, "tokens_per_second"]
 
 
-def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]:
-    """Return the callbacks that write into checkpoints. The one that marks them as complete comes last."""
+def weight_callbacks(run: Pretraining, model: PreTrainedModel, checkpoint: Path | None) -> list[Any]:
+    """Return the callbacks that average weights or write into checkpoints. The one that marks these comes last."""
     callbacks: list[Any] = [CurrentSettingsCallback()]
     if run.args.ema_decay is not None:
         callbacks.append(ExponentialMovingAverage(run.args.ema_decay, checkpoint))
+    if run.args.start_share:
+        # A resumed training loads the weights of its checkpoint later.
+        callbacks.append(TowardsStart(copy.deepcopy(cast(nn.Module, model)), run.args.start_share))
     if tensor_parallel_size() > 1:
         run.args.save_only_model = True
         callbacks.append(TensorParallelCheckpoints())
@@ -179,59 +179,3 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = config.vocab_size * config.prediction_dim * run.objectives.masked_share
     return 6 * (inside + attention + vocabulary)
-
-
-class ExponentialMovingAverage(TrainerCallback):
-    """Callback that averages the weights after every step, and replaces them by the average when training ends.
-
-    The decay starts lower and is min(`decay`, (1 + step) / (10 + step)). Checkpoints hold the average beside the
-    weights. It is sharded if they are, and loads in any number of processes.
-
-    Args:
-        decay: The decay of the average, in (0, 1).
-        resume_from: The checkpoint that training resumes from.
-    """
-
-    def __init__(self, decay: float, resume_from: Path | None = None) -> None:
-        self.decay, self.resume_from = decay, resume_from
-        self.average: dict[str, torch.Tensor] = {}
-
-    @torch.no_grad()
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Initialise the average with the weights, or load it from the checkpoint."""
-        weights = dict(_weights(kwargs["model"]))
-        self.average = {name: weight.detach().clone() for name, weight in weights.items()}
-        if self.resume_from is not None:
-            with _of_one_process():
-                distributed_checkpoint.load(self.average, checkpoint_id=self.resume_from / "ema")
-
-    @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Update the average."""
-        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
-        for name, weight in _weights(kwargs["model"]):
-            self.average[name].lerp_(weight, 1 - decay)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save the average with the checkpoint."""
-        folder = checkpoint_at(args, state) / "ema"
-        with _of_one_process():
-            distributed_checkpoint.save(self.average, checkpoint_id=folder)
-
-    @torch.no_grad()
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Replace the weights by the average."""
-        for name, weight in _weights(kwargs["model"]):
-            weight.copy_(self.average[name])
-
-
-@contextmanager
-def _of_one_process() -> Iterator[None]:
-    """Silence the warning that a single process saves and loads, which is intended."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is ")
-        yield
-
-
-def _weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
