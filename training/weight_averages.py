@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ class TowardsStart(TrainerCallback):
     (WiSE-FT, Wortsman et al., 2022, arXiv:2109.01903).
 
     Args:
-        start: A copy of the model before the training, also where the training is resumed.
-        share: The share of its weights, from 0 to 1.
+        start: The weights before the training, also where the training is resumed, in the order of the parameters.
+        share: Their share, from 0 to 1.
     """
 
-    def __init__(self, start: torch.nn.Module, share: float) -> None:
-        self.start, self.share = start, share
+    def __init__(self, start: Iterable[torch.Tensor], share: float) -> None:
+        self.start, self.share = list(start), share
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Average the weights."""
@@ -38,7 +38,7 @@ class TowardsStart(TrainerCallback):
     @torch.no_grad()
     def average(self, model: torch.nn.Module) -> None:
         """Average the weights of a model, which may be sharded, with those before the training."""
-        for weight, start in zip(model.parameters(), self.start.parameters(), strict=True):
+        for weight, start in zip(model.parameters(), self.start, strict=True):
             before = start.to(weight.device, weight.dtype)
             if isinstance(weight, DTensor) and not isinstance(before, DTensor):
                 before = distribute_tensor(before, weight.device_mesh, weight.placements)

@@ -115,7 +115,7 @@ class SimilaritySetup:
             callbacks = callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from)
             if self.made_pairs and self.is_sentence_encoder:
                 start = copy.deepcopy(model)
-                callbacks.append(TowardsStart(start, _START_SHARE))
+                callbacks.append(TowardsStart(start.parameters(), _START_SHARE))
                 trainer_class = with_near_batches(trainer_class, start)
             # It chooses examples for the card.
             with without_bars_of(model.model_card_data.set_widget_examples):

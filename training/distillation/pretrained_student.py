@@ -45,7 +45,7 @@ def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> bool
     weights, scores = copy.deepcopy(student.model.state_dict()), []
     for share in (1.0, 0.0, _OF_START):
         student.model.load_state_dict(weights)
-        TowardsStart(initial, share).average(student.model)
+        TowardsStart(initial.parameters(), share).average(student.model)
         scores.append(cast(Any, trained.predict(held_out).metrics)[f"test_{metric}"])
     before, after, mean = scores
     is_mean = bool(mean >= (before + after) / 2)

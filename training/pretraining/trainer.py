@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -148,7 +147,8 @@ def weight_callbacks(run: Pretraining, model: PreTrainedModel, checkpoint: Path 
         callbacks.append(ExponentialMovingAverage(run.args.ema_decay, checkpoint))
     if run.args.start_share:
         # A resumed training loads the weights of its checkpoint later.
-        callbacks.append(TowardsStart(copy.deepcopy(cast(nn.Module, model)), run.args.start_share))
+        start = [weight.detach().clone() for weight in cast(nn.Module, model).parameters()]
+        callbacks.append(TowardsStart(start, run.args.start_share))
     if tensor_parallel_size() > 1:
         run.args.save_only_model = True
         callbacks.append(TensorParallelCheckpoints())
