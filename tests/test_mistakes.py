@@ -254,6 +254,10 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{PRETRAIN} --ema_decay 1", "--ema_decay"),
     (f"{PRETRAIN} --start_share 0.3", "--start_share needs --model"),
     (
+        "pretrain model --corpus texts.jsonl --start_share 0.3 --load_best_model_at_end True --eval_documents 3",
+        "--start_share and --load_best_model_at_end both replace the final weights",
+    ),
+    (
         "pretrain model --corpus texts.jsonl --output_dir out --start_share 1",
         "--start_share must be at least 0 and below 1, got 1",
     ),

@@ -191,6 +191,8 @@ def test_the_weights_before_the_training_have_a_share_of_the_final_ones(
     run_here(corpus, output, **options, start_share=0.25, resume=True)
     for name, weight in weights(output).items():
         assert torch.equal(weight, found[name])
+    with pytest.raises(UsageError, match=r"these differ: start_share \(was 0.25, is 0.5\)"):
+        run_here(corpus, output, **options, start_share=0.5, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +263,7 @@ def test_seconds_set_the_number_of_steps(
     assert steps >= 10
     run_here(corpus, tmp_path / "counted", max_steps=steps, eval_documents=4, ema_decay=0.9)
     assert (tmp_path / "timed/model.safetensors").read_bytes() == (tmp_path / "counted/model.safetensors").read_bytes()
-    printed = capsys.readouterr().out
-    assert "steps within 1 seconds" in printed or (steps == 10 and "at least 10 steps" in printed)
+    assert "within 1 seconds" in capsys.readouterr().out
 
     saved = CompleteCheckpointsCallback.on_save
 

@@ -105,7 +105,7 @@ def said_of_time(is_enough: bool, amount: str, seconds: float) -> str:
     """
     if is_enough:
         return f"There is time for {amount} within {seconds:g} seconds."
-    return f"The training has at least {LEAST_STEPS} steps, which take more than {seconds:g} seconds."
+    return f"There is no time for {LEAST_STEPS} steps within {seconds:g} seconds, but no training has fewer."
 
 
 def evaluations_of(args: Any, most: int) -> tuple[float, float]:

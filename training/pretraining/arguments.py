@@ -237,7 +237,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"--{name} has no effect with --objective {objective}; leave one of them out.")
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("model") is not None
-    if "start_share" in given and not continued:
+    if given.get("start_share") and not continued:
         raise UsageError("--start_share needs --model, since the weights of a new encoder are not worth keeping.")
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
     if "optim" in given:

@@ -124,7 +124,7 @@ def settings_of(run: Pretraining) -> dict[str, Any]:
     args = run.args
     # The optimizer state in a checkpoint restores these settings, but not the learning rate.
     optimizer = ("muon", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-    settings |= {name: getattr(args, name) for name in ("seed", "ema_decay", *optimizer)}
+    settings |= {name: getattr(args, name) for name in ("seed", "ema_decay", "start_share", *optimizer)}
     # The same types as after reading the file.
     return json.loads(json.dumps(settings | {"packs a step": packs_per_step(args)}))
 
