@@ -37,12 +37,11 @@ class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: igno
             raise UsageError(f"--lr_decay_share must be above 0 and at most 1, got {self.lr_decay_share}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UsageError(f"--ema_decay must be between 0 and 1, got {self.ema_decay}.")
-        if self.ema_decay is not None and self.load_best_model_at_end:
-            raise UsageError("--ema_decay and --load_best_model_at_end both replace the final weights; set only one.")
-        if self.start_share and self.load_best_model_at_end:
-            raise UsageError("--start_share and --load_best_model_at_end both replace the final weights; set only one.")
         if not 0 <= self.start_share < 1:
             raise UsageError(f"--start_share must be at least 0 and below 1, got {self.start_share}.")
+        for name in ("ema_decay", "start_share"):
+            if getattr(self, name) and self.load_best_model_at_end:
+                raise UsageError(f"--{name} and --load_best_model_at_end both replace the final weights; set only one.")
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run and --overwrite starts over; set only one.")
         check_training_arguments(self)
