@@ -32,7 +32,9 @@ from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.training.adaptation.callbacks import BestWeights
 from sequence_encoder.training.distillation.objectives import SimilarityObjective
 from sequence_encoder.training.distillation.report import Report
+from sequence_encoder.training.distillation.run import parse
 from sequence_encoder.training.distillation.student import make_student
+from sequence_encoder.training.distillation.teacher import load_teacher
 from sequence_encoder.training.distillation.teacher_outputs import TeacherVectors
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
@@ -142,6 +144,16 @@ def test_a_pretrained_student_learns_with_its_own_tokenizer(
     assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(pretrained).get_vocab()
     assert SequenceEncoderModel.from_pretrained(tmp_path / "student").config.hidden_dropout == 0.2
     assert "The student started from small." in (tmp_path / "student" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_student_that_is_larger_than_its_teacher_is_pointed_out(
+    teacher: Path, pretrained: Path, corpus: Path, capsys: pytest.CaptureFixture[str], swapped: bool
+) -> None:
+    large, small = str(teacher), str(pretrained)
+    models = [small, "--student", large] if swapped else [large, "--student", small]
+    load_teacher(parse([*models, "--corpus", str(corpus), "--output_dir", "student"]))
+    assert (f"--student {large} has" in capsys.readouterr().out) == swapped
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["texts", "no texts"])

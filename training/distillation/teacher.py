@@ -114,6 +114,12 @@ def load_teacher(run: Distillation) -> Teacher:
     student = None if asked.student is None else _load_student(run, model, asked.student)
     if student is not None:
         layers = student.model.config.num_hidden_layers
+        weights = [each.num_parameters(exclude_embeddings=True) for each in (student.model, model)]
+        if weights[0] > weights[1]:
+            print(
+                f"--student {asked.student} has {weights[0]:,} weights besides its embeddings, more than the "
+                f"{weights[1]:,} of the teacher {asked.model}, so it will be slower. Are they the wrong way round?"
+            )
     else:
         layers = check_layers(model.config.num_hidden_layers, asked.layers, asked.hidden_size is not None)
     if asked.hidden_size is not None:
