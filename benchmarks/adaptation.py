@@ -138,9 +138,9 @@ def retrieval(epochs: int, seeds: int) -> None:
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.models import Pooling, Transformer
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     pairs = []
     for doc in documentation(6 * (TRAIN + TEST)):

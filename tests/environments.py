@@ -17,15 +17,18 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PACKAGE = "sequence-encoder"
 EXTRAS = "[train,dev]"
-# pyarrow 26 needs NumPy 2, but does not declare it, so pip would install it beside an older NumPy.
+# The extras whose limits are pinned. The dev extra installs them too, but its own tools have no pins.
+PINNED_EXTRAS = ("train", "adapt", "constraints", "search", "serve")
+# Pip would install pyarrow 26 beside a NumPy that is too old for it.
 CONSTRAINTS_OF_OLDEST = ("pyarrow<26",)
 SHOWN = ("torch", "transformers", "tokenizers", "huggingface_hub", "accelerate", "safetensors", "datasets", "numpy")
 
 
 def requirements() -> list[Requirement]:
-    """Return what the installed package needs, with its extra `train`. The tools of the dev extra have no pins."""
+    """Return what the installed package needs, also for the extras whose limits are pinned."""
     needed = [Requirement(line) for line in requires(PACKAGE) or []]
-    return [one for one in needed if one.marker is None or one.marker.evaluate({"extra": "train"})]
+    extras = [{"extra": name} for name in PINNED_EXTRAS]
+    return [one for one in needed if one.marker is None or any(map(one.marker.evaluate, extras))]
 
 
 def lowest_versions() -> list[str]:

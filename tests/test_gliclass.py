@@ -70,6 +70,7 @@ def test_logits_are_those_of_the_package(
         torch.testing.assert_close(encoded(TEXT).last_hidden_state, model.model(TEXT).last_hidden_state)
 
 
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
 def test_the_commands_take_a_folder_of_gliclass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["the fox is red", "packing leaves the padding out of it"]
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=97, show_progress=False)

@@ -250,6 +250,7 @@ def test_a_table_that_is_tied_to_the_output_trains_as_before(tiny_config: Callab
     assert optimizer_of(trainer) is torch.optim.AdamW
 
 
+@pytest.mark.since("torch", "2.8", "has the fused AdamW that is the default")
 @pytest.mark.parametrize("task", ["classification", "embedding"])
 def test_adapt_trains_only_the_vectors_of_tokens_that_it_reads(task: str, tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder", vocab_size=VOCABULARY)

@@ -222,6 +222,7 @@ print(json.dumps([pipe(texts, candidate_labels=labels, multi_label=several) for 
         classify(TEXTS[0], LABELS, hypothesis_template="{}")
 
 
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
 def test_predict_writes_the_scores_of_the_pipeline(saved: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "rows.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS, None]))
@@ -255,6 +256,7 @@ def test_eight_bits_keep_the_scores(make: Build, tokenizer: Any) -> None:
     assert torch.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.9
 
 
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
 def test_predict_says_what_a_zero_shot_model_is_for(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("the fox\n")
     options = {"model": saved, "corpus": tmp_path / "rows.txt", "output_dir": tmp_path / "out", "device": "cpu"}

@@ -125,7 +125,7 @@ class Embedding(SimilarityTask):
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
         """See `SimilarityTask`. The modules are those in the encoder's folder, or else mean pooling."""
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+        from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
         from ....modeling.text_encoding.embedding_recipe import ACTIVATIONS, EmbeddingRecipe
         from ....modeling.text_encoding.embedding_recipe import Dense as Projection
