@@ -130,8 +130,11 @@ def outputs_of(
 
 
 def mean_cosine(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
-    """Return the mean cosine of pairs of vectors, or the cosine of the two rows of numbers if each has one channel."""
-    if all(len(vector) == 1 for vector in expected):
+    """Return the mean cosine of pairs of vectors, or the cosine of all numbers at once if each has one or two channels.
+
+    The cosine of single numbers is 1 or -1, and so is that of the logits of two labels if these are opposite numbers.
+    """
+    if all(len(vector) <= 2 for vector in expected):
         expected, found = [torch.cat(list(expected))], [torch.cat(list(found))]
     pairs = zip(expected, found, strict=True)
     return float(torch.stack([torch.cosine_similarity(one, other, dim=0) for one, other in pairs]).mean())

@@ -152,7 +152,7 @@ class SearchIndex:
         if cosine is not None and cosine < LEAST_COSINE:
             raise UsageError(
                 f"{name} is not the model of the index: for a text of the index, its vector has a cosine of "
-                f"{cosine:.2f} with that in the index. Pass the right one as --model, or make a new index."
+                f"{cosine:.2f} with that in the index. Pass the right one as --encoder, or make a new index."
             )
 
     def _rank(self, mode: str, query: str, vector: Any, limit: int, where: str | None) -> Ranking:

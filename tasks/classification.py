@@ -156,7 +156,7 @@ class MultiLabel(Classification):
     def _split(self, cell: Any) -> Iterable[Any]:
         if isinstance(cell, str):
             return [name for part in cell.split(self.data.label_separator) if (name := part.strip())]
-        # An empty CSV cell means no labels.
+        # Like an empty cell of CSV, null means no labels.
         return [] if cell is None else cell if isinstance(cell, list) else [cell]
 
     def _target(self, value: Any) -> Any:
@@ -288,10 +288,12 @@ def repeat_logits(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
 
 
 def _is_labels(value: Any) -> bool:
-    # A string that starts with a bracket is a list that was written to CSV.
     if isinstance(value, list):
         return all(isinstance(name, str | int) for name in value)
-    return value is None or (_is_label(value) and not str(value).startswith("["))
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return True
+    # A string that starts with a bracket is a list that was written to CSV.
+    return _is_label(value) and not str(value).startswith("[")
 
 
 def _is_label(value: Any) -> bool:

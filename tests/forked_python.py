@@ -194,6 +194,7 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
     named = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     first = {"-c": "", "-m": os.getcwd()}.get(arguments[0], os.path.dirname(os.path.abspath(arguments[0])))
     sys.path[:] = [first, *named, *path]
+    status: Any = None
     try:
         if arguments[0] == "-c":
             main = types.ModuleType("__main__")
@@ -207,19 +208,23 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
             sys.argv = arguments
             runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as ended:
-        if ended.code:
+        if ended.code and "RANK" in os.environ:
             raise
+        status = ended.code
     if "RANK" not in os.environ:
-        _end()
+        _end(status)
 
 
-def _end() -> None:
-    """End with status 0. Shutting down the interpreter would copy all the pages that the forks share."""
+def _end(status: Any) -> None:
+    """End as `sys.exit` does. Shutting down the interpreter would copy all the pages that the forks share."""
+    if not isinstance(status, int | None):
+        print(status, file=sys.stderr)
+        status = 1
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status or 0)
 
 
 def _main(descriptor: str, executable: str) -> None:

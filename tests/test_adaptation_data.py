@@ -31,6 +31,17 @@ def test_csv_and_parquet_files_are_read(encoder: Path, tmp_path: Path) -> None:
         assert list(config.id2label.values()) == ["blue", "cat", "green", "red"]
 
 
+def test_an_empty_cell_has_no_labels(encoder: Path, tmp_path: Path) -> None:
+    rows = [*[f'it is {colour},"{colour},cat"' for colour in ("red", "green")], "we saw it,"] * 12
+    (tmp_path / "rows.csv").write_text("\n".join(["text,labels", *rows]))
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "rows.csv")
+    run("multi-label", encoder, tmp_path / "out", **files, num_train_epochs=1)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert list(config.id2label.values()) == ["cat", "green", "red"]
+    predicted = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert {"red,cat", "green,cat", ""} == {json.loads(row)["labels"] for row in predicted}
+
+
 def test_label_names_from_dataset_features_are_kept(encoder: Path, tmp_path: Path) -> None:
     from datasets import ClassLabel, Features, Sequence, Value
 

@@ -118,6 +118,10 @@ def test_texts_are_truncated_to_the_positions_of_the_encoder(tmp_path: Path) -> 
         options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1}
         options |= {"prompt_length": 8} if tuning == "prompt" else {}
         run("classification", folder, tmp_path / tuning, **options)
+    run("classification", folder, tmp_path / "short", **options, max_length=12)
+    for name, limit in {"full": 24, "prompt": 16, "short": 12}.items():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        assert len(tokenizer(rows[0]["text"], truncation=True).input_ids) == limit
     with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside the 8 virtual tokens, got 24"):
         run("classification", folder, tmp_path / "out", max_length=24, **options)
 

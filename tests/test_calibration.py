@@ -90,6 +90,21 @@ def test_a_model_that_is_right_on_all_examples_does_not_become_certain(
         assert 0.94 < after["mean_confidence"] < 0.99
 
 
+def test_temperatures_that_do_not_depend_on_the_text_are_a_single_one(
+    before: Any, tokenizer: Any, examples: Any
+) -> None:
+    logits = logits_of(before, tokenizer, [each["text"] for each in examples])
+    answers, confident = logits.argmax(-1), logits.softmax(-1).amax(-1)
+    # A model that is wrong where it is confident would need temperatures that fall as the entropy grows.
+    wrong = (answers + (confident > confident.median())) % logits.shape[1]
+    given = [
+        {"text": each["text"], "label": f"kind {label}"} for each, label in zip(examples, wrong.tolist(), strict=True)
+    ]
+    model = copy.deepcopy(before)
+    assert calibrate(model, tokenizer, given, scaling="adaptive").calibration.scaling["method"] == "temperature"
+    assert model.config.logit_calibration is None
+
+
 def test_the_report_has_metrics_of_answers_before_and_after(calibrated: Any, tmp_path: Path) -> None:
     report = calibrated[1]
     metrics = report.calibration.facts["metrics"]

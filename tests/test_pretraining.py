@@ -18,6 +18,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 from sequence_encoder.training.checkpoints import CompleteCheckpointsCallback
+from sequence_encoder.training.pretraining.pretrain import pretrain
 from sequence_encoder.training.pretraining.run import parse
 from sequence_encoder.training.pretraining.trainer import settle_rates
 
@@ -277,3 +278,6 @@ def test_seconds_set_the_number_of_steps(
             run_here(corpus, tmp_path / "stopped", **options)
     planned = json.loads((tmp_path / "stopped/_pretraining/budget.json").read_text())["steps"]
     assert run_here(corpus, tmp_path / "stopped", **options, resume=True).state.max_steps == planned
+
+    resumed = ["--output_dir", str(tmp_path / "stopped"), "--resume", "--max_steps", str(planned + 2)]
+    assert pretrain(parse(resumed)).state.global_step == planned + 2

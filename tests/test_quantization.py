@@ -187,12 +187,18 @@ def test_a_metric_decides_which_layers_stay(build: Build, tokenizer: Any) -> Non
     assert (settings.target, settings.found) == (None, None)
 
 
-def test_a_head_with_one_output_is_measured_over_all_texts(build: Build, tokenizer: Any) -> None:
-    model = build("ForSequenceClassification", num_labels=1)
-    model.classifier.weight.data *= 1e-3
+@pytest.mark.parametrize("signs", [[1.0], [1.0, -1.0]])
+def test_a_head_with_one_number_for_each_text_is_measured_over_all_texts(
+    build: Build, tokenizer: Any, signs: list[float]
+) -> None:
+    model = build("ForSequenceClassification", num_labels=len(signs))
+    row = 1e-3 * model.classifier.weight.data[:1]
+    model.classifier.weight.data = torch.tensor(signs)[:, None] * row
     model.classifier.bias.data.fill_(0)
     report = quantize(model, tokenizer, TEXTS, target=0.9)
-    assert report.found < 1 - 1e-6  # The cosine of two single numbers is 1.
+    # The cosine of two single numbers, or of two pairs of opposite ones, is 1 or -1.
+    number_of_texts = len(TEXTS)
+    assert min(abs(report.found - (1 - 2 * turned / number_of_texts)) for turned in range(number_of_texts)) > 1e-6
 
 
 @needs_integers

@@ -14,12 +14,7 @@ from torch import nn
 
 from ...command_line import UsageError
 from ...modeling.calibration.logit_calibration import adaptive_temperatures, divided_by_temperatures, log_entropies
-from .scaling import (
-    Loss,
-    fit_temperature,
-    minimise,
-    multi_label_loss,
-)
+from .scaling import Loss, Scaling, fit_temperature, minimise, multi_label_loss
 
 _DIGITS = 6
 
@@ -65,11 +60,11 @@ class AdaptiveScaling:
         }
 
 
-def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> AdaptiveScaling:
+def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
     """Find the temperatures that minimise the loss, and that do not fall as the entropy grows.
 
     If they fell, a text that the model is more certain about could get a lower confidence than one that it is less
-    certain about. As for a single temperature, a small penalty keeps them near 1.
+    certain about: all texts then have one temperature. As for this one, a small penalty keeps them near 1.
 
     Raises:
         UsageError: If no finite temperatures are found.
@@ -89,10 +84,11 @@ def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Ada
         temperatures = adaptive_temperatures(entropies - center, x[0], bias(x[1]))
         return loss(logits / temperatures, targets).mean() + x.square().sum() / len(logits)
 
-    start = -fit_temperature(logits, targets, loss).scale[0].double().log()
+    single = fit_temperature(logits, targets, loss)
+    start = -single.scale[0].double().log()
     weight, log_temperature = minimise(objective, torch.stack([torch.zeros_like(start), start]))
-    if weight < 0:
-        weight, log_temperature = torch.zeros_like(start), start
+    if round(float(weight), _DIGITS) <= 0:
+        return single
     found = float(weight), float(bias(log_temperature) - weight * center)
     if not all(map(math.isfinite, found)):
         raise UsageError("no temperatures fit these examples; their labels or the model's scores may be wrong.")

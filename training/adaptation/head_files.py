@@ -49,11 +49,15 @@ class HeadFiles:
         return self.run.model.tuning == "adapter" and not isinstance(self.encoder, SequenceEncoderModel)
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether the head reads one vector for each text."""
+        return self.task.auto_class.rpartition("For")[2] in _POOLING
+
+    @property
     def _encoder_fields(self) -> dict[str, Any]:
         """The configuration fields that replace the checkpoint's: its calibration does not fit another head."""
-        pooled = self.task.auto_class.rpartition("For")[2] in _POOLING
         return {
-            **(pooling_fields(self.checkpoint, self.run.model.pooling) if pooled else {}),
+            **(pooling_fields(self.checkpoint, self.run.model.pooling) if self.is_pooled else {}),
             "logit_calibration": None,
         }
 

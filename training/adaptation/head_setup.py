@@ -117,6 +117,9 @@ class HeadSetup(HeadFiles):
         for split, rows in self.rows.items():
             self.task.cut = self.cut[split] = TruncationCounts()
             self.inputs[split] = self.task.encode(rows, tokenizer)
+        if self.is_pooled:
+            # Without `--max_length`, other commands and pipelines read as much of a text as the training.
+            tokenizer.model_max_length = self.task.max_length
         self.encoded = self.inputs
         self.collator = self.task.collator(tokenizer)
         self.weights = self._class_weights()

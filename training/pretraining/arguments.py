@@ -45,6 +45,9 @@ _NOT_USED_WITH = (
     ("seconds", "max_steps"),
 )
 
+# What says how long a run trains.
+_DURATIONS = ("seconds", "max_steps", "num_train_epochs")
+
 # Five special tokens, and either one character in WordPiece's two forms or all bytes.
 _SMALLEST_VOCABULARIES = {"wordpiece": 7, "byte_level_bpe": 261}
 
@@ -258,6 +261,8 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def with_saved_arguments(arguments: list[str]) -> list[str]:
     """Complete a command line that has `--resume` with the arguments of the interrupted run. Others stay as they are.
 
+    If it says how long to train, the run forgets what it was told about that.
+
     Raises:
         UsageError: If there is no such run, and no corpus to start a new one.
     """
@@ -271,7 +276,8 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
             earlier = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UsageError(f"{file} is damaged ({error}); start over with --overwrite.") from error
-        given = {name: values for name, values in earlier.items() if name not in given} | given
+        forgotten = {*given, *(_DURATIONS if any(name in given for name in _DURATIONS) else ())}
+        given = {name: values for name, values in earlier.items() if name not in forgotten} | given
     elif "corpus" not in given:
         raise UsageError(
             f"--resume found no interrupted run in {output}. Set --output_dir to its folder, or --corpus to the "
