@@ -20,7 +20,12 @@ from .calibration.calibration import calibration_of, read_calibration
 from .cpu.prepacked import prepack
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
-from .quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits, write_without_quantization
+from .quantized.eight_bit_quantizer import (
+    EightBitQuantizer,
+    register_eight_bits,
+    replace_modules,
+    write_without_quantization,
+)
 from .static_files import TABLE_MAPPING, forget_renaming, write_static_files
 from .text_encoding.embedding_recipe import EmbeddingRecipe
 from .text_encoding.recipe_files import is_table, read_recipe, write_recipe_of
@@ -70,6 +75,11 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             config.validate_architecture()
             config.validate_positions()
             config.validate_layer_type()
+
+    if IN_EIGHT_BITS:
+        # One quantizer loads all models of a process. It must put layers of a model's own code into it, since each
+        # folder that is loaded without the package brings its own copy of all classes.
+        _replace_modules = staticmethod(replace_modules)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:

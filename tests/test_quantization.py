@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,7 @@ from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.inference.optimizing import optimize_for_inference
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.gliner_folders import LABELS, save_gliner
 from sequence_encoder.training.adaptation.encoder import encoder_of
 
@@ -121,15 +123,24 @@ def test_a_saved_model_is_the_same_again(build: Build, tokenizer: Any, tmp_path:
     assert torch.equal(linear.input_scale, model.layers[0].mlp.down_proj.input_scale)
     assert cosine(vectors(halved, tokenizer), expected) > 0.999
     assert halved.to(torch.float32).layers[0].mlp.down_proj.weight.dtype == torch.int8
+    model.save_pretrained(tmp_path / "copy")
     code = """
+import json
 from transformers import AutoModel
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-print([type(model.layers[0].mlp.up_proj).__name__, model(torch.tensor([[5, 6, 7]])).last_hidden_state[0, 0, 0].item()])
+found = []
+for folder in sys.argv[1:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    layer = type(model.layers[0].mlp.up_proj)
+    value = model(torch.tensor([[5, 6, 7]])).last_hidden_state[0, 0, 0].item()
+    found.append([layer.__name__, layer.__module__ == type(model).__module__, value])
+print(json.dumps(found))
 """
-    found = without_package(code.replace("print(", "import json; print(json.dumps(").rstrip() + ")", tmp_path)
+    found = without_package(code, tmp_path, tmp_path / "copy")
     with torch.no_grad():
         value = again(torch.tensor([[5, 6, 7]])).last_hidden_state[0, 0, 0].item()
-    assert found == ["EightBitLinear", pytest.approx(value, abs=1e-5)]
+    # Each folder has a copy of the code, whose layers work together only with each other.
+    assert found == [["EightBitLinear", True, pytest.approx(value, abs=1e-5)]] * 2
+    assert found[0] == found[1]
 
 
 def test_a_model_is_quantized_while_it_is_loaded(build: Build, tokenizer: Any, tmp_path: Path) -> None:
@@ -144,6 +155,28 @@ def test_a_model_is_quantized_while_it_is_loaded(build: Build, tokenizer: Any, t
     assert torch.equal(vectors(AutoModel.from_pretrained(tmp_path), tokenizer), expected)
     settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
     assert settings == {**model.config.quantization_config.to_dict()}
+
+
+def test_the_package_quantizes_after_the_code_of_a_folder_was_loaded(
+    build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = build()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "plain")
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    model.save_pretrained(tmp_path / "bits")
+    code = """
+import sys
+from transformers import AutoModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+get_class_from_dynamic_module("modeling_sequence_encoder.SequenceEncoderModel", sys.argv[2])
+from sequence_encoder import EightBitConfig
+model = AutoModel.from_pretrained(sys.argv[1], quantization_config=EightBitConfig(0.9))
+print(type(model.layers[0].mlp.up_proj))
+"""
+    command = [forked_python(), "-c", code, tmp_path / "plain", tmp_path / "bits"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "sequence_encoder.modeling.quantized.eight_bit_linear.EightBitLinear" in printed
 
 
 def test_a_plain_model_from_the_configuration_of_a_quantized_one_is_saved_as_such(

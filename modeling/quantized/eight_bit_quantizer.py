@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
-from ...saving.written_for import EIGHT_BITS
+from ...saving.written_for import EIGHT_BITS, INSTALLED
 from .eight_bit_config import EightBitConfig
 from .eight_bit_embedding import EightBitEmbedding
 from .eight_bit_linear import EightBitLinear
@@ -51,7 +51,8 @@ class EightBitQuantizer(HfQuantizer):
                     f"{type(model).__name__} predicts tokens with the weights of {shared[0]}, which the checkpoint has "
                     "in eight bits. Load the model from before quantization, and quantize it with its head."
                 )
-        replace_modules(encoder, modules)
+        # The code in folders of earlier versions does not have it.
+        getattr(model, "_replace_modules", replace_modules)(encoder, modules)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         model.requires_grad_(False)
@@ -81,9 +82,11 @@ class EightBitQuantizer(HfQuantizer):
 
 def register_eight_bits() -> None:
     """Let transformers find this quantizer."""
-    # Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package.
-    AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(EIGHT_BITS, EightBitConfig)
-    AUTO_QUANTIZER_MAPPING.setdefault(EIGHT_BITS, EightBitQuantizer)
+    # Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package. The
+    # quantizer of the package can do more.
+    if INSTALLED or EIGHT_BITS not in AUTO_QUANTIZER_MAPPING:
+        AUTO_QUANTIZATION_CONFIG_MAPPING[EIGHT_BITS] = EightBitConfig
+        AUTO_QUANTIZER_MAPPING[EIGHT_BITS] = EightBitQuantizer
 
 
 def write_without_quantization(model: PreTrainedModel, folder: Path) -> None:
