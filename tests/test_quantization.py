@@ -230,8 +230,9 @@ def test_a_head_with_one_number_for_each_text_is_measured_over_all_texts(
     model.classifier.bias.data.fill_(0)
     report = quantize(model, tokenizer, TEXTS, target=0.9)
     # The cosine of two single numbers, or of two pairs of opposite ones, is 1 or -1.
-    number_of_texts = len(TEXTS)
-    assert min(abs(report.found - (1 - 2 * turned / number_of_texts)) for turned in range(number_of_texts)) > 1e-6
+    assert report.found < 1 - 1e-6
+    measured = len(TEXTS[2::3])
+    assert all(abs(report.found - (1 - 2 * turned / measured)) > 1e-6 for turned in range(measured))
 
 
 @needs_integers

@@ -51,7 +51,7 @@ class EightBitQuantizer(HfQuantizer):
                     f"{type(model).__name__} predicts tokens with the weights of {shared[0]}, which the checkpoint has "
                     "in eight bits. Load the model from before quantization, and quantize it with its head."
                 )
-        # The code in folders of earlier versions does not have it.
+        # The code in folders that earlier versions saved lacks this method.
         getattr(model, "_replace_modules", replace_modules)(encoder, modules)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:

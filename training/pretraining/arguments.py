@@ -261,7 +261,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def with_saved_arguments(arguments: list[str]) -> list[str]:
     """Complete a command line that has `--resume` with the arguments of the interrupted run. Others stay as they are.
 
-    If it says how long to train, the run forgets what it was told about that.
+    An option that says how long to train replaces all such options of the interrupted run.
 
     Raises:
         UsageError: If there is no such run, and no corpus to start a new one.
