@@ -301,8 +301,8 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
         way_out = f" It can be converted to {' or '.join(fitting)}." if fitting else ""
         if not (fitting or base_model or obstacles_to(family, "Model", model.config, False)):
             way_out = " base_model=True or --base_model converts its encoder alone."
-        if not model.config.num_hidden_layers:
-            way_out = " It has no layers: use its folder with model2vec or sentence-transformers as it is."
+        if head == "Model" and not model.config.num_hidden_layers:
+            way_out = " Use its folder with model2vec or sentence-transformers as it is."
         raise ValueError(f"The model cannot be converted to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)

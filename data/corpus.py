@@ -216,9 +216,13 @@ def _texts(
     rows = RowFiles(reader, [Path(file) for file in files], text_format)
     for number, row in enumerate(rows.rows()):
         try:
-            yield {"text": text_of(row.get(column))}
+            text = text_of(row.get(column))
+            text.encode()
         except UsageError as error:
             raise UsageError(f"{rows.place(number)}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise UsageError(rows.surrogate_error(column, [text], number)) from error
+        yield {"text": text}
 
 
 def check_columns(texts: Any, arguments: TextArguments, wanted: Iterable[tuple[str, str]]) -> None:

@@ -38,7 +38,7 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
             return rows
         # Each reader raises its own kinds of errors.
         except Exception as error:
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
+            if isinstance(error, OSError) and error.errno:
                 raise
             for file in files:
                 try:

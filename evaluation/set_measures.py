@@ -54,7 +54,7 @@ def _of_labels(
     sets: PredictionSets, probabilities: np.ndarray, known: np.ndarray | None, coverage: float, several: bool
 ) -> dict[str, float]:
     """Measure sets of labels, given the probabilities (N, C) and the true labels, (N,) or (N, C)."""
-    inside = sets.contain(torch.as_tensor(probabilities), coverage, keep_best=not several).numpy()
+    inside = sets.contain(torch.as_tensor(probabilities), coverage, several).numpy()
     found = {"size": float(inside.sum(1).mean())}
     if known is None:
         return found

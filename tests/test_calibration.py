@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, calibrate, model_card
 from sequence_encoder.__main__ import main
@@ -219,12 +219,30 @@ def test_several_labels_have_sets_with_the_expected_share_of_true_labels(
     assert metrics["after"]["expected_calibration_error"] < metrics["before"]["expected_calibration_error"]
     fresh = [each for each in fresh if each["labels"]]
     probabilities = logits_of(model, tokenizer, [each["text"] for each in fresh]).sigmoid()
-    inside = report.calibration.sets.contain(probabilities, 0.9, keep_best=False).tolist()
+    inside = report.calibration.sets.contain(probabilities, 0.9, several_labels=True).tolist()
     shares = [
         sum(row[names.index(name)] for name in each["labels"]) / len(each["labels"])
         for each, row in zip(fresh, inside, strict=True)
     ]
     assert sum(shares) / len(shares) == pytest.approx(0.9, abs=0.05)
+
+
+def test_sets_of_several_labels_have_what_the_model_answers(
+    tiny_config: Build, randomize: Build, tokenizer: Any
+) -> None:
+    model = overconfident(tiny_config, randomize, tokenizer, labels=4, problem_type="multi_label_classification")
+    names = list(model.config.id2label.values())
+    texts = texts_of(HOME, 300, 0)
+    answers = [
+        {name for name, logit in zip(names, row, strict=True) if logit > 0}
+        for row in logits_of(model, tokenizer, texts).tolist()
+    ]
+    # The model is always right, and sets with nothing but half of the labels would have a coverage of 50 %.
+    examples = [{"text": text, "labels": sorted(found)} for text, found in zip(texts, answers, strict=True)]
+    report = calibrate(model, tokenizer, examples, coverages=[0.5])
+    assert report.calibration.facts["sets_on_held_out_texts"]["0.5"]["coverage"] == 1.0
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    assert [set(found["labels"]) for found in classify(texts)] == answers
 
 
 # The folder

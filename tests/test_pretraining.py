@@ -249,11 +249,30 @@ def test_overwrite_does_not_delete_the_checkpoint_to_start_from(corpus: Path, tm
 
 def test_very_long_words_and_texts_are_trained_on(tmp_path: Path) -> None:
     file = tmp_path / "long.jsonl"
-    texts = ["a" * 1_000_000, "one two three. " * 50_000, "short enough. And more."]
+    # Chinese has no spaces.
+    chinese = "".join(chr(0x4E00 + number % 50) for number in range(5_000))
+    texts = ["a" * 1_000_000, "one two three. " * 50_000, "short enough. And more.", chinese]
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     trainer = run_here(file, tmp_path / "out", max_steps=2)
     assert trainer.train_dataset.tokens > 200_000
     assert trainer.train_dataset.fullness > 0.97
+    assert trainer.processing_class.unk_token_id not in trainer.processing_class(chinese)["input_ids"]
+
+
+def test_many_unknown_tokens_are_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    letters = [chr(0x4E00 + number) for number in range(400)]
+    (tmp_path / "many.txt").write_text("\n".join("".join(letters[start::7]) for start in range(400)))
+    for algorithm, vocab_size in (("wordpiece", 400), ("byte_level_bpe", 400), ("wordpiece", 900)):
+        run_here(
+            tmp_path / "many.txt",
+            tmp_path / "out",
+            max_steps=1,
+            algorithm=algorithm,
+            vocab_size=vocab_size,
+            overwrite=True,
+        )
+        warned = "of the tokens are unknown to the tokenizer ([UNK]). With --algorithm byte_level_bpe, none are."
+        assert (warned in capsys.readouterr().out) == (vocab_size < 900 and algorithm == "wordpiece")
 
 
 def test_seconds_set_the_number_of_steps(

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from sequence_encoder import SequenceEncoderTokenizer, convert, static_encoder
+from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer, convert, static_encoder
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.source import Source
 from sequence_encoder.tests.texts import TEXTS
@@ -174,5 +174,11 @@ def test_a_table_with_too_few_rows_is_refused(backend: Tokenizer, tmp_path: Path
 
 
 def test_a_static_encoder_needs_no_conversion(backend: Tokenizer) -> None:
-    with pytest.raises(ValueError, match="no layers: use its folder with model2vec or sentence-transformers as it is"):
-        convert(static_encoder(table_for(backend)), "bert")
+    model = static_encoder(table_for(backend))
+    with pytest.raises(
+        ValueError, match=r"no layers, .* Use its folder with model2vec or sentence-transformers as it is"
+    ):
+        convert(model, "bert")
+    # Their folder has no head.
+    with pytest.raises(ValueError, match=r"to modernbert: it has no layers, and modernbert needs at least one\.$"):
+        convert(SequenceEncoderForSequenceClassification(model.config), "modernbert")

@@ -113,7 +113,21 @@ def test_json_that_does_not_fit_a_table_is_rejected_by_name(
     error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path, line: str, expected: str
 ) -> None:
     (tmp_path / "odd.jsonl").write_text(line)
-    assert expected.format(tmp_path / "odd.jsonl") in error_of(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
+    for arguments in (
+        (*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl"),
+        ("pretrain", *command(tmp_path / "odd.jsonl", tmp_path / "run")),
+    ):
+        assert expected.format(tmp_path / "odd.jsonl") in error_of(*arguments)
+
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_corpus(
+    error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/proc/nowhere")
+    (tmp_path / "texts.txt").write_text("A text.\n" * 9)
+    message = error_of("pretrain", *command(tmp_path / "texts.txt", tmp_path / "run"))
+    assert "/proc/nowhere" in message
+    assert "texts.txt" not in message
 
 
 def test_a_tilde_is_expanded_to_the_home_folder(

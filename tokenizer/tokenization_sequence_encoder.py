@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
+# Training takes time quadratic in the length of a word: a megabyte of letters would take more than an hour. Scripts
+# without spaces have long "words" too.
+_LONG_WORD = re.compile(r"\S{1000}")
 MODEL_INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
 # A tokenizer without a vocabulary, the function that trains it in place, the characters that must be in its vocabulary,
 # and the number of tokens for each character.
@@ -90,7 +94,7 @@ class SequenceEncoderTokenizer(SafeTokenizerLoadingMixin, AtomicSavingMixin, Tok
         """Train a tokenizer.
 
         Args:
-            texts: Texts, or batches of texts. They are read once.
+            texts: Texts, or batches of texts. They are read once. Words of more than 1,000 characters are cut.
             vocab_size: Maximum number of tokens, including special tokens. WordPiece has two tokens for each character,
                 one for the start of a word and one for the rest. It therefore keeps the (vocab_size - 5) / 2 most
                 frequent characters, and words with other characters become `[UNK]`. Byte-level BPE has no unknown
@@ -152,7 +156,7 @@ def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
     empty = True
     for text in _flatten(texts):
         empty = empty and not text.strip()
-        yield text
+        yield _LONG_WORD.sub(r"\g<0> ", text)
     if empty:
         raise ValueError("texts contains no text to train a tokenizer on.")
 

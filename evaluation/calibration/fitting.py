@@ -77,7 +77,7 @@ def fit_classification(given: ToFit) -> Fitted:
     truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     before, after = (Confidences(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
     sets = sets_of(probabilities, truth, coverages)
-    checked = check_sets(probabilities, truth, folds, coverages, keep_best=True)
+    checked = check_sets(probabilities, truth, folds, coverages)
     return Fitted(scaling, sets, before, after, checked, scaling(logits), classes)
 
 
@@ -104,7 +104,7 @@ def fit_multi_label(given: ToFit) -> Fitted:
     check_number(coverages, int(truth.any(-1).sum()), "texts with a label")
     probabilities = held_out.sigmoid()
     sets = sets_of(probabilities, truth.bool(), coverages)
-    checked = check_sets(probabilities, truth.bool(), folds, coverages, keep_best=False)
+    checked = check_sets(probabilities, truth.bool(), folds, coverages, several_labels=True)
     return Fitted(scaling, sets, before, after, checked, scaling(logits))
 
 
@@ -146,7 +146,7 @@ def check_sets(
     truth: torch.Tensor,
     folds: torch.Tensor,
     coverages: tuple[float, ...],
-    keep_best: bool,
+    several_labels: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Return the coverage and the mean size of the sets of each fold, with thresholds from the other folds."""
     checked = {}
@@ -157,7 +157,7 @@ def check_sets(
             sets = sets_of(probabilities[~held_out], truth[~held_out], coverages)
             # A fold less may be too few texts for the coverage, which then needs all labels.
             possible = sets.highest_coverage >= coverage
-            found = sets.contain(probabilities[held_out], coverage, keep_best) if possible else True
+            found = sets.contain(probabilities[held_out], coverage, several_labels) if possible else True
             inside[held_out] = found
         labelled = truth.any(-1)
         share = (inside & truth).sum(-1)[labelled] / truth.sum(-1)[labelled]

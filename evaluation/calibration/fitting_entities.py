@@ -85,7 +85,7 @@ def fit_entities(given: ToFit) -> Fitted:
     probabilities = probabilities_of_kinds(found.means(scaled), labels)
     truth = F.one_hot(torch.tensor([kinds.index(kind) for kind in found.truth]), len(kinds)).bool()
     sets = sets_of(probabilities, truth, coverages)
-    checked = check_sets(probabilities, truth, folds, coverages, keep_best=True)
+    checked = check_sets(probabilities, truth, folds, coverages)
     scaling = LinearScaling("temperature", scale.float().expand(len(labels)).clone(), torch.zeros(len(labels)))
     return Fitted(scaling, sets, before, after, checked)
 

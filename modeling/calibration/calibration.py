@@ -44,7 +44,7 @@ class PredictionSets:
     """Sets of labels that contain the true label with a chosen probability (split conformal prediction).
 
     A label is in the set of a text if 1 - its probability is at most a threshold (Sadinle et al., 2019), which the
-    coverage determines. The most likely label is always in the set. With several true labels per text, the sets
+    coverage determines. What the model answers is always in the set. With several true labels per text, the sets
     contain an expected share of them (conformal risk control, Angelopoulos et al., 2024).
 
     Args:
@@ -82,18 +82,21 @@ class PredictionSets:
         needed = (missed > allowed + 1e-6).nonzero()
         return float(self.scores[needed[-1]]) if len(needed) else 0.0
 
-    def contain(self, probabilities: torch.Tensor, coverage: float | None = None, keep_best: bool = True) -> Any:
+    def contain(
+        self, probabilities: torch.Tensor, coverage: float | None = None, several_labels: bool = False
+    ) -> torch.Tensor:
         """Return which labels are in the sets, (N, C) bool.
 
         Args:
             probabilities: (N, C) the calibrated probabilities.
             coverage: See `threshold`.
-            keep_best: Whether the most likely label is always in the set.
+            several_labels: Whether the model is multi-label, so that its answer is each label with a probability above
+                0.5, and not the most likely one.
         """
         inside = 1 - probabilities <= self.threshold(coverage)
-        if keep_best:
-            inside = inside.scatter(-1, probabilities.argmax(-1, keepdim=True), True)
-        return inside
+        if several_labels:
+            return inside | (probabilities > 0.5)
+        return inside.scatter(-1, probabilities.argmax(-1, keepdim=True), True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,9 +75,7 @@ def labels_in_sets(
         refused: (N,) bool, True for texts without an answer, whose sets have all labels.
     """
     assert calibration.sets is not None
-    # With several labels per text, none may be true.
-    keep_best = calibration.task != "multi-label"
-    inside = calibration.sets.contain(probabilities, coverage, keep_best)
+    inside = calibration.sets.contain(probabilities, coverage, calibration.task == "multi-label")
     if refused is not None:
         inside = inside | refused[:, None]
     order = probabilities.argsort(dim=-1, descending=True, stable=True)

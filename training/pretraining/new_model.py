@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from .objective_arguments import Objectives
 
 # Documents to train a tokenizer on. More documents hardly change it.
 _TOKENIZER_TEXTS = 200_000
-# Training time is quadratic in the length of a word: a megabyte of base64 would take more than an hour.
-_LONG_WORD = re.compile(r"\S{1000,}")
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -34,7 +32,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
         if arguments.tokenizer is None:
             print(f"Training a tokenizer of at most {arguments.vocab_size:,} tokens.", flush=True)
             return SequenceEncoderTokenizer.train_from_iterator(
-                (_LONG_WORD.sub(" ", text) for text, _ in zip(texts, range(_TOKENIZER_TEXTS), strict=False)),
+                islice(texts, _TOKENIZER_TEXTS),
                 vocab_size=arguments.vocab_size,
                 algorithm=arguments.algorithm,
                 lowercase=arguments.lowercase,

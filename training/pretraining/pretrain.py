@@ -19,7 +19,7 @@ from ...command_line.progress import Progress
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
-from ...data.windows import windows_of
+from ...data.windows import unknown_share, windows_of
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ..arguments import HUB_ERRORS
 from ..checkpoints import last_complete_checkpoint, train_with_cleanup
@@ -37,6 +37,9 @@ from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
 from .run import Pretraining, parse
 from .trainer import make_trainer, packs_per_step
+
+# From this share of unknown tokens on, the command warns of them.
+_MANY_UNKNOWN = 0.02
 
 
 def run_command(arguments: list[str]) -> None:
@@ -62,7 +65,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
         with run_lock(run), stop.watch():
             trainer = prepare(run, started)
             planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
-            announce(run, trainer.train_dataset, planned)
+            announce(run, trainer, planned)
             if run.args.resume and finished_steps(run) >= planned:
                 load_finished(run, trainer)
                 return trainer
@@ -135,10 +138,11 @@ def prepare(run: Pretraining, started: float) -> HubTrainer:
         raise UsageError(error) from error
 
 
-def announce(run: Pretraining, train: Any, steps: int) -> None:
-    """Print what the run trains on, unless that is a stream of unknown length, and warn about sentence encoders."""
+def announce(run: Pretraining, trainer: HubTrainer, steps: int) -> None:
+    """Print what the run trains on, unless that is a stream of unknown length, and warn of what will disappoint."""
     if run.args.process_index != 0:
         return
+    train, tokenizer = trainer.train_dataset, cast(PreTrainedTokenizerBase, trainer.processing_class)
     if run.model.model is not None and read_recipe(run.scratch / "encoder") is not None:
         print(
             f"{run.model.model} is a sentence encoder. Pretraining makes its vectors worse for searches; "
@@ -150,6 +154,10 @@ def announce(run: Pretraining, train: Any, steps: int) -> None:
             f"{counted(train.count, 'pack that is', 'packs that are')} {train.fullness:.1%} full; "
             f"{counted(steps, 'step')} of {counted(packs_per_step(run.args), 'pack')}."
         )
+        if (unknown := unknown_share(train.windows, tokenizer)) > _MANY_UNKNOWN:
+            is_new = run.model.model is None and run.model.tokenizer is None
+            remedy = " With --algorithm byte_level_bpe, none are." if is_new else ""
+            print(f"{unknown:.0%} of the tokens are unknown to the tokenizer ({tokenizer.unk_token}).{remedy}")
 
 
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
