@@ -25,8 +25,11 @@ _GROUP_CHARACTERS = 1_000_000
 # Number of documents that a process keeps in memory at once, with their tokens.
 _DOCUMENTS = 100
 # A sentence ends after a full stop, question mark or exclamation mark followed by a space, at an empty line, and before
-# a list item.
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())")
+# a list item. The marks of Chinese and Japanese need no space, but may be followed by a closing quotation mark.
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?؟۔।॥።။។])\s+(?=[^a-z\s])|(?<=[。！？｡])(?![。！？｡」』”’）])\s*"  # noqa: RUF001
+    r"|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())"
+)
 
 # The tokens or the characters of a sentence.
 Sentence = TypeVar("Sentence", np.ndarray, str)

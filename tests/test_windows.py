@@ -56,6 +56,9 @@ def segments(windows: Iterable[Any]) -> list[tuple[list[int], list[int]]]:
         ("a paragraph\n\nanother\n \t\nand one more", ["a paragraph", "another", "and one more"]),
         ("list:\n- one\n* two\n  - three\n> four", ["list:", "- one", "* two", "- three", "> four"]),
         ("arguments\n  x: a number\n  name (str): a\n  name", ["arguments", "x: a number", "name (str): a\n  name"]),
+        ("人人生而自由。谁不是？！他说：「是。」然后", ["人人生而自由。", "谁不是？！", "他说：「是。」然后"]),  # noqa: RUF001
+        ("ما هذا؟ هذا كتاب.", ["ما هذا؟", "هذا كتاب."]),
+        ("सभी मनुष्य स्वतंत्र हैं। वे समान हैं।", ["सभी मनुष्य स्वतंत्र हैं।", "वे समान हैं।"]),
         ("", []),
         (" \n\n \t ", []),
     ],
