@@ -91,8 +91,10 @@ class CascadedPredictions:
         passed_on = asked[chunk.good]
         texts = [[text for text, yes in zip(column, passed_on, strict=True) if yes] for column in chunk.texts]
         rest = replace(chunk, good=asked, texts=texts)
-        with Progress("", show=False) as silent:
-            large = _by_name(self.larger, rest, self.larger.tokenize(texts), silent)
+        large = small
+        if passed_on.any():  # Tokenizers refuse to read no texts.
+            with Progress("", show=False) as silent:
+                large = _by_name(self.larger, rest, self.larger.tokenize(texts), silent)
         mask = pa.array(asked)
         merged = [pc.if_else(mask, large[name], small[name]) for name in small if name in _COLUMNS]
         who = np.where(asked, self.names[1], self.names[0]).astype(object)

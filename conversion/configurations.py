@@ -102,8 +102,6 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
         return ["its weights are quantized; convert the original model"]
     if head not in family.heads:
         return [f"{family.name} has no counterpart of SequenceEncoder{head}; it has {', '.join(family.heads)}"]
-    if not config.num_hidden_layers:
-        return [f"it has no layers, and {family.name} needs at least one"]
     if "type_vocab_size" in family.fields and not (config.type_vocab_size or family.types_optional):
         return [f"type_vocab_size=0 is not supported: {family.name} needs at least 1"]
     try:

@@ -297,12 +297,13 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
         # Drop the pooler that this family does not have: there, it belongs to the head.
         has_pooler = False
     if obstacles := obstacles_to(family, head, model.config, has_pooler):
+        if not model.config.num_hidden_layers:
+            way_out = " Use its folder with model2vec or sentence-transformers as it is." if head == "Model" else ""
+            raise ValueError(f"The model cannot be converted to {family.name}: it has no layers.{way_out}")
         fitting = [name for name, other in FAMILIES.items() if not obstacles_to(other, head, model.config, has_pooler)]
         way_out = f" It can be converted to {' or '.join(fitting)}." if fitting else ""
         if not (fitting or base_model or obstacles_to(family, "Model", model.config, False)):
             way_out = " base_model=True or --base_model converts its encoder alone."
-        if head == "Model" and not model.config.num_hidden_layers:
-            way_out = " Use its folder with model2vec or sentence-transformers as it is."
         raise ValueError(f"The model cannot be converted to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)

@@ -146,6 +146,10 @@ def test_a_larger_model_reads_the_texts_that_the_first_is_not_sure_of(
     assert {rows[number]["answered_by"] for number in GOOD} == {str(small), str(large)}
     for number in (NULL, LONG):
         assert [rows[number][name] for name in ("label", "score", "answered_by")] == [None] * 3
+    lowest = min(first[number]["score"] for number in GOOD)
+    predict_corpus(**options_of(small, corpus, tmp_path / "sure", then=str(large), then_below=lowest))
+    answered = {row["answered_by"] for row in table_of(tmp_path / "sure").to_pylist()}
+    assert answered == {str(small), None}
     # The results are those of both models, so another larger one is another run.
     save_classifier("large", id2label=LABELS, num_hidden_layers=2)
     with pytest.raises(SystemExit, match="results of other settings"):
