@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Texts that suit a tokenizer have hardly any unknown tokens.
+_FEW_UNKNOWN = 0.02
+
 
 def counted(number: int, one: str, several: str | None = None) -> str:
     """Return a number and what it counts, such as "1 row" or "1,000 rows".
@@ -12,3 +15,10 @@ def counted(number: int, one: str, several: str | None = None) -> str:
         several: What follows other numbers; by default `one` with an s.
     """
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def unknown_in_words(unknown: int, tokens: int) -> str:
+    """Return a sentence without a full stop about the tokens that a tokenizer does not know, or "" if they are few."""
+    return (
+        f"{unknown / tokens:.0%} of the tokens are unknown to the tokenizer" if unknown > _FEW_UNKNOWN * tokens else ""
+    )

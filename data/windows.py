@@ -171,13 +171,6 @@ def windows_of(
     return windows
 
 
-def unknown_share(windows: Any, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return the share of the tokens of the first windows that the tokenizer does not know."""
-    first = windows[:1000]["input_ids"]
-    unknown = sum(tokens.count(tokenizer.unk_token_id) for tokens in first)
-    return unknown / max(1, sum(map(len, first)))
-
-
 def _cut(batch: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> dict[str, list[Any]]:
     windows = list(segment_windows(texts_of(batch), tokenizer, max_length, pairs))
     return {name: [window[name] for window in windows] for name in ("input_ids", "cut", "length")}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..command_line.counts import unknown_in_words
 from .columns import has_default_names
 
 if TYPE_CHECKING:
@@ -31,19 +32,21 @@ def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]
 
 @dataclass
 class TruncationCounts:
-    """Counts of the texts and tokens of a split that `max_length` truncates.
+    """Counts of the texts and tokens of a split, and of those that `max_length` truncates.
 
     Attributes:
         texts: The number of texts. A pair that the model reads together counts as one.
         cut: The number of truncated texts.
         tokens: The number of tokens that remain.
         lost: The number of tokens that truncation removes.
+        unknown: The number of remaining tokens that the tokenizer does not know.
     """
 
     texts: int = 0
     cut: int = 0
     tokens: int = 0
     lost: int = 0
+    unknown: int = 0
 
     def tokenise(
         self, tokenizer: Any, max_length: int, first: list[Any], second: list[Any] | None = None, **options: Any
@@ -60,16 +63,18 @@ class TruncationCounts:
             self.lost += sum(lost)
         self.texts += len(lengths)
         self.tokens += sum(lengths)
+        self.unknown += sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
         return encoded
 
     def in_words(self, max_length: int) -> str:
         """Describe the counts in a sentence for the console."""
-        if not self.cut:
-            return f"no text is longer than {max_length} tokens"
-        return (
-            f"{self.cut:,} of {self.texts:,} texts are truncated to {max_length} tokens (--max_length), which drops "
-            f"{self.lost:,} of {self.tokens + self.lost:,} tokens"
-        )
+        said = f"no text is longer than {max_length} tokens"
+        if self.cut:
+            said = (
+                f"{self.cut:,} of {self.texts:,} texts are truncated to {max_length} tokens (--max_length), which "
+                f"drops {self.lost:,} of {self.tokens + self.lost:,} tokens"
+            )
+        return "; ".join(filter(None, [said, unknown_in_words(self.unknown, self.tokens)]))
 
 
 class HeadTask(ABC):

@@ -42,6 +42,21 @@ def test_an_empty_cell_has_no_labels(encoder: Path, tmp_path: Path) -> None:
     assert {"red,cat", "green,cat", ""} == {json.loads(row)["labels"] for row in predicted}
 
 
+def test_texts_that_the_tokenizer_does_not_know_are_announced(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "红 色 red,a\n绿 色 cat,b\n" * 10)
+    (tmp_path / "test.csv").write_text("text,label\n" + "the red,a\nthe cat,b\n" * 3)
+    files = {"train_file": tmp_path / "train.csv", "test_file": tmp_path / "test.csv"}
+    run("classification", encoder, tmp_path / "out", **files, num_train_epochs=1)
+    said = {
+        line.partition(":")[0]: line for line in capsys.readouterr().out.splitlines() if "no text is longer" in line
+    }
+    # Two of three words, and the two special tokens.
+    assert said["train"].endswith("; 40% of the tokens are unknown to the tokenizer.")
+    assert "unknown" not in said["test"]
+
+
 def test_label_names_from_dataset_features_are_kept(encoder: Path, tmp_path: Path) -> None:
     from datasets import ClassLabel, Features, Sequence, Value
 

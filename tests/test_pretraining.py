@@ -271,7 +271,7 @@ def test_many_unknown_tokens_are_announced(tmp_path: Path, capsys: pytest.Captur
             vocab_size=vocab_size,
             overwrite=True,
         )
-        warned = "of the tokens are unknown to the tokenizer ([UNK]). With --algorithm byte_level_bpe, none are."
+        warned = "of the tokens are unknown to the tokenizer. With --algorithm byte_level_bpe, none are."
         assert (warned in capsys.readouterr().out) == (vocab_size < 900 and algorithm == "wordpiece")
 
 

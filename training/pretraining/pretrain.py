@@ -14,12 +14,12 @@ from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBas
 
 from ...command_line import UsageError
 from ...command_line.clock import command_start
-from ...command_line.counts import counted
+from ...command_line.counts import counted, unknown_in_words
 from ...command_line.progress import Progress
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
-from ...data.windows import unknown_share, windows_of
+from ...data.windows import windows_of
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ..arguments import HUB_ERRORS
 from ..checkpoints import last_complete_checkpoint, train_with_cleanup
@@ -37,9 +37,6 @@ from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
 from .run import Pretraining, parse
 from .trainer import make_trainer, packs_per_step
-
-# From this share of unknown tokens on, the command warns of them.
-_MANY_UNKNOWN = 0.02
 
 
 def run_command(arguments: list[str]) -> None:
@@ -142,7 +139,7 @@ def announce(run: Pretraining, trainer: HubTrainer, steps: int) -> None:
     """Print what the run trains on, unless that is a stream of unknown length, and warn of what will disappoint."""
     if run.args.process_index != 0:
         return
-    train, tokenizer = trainer.train_dataset, cast(PreTrainedTokenizerBase, trainer.processing_class)
+    train = trainer.train_dataset
     if run.model.model is not None and read_recipe(run.scratch / "encoder") is not None:
         print(
             f"{run.model.model} is a sentence encoder. Pretraining makes its vectors worse for searches; "
@@ -154,10 +151,10 @@ def announce(run: Pretraining, trainer: HubTrainer, steps: int) -> None:
             f"{counted(train.count, 'pack that is', 'packs that are')} {train.fullness:.1%} full; "
             f"{counted(steps, 'step')} of {counted(packs_per_step(run.args), 'pack')}."
         )
-        if (unknown := unknown_share(train.windows, tokenizer)) > _MANY_UNKNOWN:
+        some, unknown = train.windows[:1000]["input_ids"], cast(Any, trainer.processing_class).unk_token_id
+        if said := unknown_in_words(sum(ids.count(unknown) for ids in some), sum(map(len, some))):
             is_new = run.model.model is None and run.model.tokenizer is None
-            remedy = " With --algorithm byte_level_bpe, none are." if is_new else ""
-            print(f"{unknown:.0%} of the tokens are unknown to the tokenizer ({tokenizer.unk_token}).{remedy}")
+            print(f"{said}.{' With --algorithm byte_level_bpe, none are.' if is_new else ''}")
 
 
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
