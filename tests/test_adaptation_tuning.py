@@ -56,6 +56,14 @@ def test_every_tuning_method_trains_few_weights_and_keeps_the_encoder(
         assert all(torch.equal(before[name], after[f"model.{name}"]) for name in kept)
 
 
+def test_a_head_alone_starts_from_the_best_linear_one(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", COUNTS)
+    options = {**files, "num_train_epochs": 1, "learning_rate": 1e-9}
+    results = run("classification", encoder, tmp_path / "out", tuning="head", **options)
+    found, linear = results.best.metrics["validation"], results.baselines["linear_head"]["validation"]
+    assert found["loss"] == pytest.approx(linear["loss"], abs=1e-5)
+
+
 def test_a_saved_adapter_continues_training_with_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
     run("classification", encoder, tmp_path / "first", tuning="lora", **files, **FAST)

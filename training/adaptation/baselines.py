@@ -42,7 +42,7 @@ class Baseline(NamedTuple):
 BASELINES = {
     "linear_head": Baseline(
         "frozen, linear",
-        "for a linear head on the frozen encoder, which the training started from",
+        "for a linear head on the frozen encoder",
         may_be_equal=True,
     ),
     "before_training": Baseline("before training", "before training"),

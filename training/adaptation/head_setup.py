@@ -187,7 +187,8 @@ class HeadSetup(HeadFiles):
         set_seed(self.run.args.seed if same_start else seed)
         model = self.with_head()
         if self.linear is not None:
-            _set_head(model, self.linear.head(rows, to_train=self.run.model.tuning != "adapter"))
+            trains_encoder = self.run.model.tuning not in ("adapter", "head")
+            _set_head(model, self.linear.head(rows, to_train=trains_encoder))
         return model if self.run.model.tuning == "adapter" else apply_tuning(model, self.run.model, self.task.peft_task)
 
     def set_linear(self, model: Any) -> None:

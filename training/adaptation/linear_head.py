@@ -100,7 +100,7 @@ class LinearFit:
 
         Args:
             rows: The examples to fit it to, by default all.
-            to_train: Whether the head will be trained with the encoder. With a weak penalty, the loss on the examples
+            to_train: Whether the encoder will be trained with the head. With a weak penalty, the loss on the examples
                 would already be near 0, so that the encoder would learn nothing from them.
         """
         rows = np.arange(len(self.labels)) if rows is None else np.asarray(rows)
