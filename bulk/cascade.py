@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from .arguments import ModelArguments, PredictionArguments
+from .engine import tokenize
 from .predictions import MULTI_LABEL, REGRESSION, Predictions
 from .results import Tokens
 from .rows import Chunk
@@ -91,10 +92,8 @@ class CascadedPredictions:
         passed_on = asked[chunk.good]
         texts = [[text for text, yes in zip(column, passed_on, strict=True) if yes] for column in chunk.texts]
         rest = replace(chunk, good=asked, texts=texts)
-        large = small
-        if passed_on.any():  # Tokenizers refuse to read no texts.
-            with Progress("", show=False) as silent:
-                large = _by_name(self.larger, rest, self.larger.tokenize(texts), silent)
+        with Progress("", show=False) as silent:
+            large = _by_name(self.larger, rest, tokenize(self.larger, rest), silent)
         mask = pa.array(asked)
         merged = [pc.if_else(mask, large[name], small[name]) for name in small if name in _COLUMNS]
         who = np.where(asked, self.names[1], self.names[0]).astype(object)

@@ -18,7 +18,7 @@ def counted(number: int, one: str, several: str | None = None) -> str:
 
 
 def unknown_in_words(unknown: int, tokens: int) -> str:
-    """Return a sentence without a full stop about the tokens that a tokenizer does not know, or "" if they are few."""
+    """Say what share of the tokens the tokenizer does not know, or return an empty text if it is small."""
     return (
         f"{unknown / tokens:.0%} of the tokens are unknown to the tokenizer" if unknown > _FEW_UNKNOWN * tokens else ""
     )

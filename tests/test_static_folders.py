@@ -175,7 +175,9 @@ def test_a_table_with_too_few_rows_is_refused(backend: Tokenizer, tmp_path: Path
 
 def test_a_static_encoder_needs_no_conversion(backend: Tokenizer) -> None:
     model = static_encoder(table_for(backend))
-    with pytest.raises(ValueError, match=r"no layers. Use its folder with model2vec or sentence-transformers as it is"):
+    with pytest.raises(
+        ValueError, match=r"no layers\. Use its folder with model2vec or sentence-transformers as it is"
+    ):
         convert(model, "bert")
     # Their folder has no head.
     with pytest.raises(ValueError, match=r"to modernbert: it has no layers\.$"):
