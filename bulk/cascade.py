@@ -69,6 +69,11 @@ class CascadedPredictions:
         return self.first.device_type
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See `Computation.tokenizer`."""
+        return self.first.tokenizer
+
+    @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
         return [*(each for each in self.first.fields if each.name in _COLUMNS), pa.field("answered_by", pa.string())]

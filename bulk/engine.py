@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..command_line.progress import Progress
-from .results import Computation, Tokens
+from .results import Computation, Counts, Tokens
 from .rows import Chunk, CorpusRows
 from .threads import read_ahead
 from .vectors import Vectors
@@ -50,14 +50,12 @@ class Result:
     Attributes:
         chunk: The chunk, without its texts.
         columns: See `Computation.compute`.
-        tokens: The number of tokens.
-        truncated: The number of texts that were truncated.
+        counts: The counts of the chunk.
     """
 
     chunk: Chunk
     columns: list[pa.Array]
-    tokens: int
-    truncated: int
+    counts: Counts
 
 
 @dataclass(frozen=True)
@@ -181,4 +179,6 @@ def compute(computation: Computation, chunk: Chunk, tokens: Tokens, progress: An
     columns = computation.compute(chunk, tokens, progress)
     # The computation has counted the good rows.
     progress.update(len(chunk.good) - tokens.rows)
-    return Result(replace(chunk, texts=[]), columns, tokens.count, tokens.truncated)
+    unknown = tokens.count_of(computation.tokenizer.unk_token_id)
+    counts = Counts(len(chunk.good), tokens.count, tokens.truncated, unknown, chunk.bad)
+    return Result(replace(chunk, texts=[]), columns, counts)

@@ -79,6 +79,11 @@ class Extraction:
             raise UsageError(f"--{option}: {error}") if str(error).startswith("labels") else error from error
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See `Computation.tokenizer`."""
+        return self.prepared.tokenizer
+
+    @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
         return [pa.field("entities", pa.list_(_ENTITY))]

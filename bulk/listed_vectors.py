@@ -20,6 +20,8 @@ from .results import Tokens, count_truncated
 from .rows import Chunk
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ..vectors.text_vectors import TextVectors
 
 # Rows to compute before their vectors are stored in columns. Storing a whole chunk at once would double the memory.
@@ -147,6 +149,11 @@ class ListedVectors:
         self.device_type = vectors.model.device.type
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See `Computation.tokenizer`."""
+        return self.reader.tokenizer
+
+    @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
         # A text has a vector for each token, so half of the space matters more than the last digits.
@@ -169,7 +176,7 @@ class ListedVectors:
     def tokenize(self, texts: list[list[str]]) -> Tokens:
         """See `Computation.tokenize`."""
         encoded = self.reader.tokenize(texts[0])
-        truncated = count_truncated(encoded, self.reader.tokenizer, self.reader.max_length, texts)
+        truncated = count_truncated(encoded, self.tokenizer, self.reader.max_length, texts)
         return Tokens({"input_ids": encoded["input_ids"]}, truncated)
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:

@@ -15,6 +15,7 @@ from pyarrow import ipc
 
 from ..command_line import UsageError
 from .engine import Result
+from .results import Counts
 from .rows import Chunk
 
 # The errors of users, which are passed on in place of a result.
@@ -39,7 +40,7 @@ def packed(item: Chunk | Result | int | Exception) -> pa.Table:
         texts = {str(index): _encoded(column) for index, column in enumerate(item.texts)}
         return _table("chunk", _facts_of(item), item, texts=pa.table(texts))
     if isinstance(item, Result):
-        facts = {**_facts_of(item.chunk), "tokens": item.tokens, "truncated": item.truncated}
+        facts = {**_facts_of(item.chunk), "counts": item.counts.to_json()}
         columns = {str(index): column for index, column in enumerate(item.columns)}
         return _table("result", facts, item.chunk, results=pa.table(columns))
     if isinstance(item, Exception):
@@ -72,7 +73,7 @@ def _unpacked(row: dict[str, Any]) -> Chunk | Result | int | Exception:
     if row["kind"] == "chunk":
         return chunk
     columns = [column.combine_chunks() for column in _read(row["results"]).columns]
-    return Result(chunk, columns, facts["tokens"], facts["truncated"])
+    return Result(chunk, columns, Counts.from_json(facts["counts"]))
 
 
 def _facts_of(chunk: Chunk) -> dict[str, Any]:

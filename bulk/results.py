@@ -6,11 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from .rows import Chunk
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -21,6 +25,7 @@ class Counts:
         rows: The number of rows.
         tokens: The number of tokens that were computed, without those that truncation removed.
         truncated: The number of texts that were truncated.
+        unknown: The number of tokens that the tokenizer does not know.
         bad: The number of bad rows of each kind.
         entities: The number of entities, if the command finds any number of them in a row.
     """
@@ -28,6 +33,7 @@ class Counts:
     rows: int = 0
     tokens: int = 0
     truncated: int = 0
+    unknown: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     entities: int | None = None
 
@@ -36,6 +42,7 @@ class Counts:
         self.rows += other.rows
         self.tokens += other.tokens
         self.truncated += other.truncated
+        self.unknown += other.unknown
         self.bad += other.bad
         if other.entities is not None:
             self.entities = (self.entities or 0) + other.entities
@@ -57,6 +64,10 @@ class Computation(Protocol):
     @property
     def device_type(self) -> str:
         """The type of the device that computes."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the texts."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -96,10 +107,19 @@ class Tokens:
     @property
     def count(self) -> int:
         """The number of tokens."""
+        return sum(map(len, self._parts))
+
+    def count_of(self, token: int | None) -> int:
+        """Return how often a token occurs."""
+        return sum(int(np.count_nonzero(np.asarray(ids) == token)) for ids in self._parts)
+
+    @property
+    def _parts(self) -> Any:
+        """The token ids in parts, of which each has those of a text or of all texts."""
         # A search by words reads results without torch, which this imports.
         from ..tokenizer.token_rows import TokenRows
 
-        return len(self.ids.ids) if isinstance(self.ids, TokenRows) else sum(map(len, self.ids))
+        return [self.ids.ids] if isinstance(self.ids, TokenRows) else self.ids
 
     @property
     def rows(self) -> int:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..command_line import UsageError
-from ..command_line.counts import counted
+from ..command_line.counts import counted, unknown_in_words
 from ..command_line.full_disk import is_disk_full
 from ..command_line.progress import Progress
 from ..conversion.source import Source
@@ -184,7 +184,7 @@ class Run:
             results = engine.results(work, progress)
             for result in stack.enter_context(closing(results)):
                 background.run(output.write, result)
-                tokens += result.tokens
+                tokens += result.counts.tokens
                 progress.set_postfix_str(f"{tokens / (time.monotonic() - started):,.0f} tokens/s")
             background.run(output.finish)
         return written
@@ -220,7 +220,7 @@ class _Output:
             of_rows, results = _one_row_an_entity(of_rows, *results)
         self.writer.write(pa.Table.from_arrays([*of_rows.columns, *results], schema=self.schema))
         entities = of_rows.num_rows if self.one_row_an_entity else None
-        self.counts.add(Counts(len(chunk.good), result.tokens, result.truncated, chunk.bad, entities))
+        self.counts.add(replace(result.counts, entities=entities))
         if chunk.ends_shard:
             self.finish()
 
@@ -275,4 +275,6 @@ def summary(counts: Counts, output: Path) -> str:
         parts.append(f"{bad} ({kinds})")
     if counts.truncated:
         parts.append(f"{counted(counts.truncated, 'text was', 'texts were')} truncated to the maximum length")
+    if said := unknown_in_words(counts.unknown, counts.tokens):
+        parts.append(said)
     return "".join(f"{part}. " for part in parts).strip()

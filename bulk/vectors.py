@@ -62,6 +62,11 @@ class Vectors:
         self._computed: tuple[int, np.ndarray] | None = None
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See `Computation.tokenizer`."""
+        return self.prepared.tokenizer
+
+    @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
         channels = self.prepared.kept_channels
@@ -90,7 +95,7 @@ class Vectors:
         ids = encoded["input_ids"]
         if isinstance(ids, TokenRows):
             return Tokens({"input_ids": ids}, ids.truncated)
-        truncated = count_truncated(encoded, self.prepared.tokenizer, self.prepared.max_length, texts)
+        truncated = count_truncated(encoded, self.tokenizer, self.prepared.max_length, texts)
         return Tokens({"input_ids": ids}, truncated)
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:

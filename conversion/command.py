@@ -114,8 +114,8 @@ def _convert(
         check_finite_outputs(before)
         say(
             f"Converted {found.architecture} to {original}. Their outputs could not be compared, because the code of "
-            f"{found.architecture} is {found.where} and is not run. The new model uses all weights, and they have the "
-            "shapes that config.json states."
+            f"{found.architecture} is {found.where} and is not run. The new model uses all weights, and none is "
+            "missing or has another shape."
         )
     merged = to is None and isinstance(model, SequenceEncoderPreTrainedModel) and found is None and is_adapted(place)
     if merged:

@@ -142,7 +142,7 @@ class Scheduler:
         results = self._results(batch)
         seconds = time.monotonic() - started
         with self._changed:
-            self._queue.measure(batch.tokens, seconds)
+            self._queue.measure(batch.tokens, seconds, batch.group)
         if self._observe is not None:
             self._observe(batch, seconds)
         finished: list[Work] = []

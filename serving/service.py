@@ -48,7 +48,7 @@ class Service:
         check_different([model.name for model in models])
         self.models, self.limits, self.truncate = tuple(models), limits, truncate
         self.metrics = Metrics()
-        queue = WorkQueue(limits.max_tokens, limits.max_queue_tokens)
+        queue = WorkQueue(limits.max_tokens, limits.max_queue_tokens, lambda group: group.model)
         self.scheduler = Scheduler(queue, lambda group, rows: group.model.compute(group, rows), self.metrics.batch)
         self.metrics.watch(self.scheduler)
         self.started = int(time.time())

@@ -16,7 +16,7 @@ from typing import Any
 # What remains of the measured tokens and seconds after each batch, so that they cover about the last twenty.
 _REMAINS = 0.95
 # Tokens and seconds before anything was measured, of a small model on a slow processor.
-_FIRST_TOKENS, _FIRST_SECONDS = 500.0, 0.1
+_FIRST = (500.0, 0.1)
 
 
 class QueueFullError(Exception):
@@ -82,21 +82,26 @@ class Batch:
 class WorkQueue:
     """Texts that wait to be computed.
 
-    The order is by the time at which each text would be computed if its request were alone. Short requests therefore
-    pass long ones, and the texts of a long request are spread over many batches. The time is fixed when a request
-    arrives, and later requests only pass it until then, so that none waits forever.
+    The order is by the time at which each text would be computed if its request were alone, at the measured speed of
+    its model. Short requests therefore pass long ones, and the texts of a long request are spread over many batches.
+    The time is fixed when a request arrives, and later requests only pass it until then, so that none waits forever.
 
     The methods are not thread-safe.
 
     Args:
         max_tokens: Maximum number of tokens in a batch, unless a single text has more.
         max_queue_tokens: Maximum number of tokens that wait.
+        model_of: Takes a group and returns its model. By default, there is only one.
     """
 
-    def __init__(self, max_tokens: int, max_queue_tokens: int) -> None:
+    def __init__(
+        self, max_tokens: int, max_queue_tokens: int, model_of: Callable[[Any], Hashable] = lambda group: None
+    ) -> None:
         self.max_tokens, self.max_queue_tokens = max_tokens, max_queue_tokens
         self.waiting_tokens = 0
-        self._measured = (_FIRST_TOKENS, _FIRST_SECONDS)
+        self._model_of = model_of
+        # The tokens and seconds of each model; under None, those of all models.
+        self._measured: dict[Hashable, tuple[float, float]] = {}
         self._requests: set[Work] = set()
         self._dropped = 0
         self._heaps: dict[Hashable, list[_Entry]] = {}
@@ -110,8 +115,7 @@ class WorkQueue:
     @property
     def speed(self) -> float:
         """Tokens per second."""
-        tokens, seconds = self._measured
-        return tokens / seconds
+        return self._speed(None)
 
     def add(self, work: Work, now: float) -> None:
         """Add a request with at least one text.
@@ -131,7 +135,7 @@ class WorkQueue:
         self.waiting_tokens += tokens
         self._requests.add(work)
         heap = self._heaps.setdefault(work.group, [])
-        seconds_per_token = 1 / self.speed
+        seconds_per_token = 1 / self._speed(self._model_of(work.group))
         done = 0
         for index, size in enumerate(work.sizes):
             done += size
@@ -186,10 +190,15 @@ class WorkQueue:
             if not heap:
                 del self._heaps[group]
 
-    def measure(self, tokens: int, seconds: float) -> None:
-        """Take the speed of a batch into account."""
-        before, spent = self._measured
-        self._measured = (_REMAINS * before + tokens, _REMAINS * spent + seconds)
+    def measure(self, tokens: int, seconds: float, group: Hashable = None) -> None:
+        """Take the speed of a batch of a group into account."""
+        for model in {None, self._model_of(group)}:
+            before, spent = self._measured.get(model, _FIRST)
+            self._measured[model] = (_REMAINS * before + tokens, _REMAINS * spent + seconds)
+
+    def _speed(self, model: Hashable) -> float:
+        tokens, seconds = self._measured.get(model, _FIRST)
+        return tokens / seconds
 
     def _groups(self) -> list[Hashable]:
         """Return the groups with texts that wait, after removing dropped texts from their heads."""

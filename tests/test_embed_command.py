@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from filelock import FileLock
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderModel
+from sequence_encoder import SequenceEncoderModel, static_encoder
 from sequence_encoder.bulk.vectors import Vectors
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
@@ -276,6 +277,23 @@ def test_damaged_texts_are_bad_rows(model: Path, tmp_path: Path) -> None:
     counts = embed(model, tmp_path / "damaged.parquet", tmp_path / "out")
     assert counts.bad == {"not valid UTF-8": 1}
     assert table_of(tmp_path / "out").column("embedding").is_null().to_pylist() == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "static"])
+def test_many_unknown_tokens_are_reported(
+    kind: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, special = model, 2
+    if kind == "static":
+        read, special = tmp_path / "static", 0
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        static_encoder(torch.randn(len(tokenizer), 8)).save_pretrained(read)
+        tokenizer.save_pretrained(read)
+    corpus = write_rows(tmp_path / "rows.parquet", [{"text": "the cat 猫 是"}, {"text": "the cat"}])
+    for _ in range(2):  # The second run finds the counts in the shards.
+        counts = embed(read, corpus, tmp_path / "vectors")
+        assert (counts.unknown, counts.tokens) == (2, 6 + 2 * special)
+        assert f"{2 / counts.tokens:.0%} of the tokens are unknown to the tokenizer." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.csv", "documentation"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from sequence_encoder.serving.scheduler import DroppedError, Scheduler
 from sequence_encoder.serving.work_queue import QueueFullError, RequestTooLargeError, Work, WorkQueue
 
 
-def work(name: str, *sizes: int, group: str = "a") -> Work:
+def work(name: str, *sizes: int, group: Hashable = "a") -> Work:
     return Work(group, [f"{name}{index}" for index in range(len(sizes))], sizes)
 
 
@@ -47,6 +47,17 @@ def test_a_short_request_passes_a_long_one_and_a_long_one_is_spread_over_batches
     order = [text for batch in batches(queue) for text in batch]
     assert order.index("short0") < 5
     assert len(order) == 99
+
+
+def test_a_request_to_a_fast_model_passes_one_to_a_slow_model() -> None:
+    queue = WorkQueue(20, 2000, lambda group: group[0])
+    for _ in range(10):
+        queue.measure(1000, 10.0, ("transformer", "embed"))
+        queue.measure(1000, 0.01, ("static", "embed"))
+    queue.add(work("slow", *[10] * 20, group=("transformer", "predict")), now=0)
+    queue.add(work("fast", *[10] * 40, group=("static", "embed all")), now=0.001)
+    order = [text for batch in batches(queue) for text in batch]
+    assert order.index("fast39") < order.index("slow0")
 
 
 def test_no_request_waits_forever_while_shorter_ones_arrive() -> None:
