@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.text_checks import check_text
 from ..inference.uses import with_learned_labels
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -218,8 +219,7 @@ def paired(texts: str | Sequence[str], text_pairs: str | Sequence[str] | None = 
             )
     for name, column in columns.items():
         for index, text in enumerate(column):
-            if not isinstance(text, str):
-                raise ValueError(f"{name}[{index}] must be a string, got a {type(text).__name__}.")
+            check_text(text, f"{name}[{index}]")
             if not text.strip():
                 raise ValueError(f"{name}[{index}] must have words, got {text!r}.")
     return list(zip(*columns.values(), strict=True))

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..data.text_checks import check_text
 from .arguments import MODES, check_candidates
 from .conditions import as_expression
 from .hit import SearchHit
@@ -89,6 +90,7 @@ class SearchIndex:
         Raises:
             ValueError: If an argument is not allowed, or `where` is not a valid condition.
         """
+        check_text(query, "query")
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
         for name, value in (("limit", limit), ("candidates", candidates)):

@@ -121,7 +121,7 @@ def test_only_what_is_requested_is_returned(model: SequenceEncoderForRetrieval, 
         model.encode_multi(TEXTS, tokenizer, return_dense=False, return_sparse=False, return_colbert_vecs=False)
     with pytest.raises(ValueError, match="NumPy has no bfloat16"):
         model.encode_multi(TEXTS, tokenizer, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"sentences must be strings, got a int"):
+    with pytest.raises(ValueError, match=r"sentences\[\d+\] must be a string, got a int"):
         model.encode_multi([1], tokenizer)  # type: ignore[list-item]
 
 

@@ -236,6 +236,7 @@ def test_threads_do_not_mix_up_attention(built: Build) -> None:
 @pytest.mark.parametrize(
     ("head", "texts", "options", "message"),
     [
+        ("label", ["a \ud83d"], {}, r"texts\[0\] has '\\ud83d', half of a character"),
         ("label", [" \n"], {}, r"texts\[0\] must have words"),
         ("label", ["text"], {"target": "best"}, "target must be one of the labels bad, good, other, got 'best'"),
         ("label", ["text"], {"method": "lime"}, "method must be one of occlusion"),

@@ -214,6 +214,7 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"query": "caf\udce9"}, r"query has '\\udce9', half of a character or a byte that is not UTF-8"),
         ({"mode": "fuzzy"}, "mode must be one of 'hybrid', 'vector', 'text', got 'fuzzy'"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"where": " "}, "where must be a condition, such as 'year > 2020', got ' '"),
@@ -233,7 +234,7 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
 )
 def test_bad_arguments_are_refused(index: SearchIndex, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        index.search("river", **options)
+        index.search(**{"query": "river", **options})
     with pytest.raises(UsageError, match="is not a complete index"):
         SearchIndex("nowhere")
 

@@ -165,6 +165,12 @@ def test_tables_and_none_are_rejected(
         model.encode(sentences, tokenizer)
 
 
+@pytest.mark.parametrize("wrong", ["\ud83d", "caf\udce9"])
+def test_half_of_a_character_is_named(model: SequenceEncoderModel, tokenizer: Any, wrong: str) -> None:
+    with pytest.raises(ValueError, match=rf"sentences\[1\] has '\\{ascii(wrong[-1])[2:-1]}', half of a character"):
+        model.encode(["Größe 😀", wrong], tokenizer)
+
+
 def test_encoding_works_in_float64_and_without_return_dict(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
     model = SequenceEncoderModel(tiny_config("bert", return_dict=False)).double()
     exact = model.encode(TEXTS, tokenizer, dtype=torch.float64)

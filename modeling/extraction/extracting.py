@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ...configuration.span_extraction_field import span_extraction_fields
 from ...data.batching import check_max_tokens
+from ...data.text_checks import check_text
 from ...tokenizer.private_copy import private_copy
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, run_packed
@@ -205,7 +206,6 @@ def _iter_extract(texts: Iterable[str], prepared: PreparedExtraction, show: bool
     with logging.tqdm(desc="Extracting", unit="text", disable=not show) as progress:
         while chunk := list(islice(iterator, _CHUNK)):
             for number, text in enumerate(chunk, start=done):
-                if not isinstance(text, str):
-                    raise ValueError(f"texts[{number}] must be a string, got a {type(text).__name__}: {text!r}.")
+                check_text(text, f"texts[{number}]")
             yield from prepared.spans(prepared.tokenize(chunk), progress)
             done += len(chunk)

@@ -13,6 +13,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ...data.text_checks import check_text
 from ...saving.written_for import STATIC
 from .embedding_recipe import EmbeddingRecipe, Normalize
 
@@ -121,7 +122,7 @@ def tokenized_chunks(
         show_progress_bar: See `iter_encode`.
 
     Raises:
-        ValueError: If an element is not a text.
+        ValueError: If a tokenizer cannot read an element.
     """
     show = logging.get_verbosity() <= logging.INFO if show_progress_bar is None else show_progress_bar
     total = len(sentences) if isinstance(sentences, Sized) else None
@@ -129,9 +130,8 @@ def tokenized_chunks(
     done = 0
     with logging.tqdm(total=total, desc="Encoding", unit="text", disable=not show) as progress:
         while chunk := list(itertools.islice(iterator, CHUNK)):
-            for text in chunk:
-                if not isinstance(text, str):
-                    raise ValueError(f"sentences must be strings, got a {type(text).__name__}: {text!r}.")
+            for index, text in enumerate(chunk):
+                check_text(text, _sentence_name(done, index))
             yield prepared.tokenize(chunk)["input_ids"], partial(_sentence_name, done), progress
             done += len(chunk)
 

@@ -1,0 +1,22 @@
+"""Refuses texts that no tokenizer can read."""
+
+
+def check_text(text: object, name: str) -> None:
+    """Check that a tokenizer can read a text.
+
+    Args:
+        text: The text.
+        name: What the caller knows it as, such as "texts[3]".
+
+    Raises:
+        ValueError: If it is not a string, or has an unpaired surrogate. JSON can contain one, and Python has one for
+            each byte of an argument or a file name that is not UTF-8.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a string, got a {type(text).__name__}: {text!r}.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"{text[error.start]!a}, half of a character or a byte that is not UTF-8"
+            raise ValueError(f"{name} has {half}; remove it.") from error
