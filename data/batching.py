@@ -1,20 +1,7 @@
 """Groups texts into batches with about the same number of tokens."""
 
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any
-
-
-def check_max_tokens(max_tokens: Any) -> None:
-    """Check the largest number of tokens in a batch.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, Integral):
-        raise ValueError(f"max_tokens must be an integer, got {max_tokens!r}.")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
 
 
 def token_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:

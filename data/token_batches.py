@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from .batching import check_max_tokens, token_batches
+from .argument_checks import check_count
+from .batching import token_batches
 
 # Number of batches whose texts are sorted by length together. Fewer would mix lengths within a batch; with all of them,
 # the order would hardly be random.
@@ -53,7 +54,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
-        check_max_tokens(max_tokens)
+        check_count(max_tokens, "max_tokens")
         if num_replicas < 1 or not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be from 0 to num_replicas - 1, got rank={rank}, num_replicas={num_replicas}.")
         self.lengths, self.max_tokens = [int(length) for length in lengths], max_tokens

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.text_checks import check_text
+from ..data.argument_checks import check_count, check_text
 from ..inference.uses import with_learned_labels
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -118,8 +118,8 @@ def iter_explain(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     default = METHODS[method][1]
-    if samples is not None and samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}.")
+    if samples is not None:
+        check_count(samples, "samples")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}.")
     model = without_wrapper(model)

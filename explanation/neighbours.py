@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from ..data.argument_checks import check_count
 from .peft_models import without_wrapper
 
 
@@ -60,8 +61,7 @@ def nearest_examples(
     Raises:
         ValueError: If there are no examples, or numbers of texts differ.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}.")
+    check_count(count, "count")
     for name, given in (("examples", examples), ("labels", labels), ("vectors", vectors)):
         if given is not None and (not len(given) or len(given) != len(examples)):
             raise ValueError(f"{name} must have one item for each of at least one example, got {len(given)}.")

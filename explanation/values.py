@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..data.batching import check_max_tokens, longest_first
+from ..data.argument_checks import check_count
+from ..data.batching import longest_first
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from .heads import LEAVE_OUT, MASK, Head
 from .requests import Request
@@ -46,7 +47,7 @@ class Values:
             removal = head.removal if mask_id is not None or head.in_place else LEAVE_OUT
         if removal not in REMOVALS:
             raise ValueError(f"removal must be one of {', '.join(REMOVALS)}, got {removal!r}.")
-        check_max_tokens(max_tokens)
+        check_count(max_tokens, "max_tokens")
         if removal == MASK and mask_id is None:
             other = "" if head.in_place else " Pass removal='leave_out'."
             raise ValueError(f"removal='mask' needs a tokenizer with a mask token, which this one lacks.{other}")

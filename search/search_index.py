@@ -17,7 +17,7 @@ import numpy as np
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..data.text_checks import check_text
+from ..data.argument_checks import check_count, check_text
 from .arguments import MODES, check_candidates
 from .conditions import as_expression
 from .hit import SearchHit
@@ -94,8 +94,7 @@ class SearchIndex:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
         for name, value in (("limit", limit), ("candidates", candidates)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+            check_count(value, name)
         if reranker is not None:
             check_candidates(limit, candidates)
         condition = None if where is None else as_expression(where)

@@ -216,6 +216,7 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
     [
         ({"query": "caf\udce9"}, r"query has '\\udce9', half of a character or a byte that is not UTF-8"),
         ({"mode": "fuzzy"}, "mode must be one of 'hybrid', 'vector', 'text', got 'fuzzy'"),
+        ({"limit": 2.5}, "limit must be an integer, got 2.5"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"where": " "}, "where must be a condition, such as 'year > 2020', got ' '"),
         ({"where": "age > 3"}, "where='age > 3' is not a valid condition: .*No field named age"),

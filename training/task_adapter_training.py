@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
+from ..data.argument_checks import check_count
 from ..modeling.attention.masks import mask_of_padding
 from ..modeling.checks import check_tensor
 from ..modeling.heads.task_adapter import TaskAdapter
@@ -119,8 +120,7 @@ def _check(model: TaskAdapter, train_loader: DataLoader[Any], epochs: int, learn
         raise ValueError(f"model must be a TaskAdapter, got a {type(model).__name__}; wrap it: TaskAdapter(model).")
     if not isinstance(train_loader, DataLoader):
         raise ValueError(f"train_loader must be a torch DataLoader, got a {type(train_loader).__name__}.")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}.")
+    check_count(epochs, "epochs")
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be above 0, got {learning_rate}.")
 

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...configuration.span_extraction_field import span_extraction_fields
-from ...data.batching import check_max_tokens
-from ...data.text_checks import check_text
+from ...data.argument_checks import check_count, check_text
 from ...tokenizer.private_copy import private_copy
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, run_packed
@@ -131,7 +130,7 @@ class ExtractionMixin:
         threshold = fields.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a number from 0 to 1, got {threshold!r}.")
-        check_max_tokens(max_tokens)
+        check_count(max_tokens, "max_tokens")
         names, read = checked_labels(labels)
         check_tokenizer(config, tokenizer)
         limits = (max_length, longest_positions(config), tokenizer.model_max_length)

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...configuration.configuration_task_adapter import TaskAdapterConfig
+from ...data.argument_checks import check_count
 from ...saving.atomic_saving import ModelSavingMixin
 from ...saving.loading import SafeModelLoadingMixin
 from ...saving.written_for import EIGHT_BITS, ENCODES, INSTALLED
@@ -236,8 +237,7 @@ def _from_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrained
 
 def _set_classes(config: TaskAdapterConfig, num_classes: int | None, id2label: dict[int, str] | None) -> None:
     if num_classes is not None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        check_count(num_classes, "num_classes")
         config.num_labels = num_classes
     if id2label is not None:
         if num_classes not in (None, len(id2label)):

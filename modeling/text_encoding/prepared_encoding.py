@@ -13,7 +13,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ...data.text_checks import check_text
+from ...data.argument_checks import check_text
 from ...saving.written_for import STATIC
 from .embedding_recipe import EmbeddingRecipe, Normalize
 

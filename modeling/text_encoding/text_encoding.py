@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.batching import check_max_tokens, longest_first
+from ...data.argument_checks import check_count
+from ...data.batching import longest_first
 from ...saving.written_for import INSTALLED, STATIC
 from ...tokenizer.private_copy import lowercased, private_copy, without_special_tokens
 from ...tokenizer.token_rows import RowTokenizer
@@ -157,7 +158,7 @@ class TextEncodingMixin(TextLengthMixin):
         The steps can run in two threads. For the arguments and errors, see `iter_encode`.
         """
         recipe = self.recipe_for(pooling, normalize_embeddings)
-        check_max_tokens(max_tokens)
+        check_count(max_tokens, "max_tokens")
         kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, truncate_dim)
         prompt = recipe.prompt(prompt, prompt_name)
         own = private_copy(tokenizer)

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...data.argument_checks import check_count
 from ...data.batching import token_batches
 from ...data.packs import Pack, lengths_of
 from ...data.windows import segment_windows
@@ -165,8 +166,7 @@ def diffusion_bound(
         ValueError: If an argument is out of range, or the texts have no token.
     """
     for name, value in (("rates", rates), ("max_tokens", max_tokens)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_count(value, name)
     if isinstance(texts, str):
         raise ValueError(f"texts must be a list of texts, got the text {texts[:40]!r}.")
     windows = list(segment_windows(texts, tokenizer, max_length, pairs=False))

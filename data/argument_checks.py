@@ -1,4 +1,19 @@
-"""Refuses texts that no tokenizer can read."""
+"""Refuses arguments that cannot be used, with errors that name them."""
+
+from numbers import Integral
+from typing import Any
+
+
+def check_count(value: Any, name: str) -> None:
+    """Check that an argument is a positive integer.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be an integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def check_text(text: object, name: str) -> None:
