@@ -115,7 +115,7 @@ class Tokens:
 
     @property
     def _parts(self) -> Any:
-        """The token ids in parts, of which each has those of a text or of all texts."""
+        """The token ids: an array for all texts, or a list for each text."""
         # A search by words reads results without torch, which this imports.
         from ..tokenizer.token_rows import TokenRows
 

@@ -219,7 +219,7 @@ def paired(texts: str | Sequence[str], text_pairs: str | Sequence[str] | None = 
             )
     for name, column in columns.items():
         for index, text in enumerate(column):
-            check_text(text, f"{name}[{index}]")
+            check_text(text, name, index)
             if not text.strip():
                 raise ValueError(f"{name}[{index}] must have words, got {text!r}.")
     return list(zip(*columns.values(), strict=True))

@@ -205,6 +205,6 @@ def _iter_extract(texts: Iterable[str], prepared: PreparedExtraction, show: bool
     with logging.tqdm(desc="Extracting", unit="text", disable=not show) as progress:
         while chunk := list(islice(iterator, _CHUNK)):
             for number, text in enumerate(chunk, start=done):
-                check_text(text, f"texts[{number}]")
+                check_text(text, "texts", number)
             yield from prepared.spans(prepared.tokenize(chunk), progress)
             done += len(chunk)

@@ -130,8 +130,8 @@ def tokenized_chunks(
     done = 0
     with logging.tqdm(total=total, desc="Encoding", unit="text", disable=not show) as progress:
         while chunk := list(itertools.islice(iterator, CHUNK)):
-            for index, text in enumerate(chunk):
-                check_text(text, _sentence_name(done, index))
+            for index, text in enumerate(chunk, done):
+                check_text(text, "sentences", index)
             yield prepared.tokenize(chunk)["input_ids"], partial(_sentence_name, done), progress
             done += len(chunk)
 
