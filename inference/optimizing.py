@@ -15,7 +15,7 @@ from .bfloat16 import faster_in_bfloat16
 def optimize_for_inference(model: SequenceEncoderPreTrainedModel) -> str:
     """Prepare a model for the fastest inference on its device, in place.
 
-    A model in float32 is cast to bfloat16 if the device has instructions for it. On a CPU, its weights are prepacked;
+    A model in float32 is cast to bfloat16 if the device has fast instructions for it. On a CPU, its weights are prepacked;
     see `prepack_weights`. The mean cosine of its vectors to those before is above 0.999. A static encoder, which has
     nothing to multiply, stays as it is.
 
@@ -39,9 +39,9 @@ def optimize_for_inference(model: SequenceEncoderPreTrainedModel) -> str:
         words = f"{str(model.dtype).removeprefix('torch.')}, as it was"
     elif faster_in_bfloat16(kind):
         cast(nn.Module, model).to(torch.bfloat16)
-        words = f"bfloat16, for which {where} has instructions"
+        words = f"bfloat16, for which {where} has fast instructions"
     else:
-        words = f"float32, because {where} is not known to have instructions for bfloat16"
+        words = f"float32, because {where} is not known to be faster in bfloat16"
     sentence = f"{type(model).__name__} computes in {words}"
     if any(isinstance(module, EightBitLinear) for module in model.modules()):
         fast = kind == "cpu" and multiplies_integers()

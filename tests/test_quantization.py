@@ -30,7 +30,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.cards.card import model_card
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.inspection import inspect
-from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
+from sequence_encoder.inference.bfloat16 import faster_in_bfloat16, relies_on_amx
 from sequence_encoder.inference.optimizing import optimize_for_inference
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from sequence_encoder.tests.forked_python import forked_python
@@ -443,6 +443,19 @@ def test_a_model_is_optimized_for_what_the_machine_has(build: Build, tokenizer: 
     assert "as it was" in optimize_for_inference(model.to(torch.bfloat16))
     with pytest.raises(ValueError, match="got a Linear"):
         optimize_for_inference(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "slow"),
+    [
+        ("GenuineIntel", "avx512_bf16 avx512_fp16", True),  # Sapphire Rapids in a virtual machine that hides AMX.
+        ("GenuineIntel", "avx512_bf16", False),  # Cooper Lake.
+        ("AuthenticAMD", "avx512_bf16 avx512_fp16", False),
+    ],
+)
+def test_intels_processors_with_amx_are_slow_in_bfloat16_without_it(vendor: str, flags: str, slow: bool) -> None:
+    processor = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu vme {flags}\n"
+    assert relies_on_amx(processor) == slow
 
 
 @needs_integers
