@@ -6,6 +6,7 @@ Each command first parses its arguments, and imports torch only to run.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -58,9 +59,19 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         before_run: A function to call once the arguments are parsed, unless the command needs no models.
     """
     started = time.perf_counter()
-    name, *arguments = (sys.argv[1:] if arguments is None else arguments) or [""]
+    try:
+        _dispatch(started, (sys.argv[1:] if arguments is None else arguments) or [""], before_run)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        sys.exit(1)
+
+
+def _dispatch(started: float, arguments: list[str], before_run: Callable[[], object]) -> None:
+    name, *arguments = arguments
     if name in ("-h", "--help", "--version"):
-        print(__version__ if name == "--version" else _help())
+        print(__version__ if name == "--version" else _help(), flush=True)
         sys.exit(0)
     if name not in COMMANDS:
         near = [f" (did you mean {each}?)" for each in difflib.get_close_matches(name, COMMANDS, n=1)]
@@ -79,15 +90,28 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
             reason = str(error).partition("\n")[0]
             advice = "Free some space and run the same command again."
             sys.exit(f"sequence-encoder {name}: The disk is full ({reason}). {advice}")
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             sys.exit(f"sequence-encoder {name}: {error}")
         raise
+
+
+def _nobody_reads() -> bool:
+    """Return whether what read the standard output, such as `head`, has ended. If so, drop all further output.
+
+    Otherwise, Python would try to write it at exit, and print a traceback.
+    """
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _run(name: str, arguments: list[str], before_run: Callable[[], object]) -> None:
     command = find_command(name)
     if {"-h", "--help"}.intersection(arguments):
-        print(help_of(command, arguments), end="")
+        print(help_of(command, arguments), end="", flush=True)
         sys.exit(0)
     parsed = command.parse(arguments)
     if not command.needs_models(*parsed):

@@ -15,9 +15,9 @@ from .bfloat16 import faster_in_bfloat16
 def optimize_for_inference(model: SequenceEncoderPreTrainedModel) -> str:
     """Prepare a model for the fastest inference on its device, in place.
 
-    A model in float32 is cast to bfloat16 if the device has fast instructions for it. On a CPU, its weights are prepacked;
-    see `prepack_weights`. The mean cosine of its vectors to those before is above 0.999. A static encoder, which has
-    nothing to multiply, stays as it is.
+    A model in float32 is cast to bfloat16 if the device has fast instructions for it. On a CPU, its weights are
+    prepacked; see `prepack_weights`. The mean cosine of its vectors to those before is above 0.999. A static encoder,
+    which has nothing to multiply, stays as it is.
 
     Args:
         model: The model. Train it before: bfloat16 is too coarse for the weights of a model that learns.

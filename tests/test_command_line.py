@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -171,6 +172,16 @@ def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     assert codes[: len(helps)] == [0] * len(helps)
     assert len(codes) == len(helps) + len(mistakes)
     assert 0 not in codes[len(helps) :]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("adapt", "--help")])
+def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, SCRIPT, *arguments]
+    with open(writing, "wb") as closed:
+        ran = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "")
 
 
 def test_the_guide_lists_every_family_that_can_be_converted() -> None:
