@@ -124,7 +124,7 @@ class Held:
     def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
         """Return the masked tokens of the held-out documents."""
         windows = EvaluationWindows(list(segment_windows(self.others, tokenizer, LENGTH, pairs=False)))
-        collate = PretrainingCollator(tokenizer, Objectives(sop_weight=0, mlm_probability=0.15))
+        collate = PretrainingCollator(tokenizer, Objectives(sop_weight=0, bow_weight=0, mlm_probability=0.15))
         items = [windows[i] for i in range(len(windows))]
         return [collate(items[i : i + ROWS]) for i in range(0, len(items), ROWS)]
 

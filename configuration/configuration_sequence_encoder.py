@@ -168,7 +168,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
     """
 
     model_type: ClassVar[str] = "sequence_encoder"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["mlm_loss", "sop_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["mlm_loss", "sop_loss", "bow_loss"]
 
     vocab_size: int = 30522
     hidden_size: int = 512

@@ -20,7 +20,7 @@ from sequence_encoder.training.pretraining.objectives import Objectives, Pretrai
 Build = Callable[..., Any]
 Batch = dict[str, Any]
 NOTHING_MASKED = 1e-9
-SOP_ALONE = Objectives(mlm_weight=0.0, sop_weight=2.0)
+SOP_ALONE = Objectives(mlm_weight=0.0, sop_weight=2.0, bow_weight=0.0)
 
 in_training_and_evaluation = pytest.mark.parametrize("training", [True, False])
 
@@ -78,7 +78,8 @@ def test_the_loss_is_the_weighted_sum_of_both_objectives(
     sop_weight: float,
     training: bool,
 ) -> None:
-    batch = batch_of(tokenizer, windows[:16], Objectives(mlm_weight=mlm_weight, sop_weight=sop_weight))
+    objectives = Objectives(mlm_weight=mlm_weight, sop_weight=sop_weight, bow_weight=0.0)
+    batch = batch_of(tokenizer, windows[:16], objectives)
     outputs = model.train(training)(**batch)
     masked = mean_loss_of_tokens(outputs, batch)
     order = F.cross_entropy(outputs.sop_logits, batch["sentence_order_label"])
@@ -87,6 +88,36 @@ def test_the_loss_is_the_weighted_sum_of_both_objectives(
     torch.testing.assert_close(outputs.loss, mlm_weight * masked + sop_weight * order)
     outputs.loss.backward()
     gradients(model)
+
+
+@pytest.mark.parametrize(("mlm_weight", "sop_weight"), [(1.0, 2.0), (0.0, 2.0), (1.0, 0.0)])
+def test_the_mean_states_of_some_texts_predict_their_tokens_in_training(
+    tiny_config: Build,
+    tokenizer: SequenceEncoderTokenizer,
+    windows: list[Window],
+    mlm_weight: float,
+    sop_weight: float,
+) -> None:
+    objectives = Objectives(mlm_weight, sop_weight, bow_weight=3.0)
+    batch = batch_of(tokenizer, windows, objectives)
+    kind = SequenceEncoderForPreTraining if sop_weight else SequenceEncoderForMaskedLM
+    model: Any = kind(config_of(tiny_config, tokenizer)).train()
+    outputs = model(**batch)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    states = model.model(**inputs).last_hidden_state
+    losses = []
+    for row, mask, tokens in zip(states, batch["attention_mask"].bool(), batch["bow_tokens"], strict=True):
+        if present := set(tokens.tolist()) - {-100}:
+            scores = model.decoder(model.head(row[mask].mean(dim=0))).log_softmax(dim=-1)
+            losses.append(-scores[sorted(present)].mean())
+    assert 0 < len(losses) < len(windows)
+    torch.testing.assert_close(outputs.bow_loss, torch.stack(losses).mean())
+    without = model(**{**batch, "bow_tokens": None})
+    assert without.bow_loss is None
+    torch.testing.assert_close(outputs.loss, without.loss + 3 * outputs.bow_loss)
+    outputs.loss.backward()
+    gradients(model)
+    assert model.eval()(**batch).bow_loss is None
 
 
 @in_training_and_evaluation
@@ -105,7 +136,9 @@ def test_without_mlm_weight_no_token_is_predicted(
     assert not [name for name in moved if name.startswith(("head.", "decoder."))]
 
 
-@pytest.mark.parametrize("objectives", [Objectives(mlm_probability=NOTHING_MASKED), SOP_ALONE], ids=["mlm", "sop"])
+@pytest.mark.parametrize(
+    "objectives", [Objectives(mlm_probability=NOTHING_MASKED, bow_weight=0.0), SOP_ALONE], ids=["mlm", "sop"]
+)
 def test_a_batch_without_targets_has_zero_gradients(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, objectives: Objectives
 ) -> None:
@@ -115,7 +148,9 @@ def test_a_batch_without_targets_has_zero_gradients(
     assert not any(gradient.any() for gradient in gradients(model).values())
 
 
-@pytest.mark.parametrize("objectives", [SOP_ALONE, Objectives(0.5, 2.0), Objectives(sop_weight=0.0)])
+@pytest.mark.parametrize(
+    "objectives", [SOP_ALONE, Objectives(0.5, 2.0), Objectives(sop_weight=0.0), Objectives(0.0, bow_weight=0.5)]
+)
 def test_gradient_accumulation_does_not_change_a_trainer_step(
     tiny_config: Build,
     tokenizer: SequenceEncoderTokenizer,

@@ -101,6 +101,21 @@ def test_without_sentence_order_no_window_is_cut(tokenizer: SequenceEncoderToken
     assert "sentence_order_label" not in batch
 
 
+def test_a_quarter_of_the_texts_predict_their_tokens_before_masking(
+    tokenizer: SequenceEncoderTokenizer, windows: list[Window]
+) -> None:
+    packs = [pack_of(windows * 30), pack_of(windows, seed=1)]
+    batch = PretrainingCollator(tokenizer)(packs)
+    tokens = batch.pop("bow_tokens")
+    assert batch.pop("bow_weight") == 1
+    chosen = (tokens != -100).any(dim=1)
+    assert float(chosen.float().mean()) == pytest.approx(0.25, abs=0.02)
+    expected = unmasked(batch).masked_fill(special_tokens(batch, tokenizer), -100)
+    assert torch.equal(tokens[chosen], expected[chosen])
+    # The choice leaves all masks and swaps as they are.
+    assert same(batch, PretrainingCollator(tokenizer, Objectives(bow_weight=0))(packs))
+
+
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.6])
 def test_the_requested_share_of_tokens_is_masked_and_no_special_token(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window], probability: float

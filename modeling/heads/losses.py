@@ -207,10 +207,45 @@ def sentence_order_loss(
     """
     if token_labels is None or num_items_in_batch is None:
         return cross_entropy(logits, labels)
-    losses = cross_entropy_per_label(logits, labels)
-    masked = (token_labels.long() != IGNORED).reshape(len(losses), -1).sum(dim=1).to(logits.device)
-    total = (losses * masked).sum()
-    return divided_by_count(total, masked.sum(), num_items_in_batch)
+    return _weighted_by_masks(cross_entropy_per_label(logits, labels), token_labels, num_items_in_batch)
+
+
+def bag_of_words_loss(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    token_labels: torch.Tensor | None = None,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Return the loss of predicting which tokens a text has, from its vector (Ma et al., 2024, arXiv 2401.11248).
+
+    The loss of a text is the mean of -log softmax(logits)[token] over its distinct tokens. By default, this function
+    returns the mean over the texts, but if `num_items_in_batch` is the number of masked tokens in a step, it weights
+    each text by its share of them, as `sentence_order_loss` does.
+
+    Args:
+        logits: (n, V).
+        tokens: (n, S) token ids of the texts, -100 at those to ignore.
+        token_labels: (n, S) labels of masked tokens.
+        num_items_in_batch: The number of masked tokens in the step.
+        **kwargs: Not used.
+    """
+    size = logits.shape[-1]
+    tokens = tokens.long()
+    # The last column is that of the tokens to ignore.
+    columns = torch.where(tokens == IGNORED, size, tokens)
+    present = logits.new_zeros(len(tokens), size + 1).scatter_(1, columns, 1)[:, :size]
+    terms = present * _at_least_float32(logits).log_softmax(dim=-1)
+    losses = -terms.sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
+    if token_labels is None or num_items_in_batch is None:
+        return losses.mean()
+    return _weighted_by_masks(losses, token_labels, num_items_in_batch)
+
+
+def _weighted_by_masks(losses: torch.Tensor, token_labels: torch.Tensor, num_items_in_batch: Count) -> torch.Tensor:
+    """Return the sum of the losses of rows, each weighted by its share of the masked tokens of a step."""
+    masked = (token_labels.long() != IGNORED).reshape(len(losses), -1).sum(dim=1).to(losses.device)
+    return divided_by_count((losses * masked).sum(), masked.sum(), num_items_in_batch)
 
 
 def zero_shot_classification_loss(

@@ -1,4 +1,4 @@
-"""Pretraining heads: masked language modelling, alone and together with sentence order prediction.
+"""Pretraining heads: masked language modelling, alone and with sentence order prediction, and both with bags of words.
 
 Shapes: B batch, S sequence, D hidden, V vocabulary.
 """
@@ -31,7 +31,7 @@ from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..packing import moved
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
-from .losses import masked_lm_loss, masked_lm_loss_of_states, sentence_order_loss
+from .losses import bag_of_words_loss, masked_lm_loss, masked_lm_loss_of_states, sentence_order_loss
 
 
 class MLPHead(nn.Module):
@@ -51,6 +51,30 @@ class MLPHead(nn.Module):
 
 # Those of classifiers, and one more.
 PREDICTION_HEADS = {**HEADS, "mlp": MLPHead}
+
+
+class PretrainingOptions(ForwardOptions, total=False):
+    """Keyword arguments of the `forward` of both models: those of the prediction of bags of words."""
+
+    bow_tokens: torch.Tensor | None
+    """(B, S) ids of the tokens that the vectors of the texts should predict, -100 at those to ignore."""
+    bow_weight: float
+    """The weight of the loss of this prediction, 1 by default. Evaluations leave it out."""
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The tokens that the vectors of some texts should predict (bag-of-words prediction, Ma et al., 2024).
+
+    Attributes:
+        tokens: (B, S) token ids, -100 at those to ignore.
+        texts: (B,) which texts predict their tokens, on the host.
+        weight: The weight of the loss.
+    """
+
+    tokens: torch.Tensor
+    texts: torch.Tensor
+    weight: float
 
 
 class VocabularyModel(SequenceEncoderPreTrainedModel):
@@ -98,6 +122,39 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         needed = (labels.long() != IGNORED).view(shape)
         return needed if label_weights is None else needed & (label_weights.to(needed.device).view(shape) != 0)
 
+    def _bags(self, shape: tuple[int, int] | None, kwargs: PretrainingOptions) -> Bags | None:
+        """Take the tokens that texts should predict out of the keyword arguments. Evaluations predict none.
+
+        Raises:
+            ValueError: If they are outside the vocabulary or do not have the shape of the batch.
+        """
+        tokens, weight = kwargs.pop("bow_tokens", None), kwargs.pop("bow_weight", 1.0)
+        if tokens is None or shape is None:
+            return None
+        known = on_host(tokens)
+        check_class_labels("bow_tokens", known, self.config.vocab_size, "vocab_size", shape)
+        texts = (known.long() != IGNORED).view(shape).any(dim=1)
+        return Bags(tokens.view(shape), texts, weight) if self.training and bool(texts.any()) else None
+
+    def _bag_of_words_loss(
+        self,
+        bags: Bags | None,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        kwargs: Mapping[str, Any],
+    ) -> torch.Tensor | None:
+        """Return the loss of predicting tokens from the means of the last hidden states of texts, unweighted."""
+        if bags is None:
+            return None
+        rows = moved(bags.texts.nonzero().squeeze(1), hidden_states.device)
+        states, tokens = hidden_states[rows], bags.tokens.to(rows.device)[rows]
+        real = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(rows.device)[rows]
+        shares = (real / real.sum(dim=1, keepdim=True).clamp(min=1)).to(states.dtype)
+        logits = self.decoder(self.head((states * shares[..., None]).sum(dim=1)))
+        own = None if labels is None else labels.to(rows.device).view(hidden_states.shape[:2])[rows]
+        return bag_of_words_loss(logits, tokens, own, kwargs.get("num_items_in_batch"))
+
     def _predict(
         self,
         hidden_states: torch.Tensor,
@@ -133,7 +190,7 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
-class MaskedLMOptions(ForwardOptions, total=False):
+class MaskedLMOptions(PretrainingOptions, total=False):
     """Keyword arguments of `SequenceEncoderForMaskedLM.forward`.
 
     `label_weights` is not a named argument there, because `Trainer` evaluates only if a batch has all named arguments
@@ -142,6 +199,17 @@ class MaskedLMOptions(ForwardOptions, total=False):
 
     label_weights: torch.Tensor | None
     """(B, S) factors of the losses of the labels."""
+
+
+@dataclass
+class SequenceEncoderMaskedLMOutput(MaskedLMOutput):
+    """Output of `SequenceEncoderForMaskedLM`: that of transformers, and one more loss.
+
+    Attributes:
+        bow_loss: The loss of predicting the tokens of texts from their vectors, unweighted. `loss` includes it.
+    """
+
+    bow_loss: torch.Tensor | None = None
 
 
 class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, VocabularyModel):  # type: ignore[misc] # differing `generate`
@@ -172,12 +240,12 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, Vocabula
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[MaskedLMOptions],
-    ) -> MaskedLMOutput:
+    ) -> SequenceEncoderMaskedLMOutput:
         """Predict tokens. For the inputs, see `SequenceEncoderModel.forward`.
 
         Args:
             labels: (B, S) token ids, -100 at tokens to ignore.
-            **kwargs: See `ForwardOptions`. `label_weights` (B, S) are factors of the losses of the labels, such as
+            **kwargs: See `PretrainingOptions`. `label_weights` (B, S) are factors of the losses of the labels, such as
                 1 / t at masked tokens and 0 elsewhere with the masking rate t of a text in masked diffusion (Sahoo et
                 al., 2024). The loss is then the weighted sum divided by the number of labels, which includes those
                 with a weight of 0.
@@ -196,12 +264,21 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, Vocabula
         known = on_host(labels)
         self._check_labels(known, shape)
         check_label_weights(label_weights, labels)
+        bags = self._bags(shape, kwargs)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         needed = self._needed(known, shape, label_weights)
-        outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
-        logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs, label_weights)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        outputs = self.model(*inputs, needed=_with_bags(needed, bags), return_dict=True, **kwargs)
+        states = outputs.last_hidden_state
+        logits, loss = self._predict(states, labels, needed, kwargs, label_weights)
+        bow_loss = self._bag_of_words_loss(bags, states, attention_mask, labels, kwargs)
+        if bags is not None:
+            loss = _weighted_sum((1, loss), (bags.weight, bow_loss))
+        return SequenceEncoderMaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            bow_loss=bow_loss,
         )
 
 
@@ -210,13 +287,14 @@ class SequenceEncoderForPreTrainingOutput(ModelOutput):
     """Output of `SequenceEncoderForPreTraining`.
 
     Attributes:
-        loss: The weighted sum of both losses.
+        loss: The weighted sum of the losses.
         prediction_logits: The logits of `SequenceEncoderForMaskedLM`, or None if it has none.
         sop_logits: (B, 2), the logits of segments in order and swapped.
         hidden_states: The input of every layer and the output of the last, if requested.
         attentions: The attention weights of every layer, if requested.
         mlm_loss: The loss of masked language modelling, unweighted.
         sop_loss: The loss of sentence order prediction, unweighted.
+        bow_loss: The loss of predicting the tokens of texts from their vectors, unweighted.
     """
 
     loss: torch.Tensor | None = None
@@ -226,6 +304,7 @@ class SequenceEncoderForPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
     mlm_loss: torch.Tensor | None = None
     sop_loss: torch.Tensor | None = None
+    bow_loss: torch.Tensor | None = None
 
 
 class SequenceEncoderForPreTraining(VocabularyModel):
@@ -257,7 +336,7 @@ class SequenceEncoderForPreTraining(VocabularyModel):
         sentence_order_label: torch.Tensor | None = None,
         mlm_weight: float = 1.0,
         sop_weight: float = 1.0,
-        **kwargs: Unpack[ForwardOptions],
+        **kwargs: Unpack[PretrainingOptions],
     ) -> SequenceEncoderForPreTrainingOutput:
         """Predict masked tokens and the order of segments. For the inputs, see `SequenceEncoderModel.forward`.
 
@@ -268,7 +347,7 @@ class SequenceEncoderForPreTraining(VocabularyModel):
             mlm_weight: The weight of the masked language modelling loss. With 0, no tokens are predicted, and `labels`
                 only determine the weight of each text.
             sop_weight: The weight of the sentence order loss.
-            **kwargs: See `ForwardOptions`.
+            **kwargs: See `PretrainingOptions`.
 
         Returns:
             The logits of both heads, the losses for which there are labels, and their weighted sum.
@@ -281,24 +360,36 @@ class SequenceEncoderForPreTraining(VocabularyModel):
         self._check_labels(known, shape)
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
+        bags = self._bags(shape, kwargs)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         needed = self._needed(known, shape) if mlm_weight or labels is None else False
-        outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
+        outputs = self.model(*inputs, needed=_with_bags(needed, bags), return_dict=True, **kwargs)
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, mlm_loss, sop_loss = None, None, None
         if needed is not False:
             logits, mlm_loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
         if sentence_order_label is not None:
             sop_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
+        states = outputs.last_hidden_state
+        bow_loss = self._bag_of_words_loss(bags, states, attention_mask, labels, kwargs)
         return SequenceEncoderForPreTrainingOutput(
-            loss=_weighted_sum((mlm_weight, mlm_loss), (sop_weight, sop_loss)),
+            loss=_weighted_sum((mlm_weight, mlm_loss), (sop_weight, sop_loss), (bags.weight if bags else 0, bow_loss)),
             prediction_logits=logits,
             sop_logits=sop_logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             mlm_loss=mlm_loss,
             sop_loss=sop_loss,
+            bow_loss=bow_loss,
         )
+
+
+def _with_bags(needed: torch.Tensor | bool, bags: Bags | None) -> torch.Tensor | bool:
+    """Return the needed tokens and all tokens of the texts whose vectors predict them."""
+    if bags is None or needed is True:
+        return needed
+    chosen = bags.texts[:, None].expand(bags.tokens.shape)
+    return chosen if needed is False else needed | chosen
 
 
 def _weighted_sum(*terms: tuple[float, torch.Tensor | None]) -> torch.Tensor | None:

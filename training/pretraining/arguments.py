@@ -16,7 +16,7 @@ from ...command_line.extras import require, require_reporters
 from ...command_line.options import OVERWRITE, REPORT_TO, SECONDS, SEED, TRUE_OR_FALSE, option
 from ...command_line.parser import Command, check_used
 from ...data.corpus import CorpusArguments
-from .objective_arguments import OBJECTIVES, Objectives
+from .objective_arguments import DISABLED, OBJECTIVES, Objectives
 
 OUTPUT = "pretrained"
 # The folder in the output folder for what an interrupted run needs to resume.
@@ -63,8 +63,9 @@ TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
 RATE, _WEIGHT_DECAY = 5e-3, 0.01
 # AdamW alone needs a lower learning rate than Muon.
 _ADAMW_RATE = 1e-3
-# Defaults for continued pretraining: a low learning rate, to preserve what the checkpoint has learned.
-CONTINUED_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": True}
+# Defaults for continued pretraining: a low learning rate, and no objective that the checkpoint may never have had, to
+# preserve what it has learned.
+CONTINUED_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": True, "bow_weight": 0.0}
 
 
 @dataclass
@@ -236,7 +237,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     check_used(given, _NOT_USED_WITH)
     objective = given.get("objective", Objectives.objective)
     for name in OBJECTIVES.get(objective, ()):
-        if name in given and not (name == "sop_weight" and given[name] == 0):
+        if name in given and not (name in DISABLED and given[name] == 0):
             raise UsageError(f"--{name} has no effect with --objective {objective}; leave one of them out.")
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("model") is not None

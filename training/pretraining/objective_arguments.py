@@ -22,12 +22,16 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "diffusion": (
         "mlm_weight",
         "sop_weight",
+        "bow_weight",
         "mlm_probability",
         "final_mlm_probability",
         "mlm_schedule",
         "whole_word_mask",
     ),
 }
+
+# The weights that are 0 with an objective in which they have no effect, so that 0 is allowed there.
+DISABLED = ("sop_weight", "bow_weight")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Objectives:
     Args:
         mlm_weight: The weight of the masked language modelling loss; 0 disables masking.
         sop_weight: The weight of the sentence order loss; 0 disables this objective.
+        bow_weight: The weight of the loss with which the mean vectors of some windows predict their tokens; 0 disables
+            this objective.
         mlm_probability: The share of tokens to predict. Of these, 80 % are masked, 10 % replaced and 10 % kept.
         final_mlm_probability: The share at the end of training, unless the schedule is "constant".
         mlm_schedule: The schedule of the share, "constant", "linear" or "cosine". A share that falls during training
@@ -45,7 +51,7 @@ class Objectives:
         objective: "mlm" is masked language modelling and sentence order prediction. "diffusion" is masked diffusion
             (Sahoo et al., 2024), with which a model can also write: each text is masked at its own rate, drawn
             uniformly from 0 to 1, all chosen tokens are masked, and the loss is a bound on the negative
-            log-likelihood. `sop_weight` is then 0, and the other fields must have their defaults.
+            log-likelihood. `sop_weight` and `bow_weight` are then 0, and the other fields must have their defaults.
 
     Raises:
         ValueError: If a number or a name is not allowed, or a field has no effect.
@@ -70,6 +76,9 @@ class Objectives:
         "mlm",
         choices=list(OBJECTIVES),
     )
+    bow_weight: float = option(
+        "Weight of the loss with which the vectors of texts predict their tokens; 0 disables it.", 1.0
+    )
 
     def __post_init__(self) -> None:
         tables: dict[str, dict[str, Any]] = {"objective": OBJECTIVES, "mlm_schedule": MASK_SCHEDULES}
@@ -77,10 +86,10 @@ class Objectives:
             if (chosen := getattr(self, name)) not in table:
                 raise ValueError(f"{name}={chosen!r} does not exist; choose one of {', '.join(table)}.")
         self._check_used()
-        for name in ("mlm_weight", "sop_weight"):
+        for name in ("mlm_weight", "sop_weight", "bow_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not self.mlm_weight and not self.sop_weight:
+        if not (self.mlm_weight or self.sop_weight):
             raise ValueError("mlm_weight and sop_weight are both 0: there is nothing to learn.")
         for name in ("mlm_probability", "final_mlm_probability"):
             if not 0 < getattr(self, name) < 1:
@@ -90,10 +99,11 @@ class Objectives:
         defaults = {each.name: each.default for each in fields(self)}
         for name in OBJECTIVES[self.objective]:
             value = getattr(self, name)
-            if value != defaults[name] and not (name == "sop_weight" and value == 0):
+            if value != defaults[name] and not (name in DISABLED and value == 0):
                 raise ValueError(f"{name}={value!r} has no effect with objective={self.objective!r}; leave one out.")
-        if "sop_weight" in OBJECTIVES[self.objective]:
-            object.__setattr__(self, "sop_weight", 0.0)
+        for name in DISABLED:
+            if name in OBJECTIVES[self.objective]:
+                object.__setattr__(self, name, 0.0)
 
     @property
     def masked_share(self) -> float:

@@ -56,14 +56,21 @@ def _mlm_columns(objectives: Objectives) -> tuple[list[str], list[str]]:
 
 
 def _mlm_learned(objectives: Objectives) -> str:
-    weights = (("masked tokens", objectives.mlm_weight), ("the order of two segments", objectives.sop_weight))
-    return f"to predict {' and '.join(name for name, weight in weights if weight)}."
+    weights = (
+        ("masked tokens", objectives.mlm_weight),
+        ("the order of two segments", objectives.sop_weight),
+        ("the tokens of a text from its vector", objectives.bow_weight),
+    )
+    *others, last = (name for name, weight in weights if weight)
+    return f"to predict {', '.join(others)}{' and ' if others else ''}{last}."
 
 
 def _mlm_hyperparameters(objectives: Objectives) -> dict[str, str]:
     return {
         "share of masked tokens": _share_of_masks(objectives),
-        "weights of masked tokens, of order": f"{objectives.mlm_weight:g}, {objectives.sop_weight:g}",
+        "weights of masked tokens, of order, of bags of words": (
+            f"{objectives.mlm_weight:g}, {objectives.sop_weight:g}, {objectives.bow_weight:g}"
+        ),
     }
 
 

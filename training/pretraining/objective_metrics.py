@@ -160,6 +160,8 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
     if inputs.get("mlm_weight", 1.0):
         items = inputs.get("num_items_in_batch")
         loss = outputs["mlm_loss" if both else "loss"]
+        if not both and (bags := outputs.get("bow_loss")) is not None:
+            loss = loss - inputs["bow_weight"] * bags
         total = loss.detach().to(exact) * (count if items is None else items)
         if weights is None:
             values["mlm_loss"] = total

@@ -1,8 +1,9 @@
 """The collator of pretraining, which swaps segments and masks tokens.
 
-The model predicts masked tokens (masked language modelling, Devlin et al., 2019), and in windows that are cut into two
-segments, whether these are swapped, as half of them are (sentence order prediction, Lan et al., 2020). In masked
-diffusion (Sahoo et al., 2024), each window is masked at its own rate.
+The model predicts masked tokens (masked language modelling, Devlin et al., 2019), in windows that are cut into two
+segments, whether these are swapped, as half of them are (sentence order prediction, Lan et al., 2020), and from the
+mean vectors of some windows, which tokens they have (bag-of-words prediction, Ma et al., 2024). In masked diffusion
+(Sahoo et al., 2024), each window is masked at its own rate.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .objective_arguments import Objectives
 # The share of windows that are cut into two segments. If all are, the loss of masked tokens falls more slowly, and the
 # encoder is not more useful (benchmarks/RESULTS.md).
 _ORDERED = 0.25
+# The share of windows whose vectors predict their tokens. The last layer computes all tokens of these windows.
+_BAGS = 0.25
 
 
 class PretrainingCollator:
@@ -63,7 +66,8 @@ class PretrainingCollator:
         Returns:
             `input_ids`, `attention_mask` and `labels` (B, S). For sentence order, also `token_type_ids` (B, S),
             `sentence_order_label` (B,), which is 1 for swapped segments and -100 for a single segment, and the weights.
-            A quarter of the windows with a cut have two segments, or all of them without masked tokens.
+            A quarter of the windows with a cut have two segments, or all of them without masked tokens. For bags of
+            words, `bow_tokens` (B, S), the tokens of a quarter of the windows before masking, and their weight.
             For diffusion, all tokens but [CLS] have labels, and `label_weights` (B, S) are one over the masking rate at
             masked tokens and 0 elsewhere. An item with the key "share" has this share of its tokens masked.
 
@@ -78,6 +82,7 @@ class PretrainingCollator:
         rows: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         weights: list[np.ndarray] = []
+        bags: list[np.ndarray] = []
         seconds, orders = [], []
         for pack in packs:
             rng = np.random.default_rng(pack["seed"])
@@ -93,6 +98,8 @@ class PretrainingCollator:
             masked = self.masked(rows[-len(joined) :], pack, rng)
             labels += masked[0]
             weights += masked[1]
+            if self.objectives.bow_weight:
+                bags += self._bags(rows[-len(joined) :], masked[0], rng)
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, self.pad),
             "attention_mask": _padded([np.ones_like(row) for row in rows], 0),
@@ -100,6 +107,8 @@ class PretrainingCollator:
         }
         if weights:
             batch["label_weights"] = _padded(weights, 0)
+        if bags:
+            batch |= {"bow_tokens": _padded(bags, IGNORED), "bow_weight": float(self.objectives.bow_weight)}
         if self.objectives.sop_weight:
             types = [
                 (np.arange(len(row)) >= second).astype(row.dtype) for row, second in zip(rows, seconds, strict=True)
@@ -121,6 +130,15 @@ class PretrainingCollator:
         if order:
             first, second = second, first
         return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
+
+    def _bags(self, rows: list[np.ndarray], labels: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        """Return the tokens that the vectors of masked rows predict: those of a quarter of the rows, before masking."""
+        bags = []
+        for row, label, drawn in zip(rows, labels, rng.random(len(rows)), strict=True):
+            tokens = np.where(label == IGNORED, row, label)
+            special = (tokens == self.cls) | (tokens == self.sep)
+            bags.append(np.where(special | (drawn >= _BAGS), IGNORED, tokens))
+        return bags
 
     def _mask_at_rates(
         self, rows: list[np.ndarray], pack: Any, rng: np.random.Generator
