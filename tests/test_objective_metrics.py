@@ -125,7 +125,15 @@ def test_sums_over_batches_give_means_over_all_tokens_and_pairs(
     model.train(training)
     with torch.no_grad():
         sums = sum(sums_of({**batch, **items}, model(**batch, **items)) for batch in batches)
+        # With a divisor of 1, the loss is the sum over the texts, each weighted by its masked tokens.
+        bags = sum(model.train()(**batch, num_items_in_batch=1).bow_loss for batch in batches)
+    texts = [(batch["bow_tokens"] != -100).any(dim=1) for batch in batches]
+    masked = sum((batch["labels"][chosen] != -100).sum() for batch, chosen in zip(batches, texts, strict=True))
     found = means(sums)
+    assert ("bow_loss" in found) == training
+    if training:
+        assert found.pop("bow_loss") == pytest.approx(float(bags / masked), rel=1e-5 if split else 0.05)
+    model.train(training)
     assert found == pytest.approx(reference_metrics(model, batches, name), rel=1e-5)
     trained = {"both": ("mlm", "sop"), "mlm": ("mlm",), "sop": ("sop",)}[name]
     assert set(found) == {f"{objective}_{what}" for objective in trained for what in ("loss", "accuracy")}

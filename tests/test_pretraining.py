@@ -109,7 +109,9 @@ def test_every_preset_trains(corpus: Path, tmp_path: Path, preset: str) -> None:
     [
         ({"sop_weight": 0}, SequenceEncoderForMaskedLM, "mlm_loss", "sop_loss"),
         ({"mlm_weight": 0}, SequenceEncoderForPreTraining, "sop_loss", "mlm_loss"),
-        ({"mlm_weight": 2, "sop_weight": 0.5}, SequenceEncoderForPreTraining, "mlm_loss", None),
+        ({"bow_weight": 0}, SequenceEncoderForPreTraining, "sop_loss", "bow_loss"),
+        ({"sop_weight": 0, "bow_weight": 2}, SequenceEncoderForMaskedLM, "bow_loss", "sop_loss"),
+        ({"mlm_weight": 2, "sop_weight": 0.5, "bow_weight": 0}, SequenceEncoderForPreTraining, "mlm_loss", None),
     ],
 )
 def test_objectives_can_be_disabled_or_weighted(
@@ -124,7 +126,7 @@ def test_objectives_can_be_disabled_or_weighted(
             # The sum weighs sentence order by the masked tokens of pairs, but the log is the mean over pairs.
             assert 0 < entry["loss"] - 2 * entry["mlm_loss"] < 0.5 * entry["sop_loss"]
     if missing is None:
-        run_here(corpus, tmp_path / "equal", max_steps=1, max_tokens=2048)
+        run_here(corpus, tmp_path / "equal", max_steps=1, max_tokens=2048, bow_weight=0)
         weighted, equal = losses(tmp_path)[0], losses(tmp_path / "equal")[0]
         # Before the first step, the weights of both models are the same.
         expected = 2 * equal["mlm_loss"] + 0.5 * (equal["loss"] - equal["mlm_loss"])

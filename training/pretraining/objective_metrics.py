@@ -25,6 +25,8 @@ _SUMS = (
     *("bound_loss", "bound_count"),
     # The masked tokens that have logits, of which `mlm_right` are right.
     *("tokens", "mlm_judged"),
+    # The masked tokens of the texts that predict their tokens, which weight these texts.
+    *("bow_loss", "bow_count"),
 )
 
 
@@ -144,7 +146,7 @@ class ObjectiveMetrics(TrainerCallback):
 
 
 def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
-    """Compute the sums of `_SUMS` over a batch, (10,), for a masked language model or a model with both heads."""
+    """Compute the sums of `_SUMS` over a batch, (12,), for a masked language model or a model with both heads."""
     labels, weights = inputs["labels"], inputs.get("label_weights")
     device = labels.device
     predicted = labels != IGNORED
@@ -157,10 +159,13 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
     values = dict.fromkeys(_SUMS, torch.zeros((), device=device))
     values["tokens"] = torch.as_tensor(labels.numel(), device=device) if mask is None else mask.sum()
     both = "sop_logits" in outputs
+    items = inputs.get("num_items_in_batch")
+    if (bags := outputs.get("bow_loss")) is not None:
+        values["bow_count"] = predicted[(inputs["bow_tokens"] != IGNORED).any(dim=1)].sum()
+        values["bow_loss"] = bags.detach().to(exact) * (values["bow_count"] if items is None else items)
     if inputs.get("mlm_weight", 1.0):
-        items = inputs.get("num_items_in_batch")
         loss = outputs["mlm_loss" if both else "loss"]
-        if not both and (bags := outputs.get("bow_loss")) is not None:
+        if not both and bags is not None:
             loss = loss - inputs["bow_weight"] * bags
         total = loss.detach().to(exact) * (count if items is None else items)
         if weights is None:
@@ -195,6 +200,8 @@ def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
             found[f"{name}_loss"] = totals[f"{name}_loss"] / count
         if judged := totals.get(f"{name}_judged", count):
             found[f"{name}_accuracy"] = totals[f"{name}_right"] / judged
+    if count := totals.get("bow_count"):
+        found["bow_loss"] = totals["bow_loss"] / count
     return found
 
 
