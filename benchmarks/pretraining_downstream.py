@@ -74,6 +74,7 @@ VARIANTS = {
     "15 % of tokens masked": ["--mlm_probability", "0.15"],
     "30 to 15 % of tokens masked": ["--mlm_schedule", "linear"],
     "no sentence order": ["--sop_weight", "0"],
+    "no bags of words": ["--bow_weight", "0"],
     "whole words masked": ["--whole_word_mask", "True"],
     "size tiny": ["--size", "tiny"],
     "size small": ["--size", "small"],

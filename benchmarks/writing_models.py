@@ -129,7 +129,7 @@ def diffusion_batch(rows: list[np.ndarray], tokenizer: PreTrainedTokenizerBase, 
 
 def masked_batch(rows: list[np.ndarray], tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator) -> Batch:
     """Mask tokens as `sequence-encoder pretrain` does by default, without sentence order."""
-    collate = PretrainingCollator(tokenizer, Objectives(sop_weight=0))
+    collate = PretrainingCollator(tokenizer, Objectives(sop_weight=0, bow_weight=0))
     windows = [{"input_ids": row[1:-1], "cut": 0, "length": len(row)} for row in rows]
     return collate([{"windows": windows, "seed": [int(rng.integers(2**31))], "progress": 0.0}])
 

@@ -230,13 +230,11 @@ def bag_of_words_loss(
         num_items_in_batch: The number of masked tokens in the step.
         **kwargs: Not used.
     """
-    size = logits.shape[-1]
-    tokens = tokens.long()
+    logits, tokens, size = _at_least_float32(logits), tokens.long(), logits.shape[-1]
     # The last column is that of the tokens to ignore.
     columns = torch.where(tokens == IGNORED, size, tokens)
     present = logits.new_zeros(len(tokens), size + 1).scatter_(1, columns, 1)[:, :size]
-    terms = present * _at_least_float32(logits).log_softmax(dim=-1)
-    losses = -terms.sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
+    losses = -(present * logits.log_softmax(dim=-1)).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
     if token_labels is None or num_items_in_batch is None:
         return losses.mean()
     return _weighted_by_masks(losses, token_labels, num_items_in_batch)

@@ -57,7 +57,7 @@ class PretrainingOptions(ForwardOptions, total=False):
     """Keyword arguments of the `forward` of both models: those of the prediction of bags of words."""
 
     bow_tokens: torch.Tensor | None
-    """(B, S) ids of the tokens that the vectors of the texts should predict, -100 at those to ignore."""
+    """(B, S) ids of the tokens that the mean state of each row, which has one text, should predict; -100 elsewhere."""
     bow_weight: float
     """The weight of the loss of this prediction, 1 by default. Evaluations leave it out."""
 
