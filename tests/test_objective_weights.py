@@ -117,6 +117,10 @@ def test_the_mean_states_of_some_texts_predict_their_tokens_in_training(
     torch.testing.assert_close(outputs.loss, without.loss + 3 * outputs.bow_loss)
     outputs.loss.backward()
     gradients(model)
+    # Processes that share the head's weights must all compute it, even without such a text.
+    empty = model(**{**batch, "bow_tokens": torch.full_like(batch["bow_tokens"], -100)})
+    assert empty.bow_loss == 0
+    assert empty.bow_loss.requires_grad
     assert model.eval()(**batch).bow_loss is None
 
 

@@ -236,13 +236,14 @@ def bag_of_words_loss(
     present = logits.new_zeros(len(tokens), size + 1).scatter_(1, columns, 1)[:, :size]
     losses = -(present * logits.log_softmax(dim=-1)).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
     if token_labels is None or num_items_in_batch is None:
-        return losses.mean()
+        return divided_by_count(losses.sum(), len(losses), None)
     return _weighted_by_masks(losses, token_labels, num_items_in_batch)
 
 
 def _weighted_by_masks(losses: torch.Tensor, token_labels: torch.Tensor, num_items_in_batch: Count) -> torch.Tensor:
     """Return the sum of the losses of rows, each weighted by its share of the masked tokens of a step."""
-    masked = (token_labels.long() != IGNORED).reshape(len(losses), -1).sum(dim=1).to(losses.device)
+    rows = token_labels.reshape(len(losses), token_labels.numel() // max(len(losses), 1))
+    masked = (rows.long() != IGNORED).sum(dim=1).to(losses.device)
     return divided_by_count((losses * masked).sum(), masked.sum(), num_items_in_batch)
 
 

@@ -133,8 +133,9 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
             return None
         known = on_host(tokens)
         check_class_labels("bow_tokens", known, self.config.vocab_size, "vocab_size", shape)
+        # Without any text, the head still computes an empty batch: sharded processes must make the same calls.
         texts = (known.long() != IGNORED).view(shape).any(dim=1)
-        return Bags(tokens.view(shape), texts, weight) if self.training and bool(texts.any()) else None
+        return Bags(tokens.view(shape), texts, weight) if self.training else None
 
     def _bag_of_words_loss(
         self,
