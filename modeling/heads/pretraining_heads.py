@@ -272,10 +272,8 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, Vocabula
         states = outputs.last_hidden_state
         logits, loss = self._predict(states, labels, needed, kwargs, label_weights)
         bow_loss = self._bag_of_words_loss(bags, states, attention_mask, labels, kwargs)
-        if bags is not None:
-            loss = _weighted_sum((1, loss), (bags.weight, bow_loss))
         return SequenceEncoderMaskedLMOutput(
-            loss=loss,
+            loss=_weighted_sum((1, loss), (bags.weight if bags else 0, bow_loss)),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -365,13 +363,13 @@ class SequenceEncoderForPreTraining(VocabularyModel):
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         needed = self._needed(known, shape) if mlm_weight or labels is None else False
         outputs = self.model(*inputs, needed=_with_bags(needed, bags), return_dict=True, **kwargs)
+        states = outputs.last_hidden_state
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, mlm_loss, sop_loss = None, None, None
         if needed is not False:
-            logits, mlm_loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
+            logits, mlm_loss = self._predict(states, labels, needed, kwargs)
         if sentence_order_label is not None:
             sop_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
-        states = outputs.last_hidden_state
         bow_loss = self._bag_of_words_loss(bags, states, attention_mask, labels, kwargs)
         return SequenceEncoderForPreTrainingOutput(
             loss=_weighted_sum((mlm_weight, mlm_loss), (sop_weight, sop_loss), (bags.weight if bags else 0, bow_loss)),

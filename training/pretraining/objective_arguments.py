@@ -48,9 +48,9 @@ class Objectives:
         mlm_schedule: The schedule of the share, "constant", "linear" or "cosine". A share that falls during training
             follows Yang et al. (2023).
         whole_word_mask: Whether to predict either all tokens of a word or none.
-        objective: "mlm" is masked language modelling and sentence order prediction. "diffusion" is masked diffusion
-            (Sahoo et al., 2024), with which a model can also write: each text is masked at its own rate, drawn
-            uniformly from 0 to 1, all chosen tokens are masked, and the loss is a bound on the negative
+        objective: "mlm" is masked language modelling, sentence order prediction and bags of words. "diffusion" is
+            masked diffusion (Sahoo et al., 2024), with which a model can also write: each text is masked at its own
+            rate, drawn uniformly from 0 to 1, all chosen tokens are masked, and the loss is a bound on the negative
             log-likelihood. `sop_weight` and `bow_weight` are then 0, and the other fields must have their defaults.
 
     Raises:
@@ -89,7 +89,7 @@ class Objectives:
         for name in ("mlm_weight", "sop_weight", "bow_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not (self.mlm_weight or self.sop_weight):
+        if not self.mlm_weight and not self.sop_weight:
             raise ValueError("mlm_weight and sop_weight are both 0: there is nothing to learn.")
         for name in ("mlm_probability", "final_mlm_probability"):
             if not 0 < getattr(self, name) < 1:
