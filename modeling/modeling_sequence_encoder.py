@@ -116,6 +116,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         tokens = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds)
         layout = choose_layout(self, tokens, attention_mask, position_ids, needed, kwargs)
 
+        # NEFTune (Jain et al., 2023) scales its noise by the length of the rows that the table gets.
+        if inputs_embeds is None and hasattr(self.embed_tokens, "neftune_noise_alpha"):
+            tokens = inputs_embeds = self.embed_tokens(tokens)
         tokens = layout.arrange(tokens)
         token_type_ids = None if token_type_ids is None else layout.arrange(token_type_ids)
         embeds = self.embed_tokens(tokens) if inputs_embeds is None else tokens

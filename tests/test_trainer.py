@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    DataCollatorWithFlattening,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
@@ -183,3 +189,31 @@ def test_flattened_documents_give_the_step_of_the_padded_batch(train: Build, hea
     rows, rows_result, _ = train(head, documents, preset, padded, **SGD)
     assert flat_result.training_loss == pytest.approx(rows_result.training_loss, rel=1e-5)
     torch.testing.assert_close(weights(flat), weights(rows), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_neftune_scales_its_noise_by_the_length_of_the_rows(tiny_config: Build, tmp_path: Path, packed: bool) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config(output_hidden_states=not packed))
+    rows = [{"input_ids": [*range(1, 1 + LENGTH)], "labels": [1] * LENGTH} for _ in range(EXAMPLES)]
+    arguments = TrainingArguments(
+        str(tmp_path),
+        neftune_noise_alpha=5.0,
+        per_device_train_batch_size=EXAMPLES,
+        max_steps=1,
+        use_cpu=True,
+        save_strategy="no",
+        report_to=[],
+    )
+    noise: list[torch.Tensor] = []
+
+    def record(table: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        noise.append((output - torch.nn.functional.embedding(inputs[0], table.weight)).detach())
+
+    class Recording(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            model.get_input_embeddings().register_forward_hook(record)
+
+    Trainer(model, arguments, train_dataset=rows, callbacks=[Recording()]).train()
+    # Jain et al. (2023): uniform noise of at most alpha / sqrt(L d).
+    largest = 5 / (LENGTH * model.config.embedding_dim) ** 0.5
+    assert 0.9 * largest < noise[0].abs().max() <= 1.001 * largest
