@@ -314,6 +314,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
             repeats = -(-self.num_hidden_layers // len(self.layer_types))
             self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
         super().__post_init__(**kwargs)
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {label: int(number) for number, label in self.id2label.items()}
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Nest `rope_parameters` by layer type, the only format that the model reads. Called by transformers."""

@@ -184,3 +184,11 @@ def test_a_model_without_layers_returns_its_embeddings(
     again = AutoModel.from_pretrained(tmp_path)
     torch.testing.assert_close(again(ids, mask).last_hidden_state, padded, rtol=0, atol=0)
     assert caplog.text == ""
+
+
+def test_names_of_labels_alone_also_give_their_numbers(tiny_config: Build, tmp_path: Path) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    config = SequenceEncoderConfig.from_pretrained(tmp_path, id2label={0: "bad", 1: "good"})
+    assert config.label2id == {"bad": 0, "good": 1}
+    config.save_pretrained(tmp_path)
+    assert SequenceEncoderConfig.from_pretrained(tmp_path).label2id == {"bad": 0, "good": 1}
