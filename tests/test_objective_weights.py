@@ -124,6 +124,43 @@ def test_the_mean_states_of_some_texts_predict_their_tokens_in_training(
     assert model.eval()(**batch).bow_loss is None
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"attention_mask": torch.ones(1, 1, 6, 6)},
+            r"bow_tokens needs an attention_mask \(B, S\), got .* 4 dimensions",
+        ),
+        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, "one text each; leave out position_ids"),
+        ({"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]])}, "one text each; leave out seq_idx"),
+        ({"cu_seq_lens_q": torch.tensor([0, 3, 6])}, "one text each; leave out cu_seq_lens_q"),
+    ],
+    ids=["4-D mask", "positions", "numbers of texts", "bounds of texts"],
+)
+def test_only_rows_of_one_text_predict_their_tokens(tiny_config: Build, given: Batch, message: str) -> None:
+    ids = torch.arange(1, 7)[None]
+    with pytest.raises(ValueError, match=message):
+        SequenceEncoderForMaskedLM(tiny_config()).train()(input_ids=ids, bow_tokens=ids, **given)
+
+
+def test_batches_of_masked_diffusion_need_the_other_model(
+    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
+) -> None:
+    batch = batch_of(tokenizer, windows, Objectives(objective="diffusion"))
+    with pytest.raises(ValueError, match=r"label_weights.* needs SequenceEncoderForMaskedLM"):
+        model(**batch)
+
+
+def test_bags_of_words_without_masked_tokens_count_in_windows_without_a_cut(
+    tokenizer: SequenceEncoderTokenizer, windows: list[Window]
+) -> None:
+    batch = batch_of(tokenizer, windows * 10, Objectives(mlm_weight=0))
+    chosen = (batch["bow_tokens"] != -100).any(dim=1)
+    assert chosen.any()
+    assert (batch["sentence_order_label"][chosen] == -100).any()
+    assert ((batch["labels"] != -100).sum(dim=1) == 1).all()
+
+
 @in_training_and_evaluation
 def test_without_mlm_weight_no_token_is_predicted(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], training: bool

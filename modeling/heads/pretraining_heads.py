@@ -23,13 +23,13 @@ from ...saving.written_for import INSTALLED
 from ..checks import batch_shape, on_host
 from ..cpu.dropout import Dropout
 from ..cpu.shapes import round_up_tokens
-from ..forward_options import ForwardOptions
 from ..generation.generation import MaskedGenerationMixin
 from ..generation.infilling import InfillingMixin
 from ..label_checks import IGNORED, check_class_labels, check_label_weights
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..packing import moved
 from ..pretrained_model import SequenceEncoderPreTrainedModel
+from .bags_of_words import Bags, BagsOfWordsOptions, take_bags
 from .dense_head import HEADS, text_vectors
 from .losses import bag_of_words_loss, masked_lm_loss, masked_lm_loss_of_states, sentence_order_loss
 
@@ -51,30 +51,6 @@ class MLPHead(nn.Module):
 
 # Those of classifiers, and one more.
 PREDICTION_HEADS = {**HEADS, "mlp": MLPHead}
-
-
-class PretrainingOptions(ForwardOptions, total=False):
-    """Keyword arguments of the `forward` of both models: those of the prediction of bags of words."""
-
-    bow_tokens: torch.Tensor | None
-    """(B, S) ids of the tokens that the mean state of each row, which has one text, should predict; -100 elsewhere."""
-    bow_weight: float
-    """The weight of the loss of this prediction, 1 by default. Evaluations leave it out."""
-
-
-@dataclass(frozen=True)
-class Bags:
-    """The tokens that the vectors of some texts should predict (bag-of-words prediction, Ma et al., 2024).
-
-    Attributes:
-        tokens: (B, S) token ids, -100 at those to ignore.
-        texts: (B,) which texts predict their tokens, on the host.
-        weight: The weight of the loss.
-    """
-
-    tokens: torch.Tensor
-    texts: torch.Tensor
-    weight: float
 
 
 class VocabularyModel(SequenceEncoderPreTrainedModel):
@@ -121,21 +97,6 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
             return True
         needed = (labels.long() != IGNORED).view(shape)
         return needed if label_weights is None else needed & (label_weights.to(needed.device).view(shape) != 0)
-
-    def _bags(self, shape: tuple[int, int] | None, kwargs: PretrainingOptions) -> Bags | None:
-        """Take the tokens that texts should predict out of the keyword arguments. Evaluations predict none.
-
-        Raises:
-            ValueError: If they are outside the vocabulary or do not have the shape of the batch.
-        """
-        tokens, weight = kwargs.pop("bow_tokens", None), kwargs.pop("bow_weight", 1.0)
-        if tokens is None or shape is None:
-            return None
-        known = on_host(tokens)
-        check_class_labels("bow_tokens", known, self.config.vocab_size, "vocab_size", shape)
-        # Without any text, the head still computes an empty batch: sharded processes must make the same calls.
-        texts = (known.long() != IGNORED).view(shape).any(dim=1)
-        return Bags(tokens.view(shape), texts, weight) if self.training else None
 
     def _bag_of_words_loss(
         self,
@@ -191,7 +152,7 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
-class MaskedLMOptions(PretrainingOptions, total=False):
+class MaskedLMOptions(BagsOfWordsOptions, total=False):
     """Keyword arguments of `SequenceEncoderForMaskedLM.forward`.
 
     `label_weights` is not a named argument there, because `Trainer` evaluates only if a batch has all named arguments
@@ -246,7 +207,7 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, Vocabula
 
         Args:
             labels: (B, S) token ids, -100 at tokens to ignore.
-            **kwargs: See `PretrainingOptions`. `label_weights` (B, S) are factors of the losses of the labels, such as
+            **kwargs: See `BagsOfWordsOptions`. `label_weights` (B, S) are factors of the losses of the labels, such as
                 1 / t at masked tokens and 0 elsewhere with the masking rate t of a text in masked diffusion (Sahoo et
                 al., 2024). The loss is then the weighted sum divided by the number of labels, which includes those
                 with a weight of 0.
@@ -265,10 +226,10 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, Vocabula
         known = on_host(labels)
         self._check_labels(known, shape)
         check_label_weights(label_weights, labels)
-        bags = self._bags(shape, kwargs)
+        bags = take_bags(self, shape, attention_mask, position_ids, kwargs)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         needed = self._needed(known, shape, label_weights)
-        outputs = self.model(*inputs, needed=_with_bags(needed, bags), return_dict=True, **kwargs)
+        outputs = self.model(*inputs, needed=bags.with_texts(needed) if bags else needed, return_dict=True, **kwargs)
         states = outputs.last_hidden_state
         logits, loss = self._predict(states, labels, needed, kwargs, label_weights)
         bow_loss = self._bag_of_words_loss(bags, states, attention_mask, labels, kwargs)
@@ -335,7 +296,7 @@ class SequenceEncoderForPreTraining(VocabularyModel):
         sentence_order_label: torch.Tensor | None = None,
         mlm_weight: float = 1.0,
         sop_weight: float = 1.0,
-        **kwargs: Unpack[PretrainingOptions],
+        **kwargs: Unpack[BagsOfWordsOptions],
     ) -> SequenceEncoderForPreTrainingOutput:
         """Predict masked tokens and the order of segments. For the inputs, see `SequenceEncoderModel.forward`.
 
@@ -346,7 +307,7 @@ class SequenceEncoderForPreTraining(VocabularyModel):
             mlm_weight: The weight of the masked language modelling loss. With 0, no tokens are predicted, and `labels`
                 only determine the weight of each text.
             sop_weight: The weight of the sentence order loss.
-            **kwargs: See `PretrainingOptions`.
+            **kwargs: See `BagsOfWordsOptions`.
 
         Returns:
             The logits of both heads, the losses for which there are labels, and their weighted sum.
@@ -354,15 +315,17 @@ class SequenceEncoderForPreTraining(VocabularyModel):
         Raises:
             ValueError: If inputs or labels are invalid, or a row has several documents.
         """
+        if kwargs.get("label_weights") is not None:
+            raise ValueError("label_weights, as in masked diffusion, needs SequenceEncoderForMaskedLM.")
         shape = batch_shape(input_ids, inputs_embeds)
         known = on_host(labels)
         self._check_labels(known, shape)
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
-        bags = self._bags(shape, kwargs)
+        bags = take_bags(self, shape, attention_mask, position_ids, kwargs)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         needed = self._needed(known, shape) if mlm_weight or labels is None else False
-        outputs = self.model(*inputs, needed=_with_bags(needed, bags), return_dict=True, **kwargs)
+        outputs = self.model(*inputs, needed=bags.with_texts(needed) if bags else needed, return_dict=True, **kwargs)
         states = outputs.last_hidden_state
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, mlm_loss, sop_loss = None, None, None
@@ -381,14 +344,6 @@ class SequenceEncoderForPreTraining(VocabularyModel):
             sop_loss=sop_loss,
             bow_loss=bow_loss,
         )
-
-
-def _with_bags(needed: torch.Tensor | bool, bags: Bags | None) -> torch.Tensor | bool:
-    """Return the needed tokens and all tokens of the texts whose vectors predict them."""
-    if bags is None or needed is True:
-        return needed
-    chosen = bags.texts[:, None].expand(bags.tokens.shape)
-    return chosen if needed is False else needed | chosen
 
 
 def _weighted_sum(*terms: tuple[float, torch.Tensor | None]) -> torch.Tensor | None:

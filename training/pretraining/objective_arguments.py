@@ -90,7 +90,9 @@ class Objectives:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not self.mlm_weight and not self.sop_weight:
-            raise ValueError("mlm_weight and sop_weight are both 0: there is nothing to learn.")
+            raise ValueError(
+                "mlm_weight and sop_weight are both 0; bags of words can only be learned with one of them."
+            )
         for name in ("mlm_probability", "final_mlm_probability"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")

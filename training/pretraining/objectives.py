@@ -163,9 +163,10 @@ class PretrainingCollator:
         labels = np.full_like(ids, IGNORED)
         ends = np.cumsum([len(row) for row in rows])
         if not self.objectives.mlm_weight:
-            # `Trainer` weights the parts of a step by their number of labels, so each pair of segments gets one.
+            # `Trainer` weights the parts of a step by their number of labels, so each row gets one that has a loss.
             starts = ends - [len(row) for row in rows]
-            labels[starts[[window["cut"] > 0 for window in pack["windows"]]]] = self.cls
+            bags = self.objectives.bow_weight > 0
+            labels[starts[[bags or window["cut"] > 0 for window in pack["windows"]]]] = self.cls
             return np.split(labels, ends[:-1]), []
         special = (ids == self.cls) | (ids == self.sep)
         chosen = rng.random(len(ids)) < self.objectives.probability(pack["progress"])
