@@ -91,7 +91,7 @@ class Objectives:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not self.mlm_weight and not self.sop_weight:
             raise ValueError(
-                "mlm_weight and sop_weight are both 0; bags of words can only be learned with one of them."
+                "mlm_weight and sop_weight are both 0: there is nothing to learn, since bags of words need one of them."
             )
         for name in ("mlm_probability", "final_mlm_probability"):
             if not 0 < getattr(self, name) < 1:
