@@ -163,7 +163,7 @@ class PretrainingCollator:
         labels = np.full_like(ids, IGNORED)
         ends = np.cumsum([len(row) for row in rows])
         if not self.objectives.mlm_weight:
-            # `Trainer` weights the parts of a step by their number of labels, so each row that can have a loss gets one.
+            # `Trainer` weights the parts of a step by their labels, so each row that can have a loss gets one.
             starts = ends - [len(row) for row in rows]
             bags = self.objectives.bow_weight > 0
             labels[starts[[bags or window["cut"] > 0 for window in pack["windows"]]]] = self.cls
