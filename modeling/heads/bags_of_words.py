@@ -12,12 +12,12 @@ from ..checks import on_host
 from ..forward_options import ForwardOptions
 from ..label_checks import IGNORED, check_class_labels
 
-# With these arguments, rows can have several texts.
+# With these arguments, rows can have several texts, and so can they with a mask of four dimensions.
 _PACKING = ("position_ids", "cu_seq_lens_q", "seq_idx")
 
 
 class BagsOfWordsOptions(ForwardOptions, total=False):
-    """Keyword arguments of the `forward` of both models: those of the prediction of bags of words."""
+    """Keyword arguments for bags of words, which both pretraining models take."""
 
     bow_tokens: torch.Tensor | None
     """(B, S) ids of the tokens that the mean state of each row, which has one text, should predict; -100 elsewhere."""

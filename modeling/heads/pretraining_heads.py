@@ -20,6 +20,7 @@ from transformers.utils.import_utils import is_tracing
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.custom_generate import write_custom_generate
 from ...saving.written_for import INSTALLED
+from ..attention.masks import real_tokens
 from ..checks import batch_shape, on_host
 from ..cpu.dropout import Dropout
 from ..cpu.shapes import round_up_tokens
@@ -28,6 +29,7 @@ from ..generation.infilling import InfillingMixin
 from ..label_checks import IGNORED, check_class_labels, check_label_weights
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..packing import moved
+from ..pooling import mean_of_tokens
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .bags_of_words import Bags, BagsOfWordsOptions, take_bags
 from .dense_head import HEADS, text_vectors
@@ -110,10 +112,9 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
         if bags is None:
             return None
         rows = moved(bags.texts.nonzero().squeeze(1), hidden_states.device)
-        states, tokens = hidden_states[rows], bags.tokens.to(rows.device)[rows]
-        real = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(rows.device)[rows]
-        shares = (real / real.sum(dim=1, keepdim=True).clamp(min=1)).to(states.dtype)
-        logits = self.decoder(self.head((states * shares[..., None]).sum(dim=1)))
+        tokens, real = bags.tokens.to(rows.device)[rows], real_tokens(attention_mask)
+        vectors = mean_of_tokens(hidden_states[rows], None if real is None else real.to(rows.device)[rows])
+        logits = self.decoder(self.head(vectors.to(hidden_states.dtype)))
         own = None if labels is None else labels.to(rows.device).view(hidden_states.shape[:2])[rows]
         return bag_of_words_loss(logits, tokens, own, kwargs.get("num_items_in_batch"))
 
