@@ -1,7 +1,7 @@
 """Checks arguments before anything is computed. A `ValueError` names the argument, its value and what is allowed.
 
-Values are not checked during tracing, where they do not exist yet. Otherwise each check of values makes the host wait
-for an accelerator, so related checks are combined.
+Values are not checked during tracing or on the meta device, where there are none. Otherwise each check of values makes
+the host wait for an accelerator, so related checks are combined.
 
 Shapes: B batch, S sequence.
 """
@@ -13,6 +13,11 @@ from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor has values to check: not during tracing, and not on the meta device."""
+    return not (is_tracing(tensor) or tensor.is_meta)
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -36,7 +41,7 @@ def check_integers(name: str, values: Any) -> None:
 
 def _check_ranges(checked: list[tuple[str, torch.Tensor, int, str]]) -> None:
     """Check that integers are in range, given tuples of a name, a tensor, the upper limit, and what sets it."""
-    if not checked or is_tracing(checked[0][1]):
+    if not checked or not has_values(checked[0][1]):
         return
     extremes = torch.stack([torch.stack(ids.aminmax()).long() for _, ids, _, _ in checked]).tolist()
     for (name, _, size, limit), (low, high) in zip(checked, extremes, strict=True):
@@ -122,7 +127,7 @@ def _check_mask_shape(attention_mask: torch.Tensor, shape: tuple[int, ...], head
 
 def check_floating_mask(mask: torch.Tensor) -> None:
     """Check a floating mask: a 2-D mask has zeros and ones, and a 4-D mask is added to the scores."""
-    if not mask.is_floating_point() or is_tracing(mask):
+    if not mask.is_floating_point() or not has_values(mask):
         return
     value = float(mask.min() if mask.dim() == 2 else mask.max())
     if mask.dim() == 2 and not value >= 0:
@@ -154,7 +159,7 @@ def check_embeddings_type(config: SequenceEncoderConfig, inputs_embeds: torch.Te
 
 def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -> None:
     """Check that learned positions have a row for every position. The other kinds of positions have no limit."""
-    if config.position_embedding != "learned" or is_tracing(position_ids) or position_ids.numel() == 0:
+    if config.position_embedding != "learned" or not has_values(position_ids) or position_ids.numel() == 0:
         return
     low, high = torch.stack(position_ids.aminmax()).tolist()
     if low < 0 or high >= config.max_position_embeddings:
@@ -171,7 +176,7 @@ def check_first_positions(position_ids: torch.Tensor, starts: torch.Tensor, offs
 
     `starts`, (B, S) bool, marks the first token of every sequence.
     """
-    if is_tracing(position_ids):
+    if not has_values(position_ids):
         return
     first = position_ids[starts]
     other = (first != 0) & (first != offset)
@@ -204,7 +209,7 @@ def check_offsets(
         raise ValueError(f"cu_seq_lens_q needs a batch of one packed row, got a batch of {shape[0]} rows.")
     if cu_seq_lens_q.dim() != 1:
         raise ValueError(f"cu_seq_lens_q must have shape (documents + 1,), got {tuple(cu_seq_lens_q.shape)}.")
-    if is_tracing(cu_seq_lens_q):
+    if not has_values(cu_seq_lens_q):
         return
     offsets = cu_seq_lens_q.tolist()
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != shape[1] or sorted(offsets) != offsets:
@@ -256,8 +261,8 @@ def check_windows_with_gaps(config: SequenceEncoderConfig) -> None:
 
 
 def on_host(tensor: Any) -> Any:
-    """Copy a tensor to the host once, for several checks. Return traced tensors and other values unchanged."""
-    return tensor.cpu() if isinstance(tensor, torch.Tensor) and not is_tracing(tensor) else tensor
+    """Copy a tensor to the host once, for several checks; return one without values, and anything else, unchanged."""
+    return tensor.cpu() if isinstance(tensor, torch.Tensor) and has_values(tensor) else tensor
 
 
 def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """Checks labels before anything is computed. A `ValueError` names the argument, its value and what is allowed.
 
-Values are not checked during tracing, where they do not exist yet.
+Values are not checked during tracing or on the meta device, where there are none.
 
 Shapes: B batch, S sequence.
 """
@@ -9,9 +9,8 @@ from typing import Literal
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.utils.import_utils import is_tracing
 
-from .checks import check_integers, check_tensor
+from .checks import check_integers, check_tensor, has_values
 
 # The label that losses ignore, as everywhere in torch and transformers.
 IGNORED = -100
@@ -27,7 +26,7 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
     check_integers(name, labels)
     if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(labels.shape)}.")
-    if is_tracing(labels) or labels.numel() == 0:
+    if not has_values(labels) or labels.numel() == 0:
         return
     labels = labels.long()  # In uint8, 156 equals -100.
     outside = (labels != IGNORED) & ((labels < 0) | (labels >= size))
@@ -60,7 +59,7 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
         raise ValueError(
             f"{name} must have shape {expected} for problem_type={problem_type!r}, got {tuple(labels.shape)}."
         )
-    if problem_type == "multi_label_classification" and not is_tracing(labels):
+    if problem_type == "multi_label_classification" and has_values(labels):
         outside = (labels < 0) | (labels > 1)
         if bool(outside.any()):
             raise ValueError(
@@ -100,7 +99,7 @@ def check_answer_positions(
     check_integers(name, positions)
     if positions.numel() != shape[0]:
         raise ValueError(f"{name} must have shape ({shape[0]},), got {tuple(positions.shape)}.")
-    if is_tracing(positions) or positions.numel() == 0:
+    if not has_values(positions) or positions.numel() == 0:
         return
     index = positions.reshape(-1).long()
     wrong = index < 0
@@ -128,7 +127,7 @@ def check_zero_shot_labels(labels: torch.Tensor, shape: tuple[int, int]) -> None
             f"labels must have shape {shape} with a number from 0 to 1 for each label of each text, or {shape[:1]} "
             f"with the index of its right label, got {tuple(labels.shape)}."
         )
-    if not is_tracing(labels):
+    if has_values(labels):
         outside = (labels != IGNORED) & ((labels < 0) | (labels > 1))
         if bool(outside.any()):
             raise ValueError(
@@ -141,7 +140,7 @@ def check_numbers(name: str, numbers: torch.Tensor, shape: tuple[int, ...]) -> N
     check_integers(name, numbers)
     if tuple(numbers.shape) != tuple(shape):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(numbers.shape)}.")
-    if not is_tracing(numbers) and numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) <= shape[1]:
+    if has_values(numbers) and numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) <= shape[1]:
         raise ValueError(f"{name} must be from 0 to {shape[1]} (the number of tokens), got {numbers.tolist()}.")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers.utils.generic import is_flash_attention_requested
-from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.written_for import INSTALLED
@@ -23,6 +22,7 @@ from .checks import (
     check_offsets,
     check_positions,
     check_windows_with_gaps,
+    has_values,
 )
 from .convolution import packed_segments, padded_segments
 from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
@@ -144,13 +144,13 @@ class PaddedLayout(Layout):
         starts: torch.Tensor,
         may_restart: bool,
     ) -> None:
-        tracing = is_tracing(starts)
+        known = has_values(starts)
         self.attention_mask, self.token_mask, self.starts = attention_mask, token_mask, starts
-        self.several_documents = may_restart and not tracing and has_several_per_row(starts)
+        self.several_documents = may_restart and known and has_several_per_row(starts)
         position_ids = offsets_from_starts(starts) if position_ids is None else position_ids.to(starts.device)
         self.position_ids = position_ids if token_mask is None else position_ids * token_mask
         check_positions(model.config, self.position_ids)
-        self.document_starts = starts if self.several_documents or (may_restart and tracing) else None
+        self.document_starts = starts if self.several_documents or (may_restart and not known) else None
 
     def arrange(self, padded: torch.Tensor) -> torch.Tensor:
         """See `Layout`."""
@@ -228,7 +228,7 @@ def choose_layout(
     needed: torch.Tensor | bool,
     kwargs: Mapping[str, Any],
 ) -> Layout:
-    """Pack a batch, unless tracing, requested outputs or its mask need it padded.
+    """Pack a batch, unless tracing, the meta device, requested outputs or its mask need it padded.
 
     Args:
         model: The encoder.
@@ -242,7 +242,7 @@ def choose_layout(
     token_mask = real_tokens(attention_mask)
     token_mask = None if token_mask is None else token_mask.expand(shape)
     pads = (
-        is_tracing(tokens)
+        not has_values(tokens)
         or (attention_mask is not None and attention_mask.dim() == 4)
         or model._requested("output_hidden_states", kwargs)
         or kwargs["output_attentions"]

@@ -12,13 +12,12 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.written_for import CALIBRATED, INSTALLED, STATIC
 from .attention.dispatch import POSITION_BIASES, check_takes_bias
-from .checks import check_attentions, check_embeddings_type, check_inputs, check_needed, on_host
+from .checks import check_attentions, check_embeddings_type, check_inputs, check_needed, has_values, on_host
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import EncoderLayer, layer_classes
@@ -158,7 +157,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if self.config.position_bias is not None:
             check_takes_bias(self.config._attn_implementation)
         unmasked = input_ids is not None and attention_mask is None and kwargs.get("cu_seq_lens_q") is None
-        if unmasked and self.config.pad_token_id is not None and not is_tracing(input_ids):
+        if unmasked and self.config.pad_token_id is not None and has_values(cast(torch.Tensor, input_ids)):
             # It reads only the first and the last tokens, one by one.
             ends = on_host(cast(torch.Tensor, input_ids)[:, :: max(1, shape[1] - 1)])
             self.warn_if_padding_and_no_attention_mask(ends, None)

@@ -15,13 +15,12 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import ModelOutput, can_return_tuple
-from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.custom_generate import write_custom_generate
 from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
-from ..checks import batch_shape, on_host
+from ..checks import batch_shape, has_values, on_host
 from ..cpu.dropout import Dropout
 from ..cpu.shapes import round_up_tokens
 from ..generation.generation import MaskedGenerationMixin
@@ -95,7 +94,7 @@ class VocabularyModel(SequenceEncoderPreTrainedModel):
     ) -> torch.Tensor | bool:
         """Return the tokens to project to the vocabulary, as the `needed` argument of the encoder, on the host."""
         limited = self.training or self.predicts_labels_only
-        if labels is None or shape is None or not limited or is_tracing(labels):
+        if labels is None or shape is None or not limited or not has_values(labels):
             return True
         needed = (labels.long() != IGNORED).view(shape)
         return needed if label_weights is None else needed & (label_weights.to(needed.device).view(shape) != 0)
