@@ -16,7 +16,7 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has values to check: not during tracing, and not on the meta device."""
+    """Return whether a tensor has values: not during tracing, and not on the meta device."""
     return not (is_tracing(tensor) or tensor.is_meta)
 
 

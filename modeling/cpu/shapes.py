@@ -42,9 +42,7 @@ def suits_onednn(rows: int, dtype: torch.dtype) -> bool:
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Return the dtype of products of tensors of a dtype; under autocast, that of autocast, except for float64."""
-    # Autocast is not available on every device, such as meta.
-    available = torch.amp.is_autocast_available(device.type)
-    casts = available and torch.is_autocast_enabled(device.type) and dtype != torch.float64
+    casts = device.type != "meta" and torch.is_autocast_enabled(device.type) and dtype != torch.float64
     return torch.get_autocast_dtype(device.type) if casts else dtype
 
 
