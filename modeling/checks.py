@@ -20,6 +20,17 @@ def has_values(tensor: torch.Tensor) -> bool:
     return not (is_tracing(tensor) or tensor.is_meta)
 
 
+def check_is_encoder(config: SequenceEncoderConfig) -> None:
+    """Check that a configuration does not ask for a decoder, which would look at later tokens and at no encoder."""
+    for name in ("is_decoder", "add_cross_attention"):
+        if value := getattr(config, name, False):
+            raise ValueError(
+                f"{name}={value!r} is not supported: every token of a SequenceEncoder attends to all others, and to no "
+                "other model. Set it to False, or choose a decoder of another family, such as BERT, for example with "
+                "DenoisingAutoEncoderLoss(…, decoder_name_or_path=…, tie_encoder_decoder=False)."
+            )
+
+
 def check_tensor(name: str, value: Any) -> None:
     """Check that an argument is a tensor."""
     if not isinstance(value, torch.Tensor):

@@ -17,6 +17,7 @@ from ..saving.saved_code import complete_code
 from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, STATIC, check_written_for
 from .attention.self_attention import SelfAttention
 from .calibration.calibration import calibration_of, read_calibration
+from .checks import check_is_encoder
 from .cpu.prepacked import prepack
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
@@ -75,6 +76,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             config.validate_architecture()
             config.validate_positions()
             config.validate_layer_type()
+            check_is_encoder(config)
 
     if IN_EIGHT_BITS:
         # One quantizer loads all models of a process. It must put layers of a model's own code into it, since each

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from sequence_encoder import (
     SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
     TaskAdapter,
@@ -88,6 +89,18 @@ def test_assigned_sizes_are_checked_by_the_model(tiny_config: Build) -> None:
     config.vocab_size = HUGE
     with pytest.raises(ValueError, match="vocab_size=1000000000000"):
         SequenceEncoderModel(config)
+
+
+@pytest.mark.parametrize("name", ["is_decoder", "add_cross_attention"])
+def test_a_model_refuses_to_be_a_decoder(tiny_config: Build, tmp_path: Path, name: str) -> None:
+    SequenceEncoderForMaskedLM(tiny_config()).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    # As `DenoisingAutoEncoderLoss` of sentence-transformers does.
+    setattr(config, name, True)
+    with pytest.raises(ValueError, match=f"{name}=True is not supported: .* choose a decoder of another family"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, config=config)
+    setattr(config, name, False)
+    assert isinstance(AutoModelForCausalLM.from_config(config), SequenceEncoderForMaskedLM)
 
 
 def test_labels_with_a_gap_are_named_in_a_warning(tiny_config: Build, caplog: pytest.LogCaptureFixture) -> None:
