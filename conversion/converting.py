@@ -20,6 +20,7 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
     TaskAdapter,
 )
+from ..modeling.given_weights import fill
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
 from .checkpoints import load_checkpoint
@@ -175,26 +176,22 @@ def classifier_of(adapter: TaskAdapter, encoder: SequenceEncoderModel) -> Sequen
     config.problem_type, config.logit_calibration = adapter.config.problem_type, None
     with no_init_weights():
         classifier = SequenceEncoderForSequenceClassification(config)
-    tensors = {f"model.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    # The pooler that the classifier does not have is left out.
+    tensors = {f"model.{name}": tensor for name, tensor in encoder.state_dict().items() if "pooler." not in name}
     for name, tensor in adapter.classifier.state_dict().items():
-        tensors[f"classifier.{name}"] = tensor.to(encoder.dtype)
-    expected = classifier.state_dict().keys()
-    classifier.load_state_dict({name: tensors[name] for name in expected}, assign=True)
-    # Buffers are not among the weights. They were created on the CPU.
-    placed: Any = classifier
-    placed.to(encoder.device).eval()
-    return classifier
+        tensors[f"classifier.{name}"] = tensor.to(encoder.device, encoder.dtype)
+    return fill(classifier, tensors)
 
 
 def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     family, head = find_family(type(model).__name__)
     check_merged(model)
-    config, device = our_config(model), model.device
+    config = our_config(model)
     constants = check_constants(model)
     theirs = _tensors(model, release)
     for name in constants:
         del theirs[name]
-    return _from_tensors(family, head, config, theirs, model.base_model_prefix, device)
+    return _from_tensors(family, head, config, theirs, model.base_model_prefix)
 
 
 def _class_of(head: str) -> Any:
@@ -207,7 +204,6 @@ def _from_tensors(
     config: SequenceEncoderConfig,
     theirs: Tensors,
     base_model_prefix: str,
-    device: torch.device,
 ) -> PreTrainedModel:
     model_class = _class_of(head)
     # A wrong size in the configuration must not allocate memory.
@@ -223,7 +219,7 @@ def _from_tensors(
             )
     with no_init_weights():
         ours = model_class(config)
-    return _filled(ours, tensors, device)
+    return _filled(ours, tensors)
 
 
 def convert_remote_code(found: RemoteCodeCheckpoint | PackageCheckpoint, base_model: bool = False) -> PreTrainedModel:
@@ -263,7 +259,7 @@ def convert_remote_code(found: RemoteCodeCheckpoint | PackageCheckpoint, base_mo
     theirs = {name: tensor.to(dtype) for name, tensor in theirs.items()}
     _check_tied(found.table.rules(head, config, found.family.base_model_prefix), theirs, config.tie_word_embeddings)
     try:
-        model = _from_tensors(found.table, head, config, theirs, found.family.base_model_prefix, torch.device("cpu"))
+        model = _from_tensors(found.table, head, config, theirs, found.family.base_model_prefix)
     except RuntimeError as error:
         raise ValueError(f"The weights of {found.place} do not fit its configuration: {error}") from error
     model.config.dtype = dtype
@@ -311,13 +307,13 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
     rules = family.rules(head, model.config, theirs.base_model_prefix)
-    device, heads = model.device, table_heads(model.config)
+    heads = table_heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
     tensors = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in HEAD_FILES}
     constants = {name: constant.to(model.dtype) for name, constant in family.constants(theirs).items()}
-    return _filled(theirs, to_theirs(rules, tensors, heads) | constants, device)
+    return _filled(theirs, to_theirs(rules, tensors, heads) | constants)
 
 
 def check_constants(model: PreTrainedModel) -> list[str]:
@@ -359,11 +355,8 @@ def _may_be_tied(model: PreTrainedModel) -> bool:
     return other or torch.equal(output.weight, given.weight)
 
 
-def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
+def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
     try:
-        model.load_state_dict(tensors, assign=True)
+        return fill(model, tensors)
     except RuntimeError as error:
         raise ValueError(f"The weights do not fit the configuration: {error}") from error
-    model.tie_weights()
-    # Buffers are not in the weight tables. They were created on the CPU.
-    return cast(Any, model).to(device).eval()

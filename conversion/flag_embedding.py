@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +16,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import cached_file
 
 from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel
+from ..modeling.given_weights import fill
 from .key_mapping import Tensors
 from .sidecar_files import folder_of, load_tokenizer
 from .source_models import transformer_folder
@@ -81,11 +81,10 @@ def add_heads(
     with no_init_weights():
         model = SequenceEncoderForRetrieval(config)
     heads = {name: tensor.to(encoder.device, encoder.dtype) for name, tensor in heads.items()}
-    model.load_state_dict({**encoder.state_dict(), **heads}, assign=True)
+    fill(model, {**encoder.state_dict(), **heads})
     if encoder.embedding_recipe is not None:
         model.embedding_recipe = encoder.embedding_recipe
-    # Buffers are not in the weights. They were created on the CPU.
-    return cast(Any, model).to(encoder.device).eval()
+    return model
 
 
 def with_heads(model: PreTrainedModel, source: str | os.PathLike[str]) -> PreTrainedModel:

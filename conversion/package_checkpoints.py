@@ -195,6 +195,7 @@ class HeadedCheckpoint(PackageCheckpoint):
         from transformers.initialization import no_init_weights
 
         from .. import modeling
+        from ..modeling.given_weights import fill
 
         self.check()
         model_class: Any = getattr(modeling, self.model_class)
@@ -215,11 +216,10 @@ class HeadedCheckpoint(PackageCheckpoint):
         dtype = ours["model.embed_tokens.weight"].dtype
         with no_init_weights():
             model = model_class(config)
-        model.load_state_dict({name: tensor.to(dtype) for name, tensor in ours.items()}, assign=True)
+        fill(model, {name: tensor.to(dtype) for name, tensor in ours.items()})
         model.config.dtype = dtype
         self.add_to(model)
-        found: Any = model.base_model if base_model else model
-        return cast("SequenceEncoderPreTrainedModel", found.eval())
+        return cast("SequenceEncoderPreTrainedModel", model.base_model if base_model else model)
 
 
 def family_of(config: PreTrainedConfig) -> tuple[Family, str]:

@@ -10,6 +10,7 @@ from transformers.initialization import no_init_weights
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.presets import static_fields
+from .given_weights import fill
 from .modeling_sequence_encoder import SequenceEncoderModel
 from .text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 
@@ -41,7 +42,7 @@ def static_encoder(
     config = SequenceEncoderConfig(**{**static_fields(*weight.shape), **fields})
     with no_init_weights():
         model = SequenceEncoderModel(config)
-    model.load_state_dict({"embed_tokens.weight": weight.contiguous()}, assign=True)
+    fill(model, {"embed_tokens.weight": weight.contiguous()})
     model.config.dtype = weight.dtype
     model.embedding_recipe = EmbeddingRecipe(after=(Normalize(),) * normalize, max_length=max_length)
-    return model.eval()
+    return model

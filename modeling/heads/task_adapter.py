@@ -21,6 +21,7 @@ from ...saving.loading import SafeModelLoadingMixin
 from ...saving.written_for import EIGHT_BITS, ENCODES, INSTALLED
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_floating_mask, check_tensor
+from ..given_weights import keep_weights
 from ..label_checks import check_classification_labels, check_num_labels
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pooling import CONFIGURABLE_POOLINGS, POOLINGS, check_pooling
@@ -97,9 +98,7 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
         # Not all encoders have segments.
         self._takes_segments = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         if base is not None:
-            for module in base.modules():
-                # `post_init` must not initialise the encoder, even if its weights were not loaded by transformers.
-                cast(Any, module)._is_hf_initialized = True
+            keep_weights(base)
         self.post_init()
 
     @classmethod
