@@ -265,17 +265,25 @@ def choose_layout(
     documents = (shape, device, planned_mask, position_ids, cu_seq_lens)
     if not pads:
         packed = PackedBatch.from_padded(*documents)
-        # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
-        counts = config.position_bias is not None or "sliding_attention" in (config.layer_types or [])
-        if not ((counts or config.conv_kernel_size) and packed.has_gaps()):
+        if config.position_bias is not None or config.sliding_window is not None or config.conv_kernel_size:
+            pads = _counts_gaps(config, packed)
+        if not pads:
             return PackedLayout(model, packed, needed, token_mask, planned_mask, tokens.device)
-        check_windows_with_gaps(config)
     starts = sequence_starts(*documents).to(tokens.device)
     may_restart = position_ids is not None or cu_seq_lens is not None
     arguments = (model, attention_mask, token_mask, position_ids, starts, may_restart)
     if INSTALLED and model._graph_layout is not None and token_mask is not None:
         return model._graph_layout(*arguments)
     return PaddedLayout(*arguments)
+
+
+def _counts_gaps(config: SequenceEncoderConfig, packed: PackedBatch) -> bool:
+    """Return whether windows or distances count tokens that the mask leaves out. Packing would bring others closer."""
+    counts = config.position_bias is not None or "sliding_attention" in (config.layer_types or [])
+    if not ((counts or config.conv_kernel_size) and packed.has_gaps()):
+        return False
+    check_windows_with_gaps(config)
+    return True
 
 
 def _needed_tokens(
