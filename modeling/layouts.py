@@ -238,7 +238,7 @@ def choose_layout(
         needed: The tokens whose vectors the caller uses.
         kwargs: The keyword arguments of `forward`.
     """
-    config, shape = model.config, (tokens.shape[0], tokens.shape[1])
+    shape = (tokens.shape[0], tokens.shape[1])
     token_mask = real_tokens(attention_mask)
     token_mask = None if token_mask is None else token_mask.expand(shape)
     pads = (
@@ -257,16 +257,16 @@ def choose_layout(
         position_ids = positions_from_documents(seq_idx)
     if position_ids is not None:
         position_ids = position_ids.expand(shape).to(device)
-        if config.position_offset:
+        if model.config.position_offset:
             # Those of the caller may start at this offset in each document.
             starts = sequence_starts(shape, device, planned_mask, position_ids, cu_seq_lens)
-            check_first_positions(position_ids, starts, config.position_offset)
-            position_ids = positions_from_zero(position_ids, starts, config.position_offset)
+            check_first_positions(position_ids, starts, model.config.position_offset)
+            position_ids = positions_from_zero(position_ids, starts, model.config.position_offset)
     documents = (shape, device, planned_mask, position_ids, cu_seq_lens)
     if not pads:
         packed = PackedBatch.from_padded(*documents)
-        if config.position_bias is not None or config.sliding_window is not None or config.conv_kernel_size:
-            pads = _counts_gaps(config, packed)
+        if model.config.position_bias is not None or model.config.sliding_window or model.config.conv_kernel_size:
+            pads = _counts_gaps(model.config, packed)
         if not pads:
             return PackedLayout(model, packed, needed, token_mask, planned_mask, tokens.device)
     starts = sequence_starts(*documents).to(tokens.device)
