@@ -18,6 +18,8 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..modeling.hooks import hooks_of
+
 
 def check_class(model: PreTrainedModel) -> None:
     """Raise if a model is of another class than that of transformers with the same name, as some remote code is.
@@ -96,8 +98,7 @@ class Structure:
         """
         for module in self._modules:
             own = module.__dict__
-            hooks = own["_forward_hooks"] and not _only_requires_gradients(module)
-            if hooks or own["_forward_pre_hooks"] or own["_backward_hooks"] or "forward" in own:
+            if "forward" in own or (any(hooks_of(module)) and not _only_requires_gradients(module)):
                 return f"a hook or another forward is on its {type(module).__name__}"
             if own["training"] is not training:
                 return f"its {type(module).__name__} is in {'training' if own['training'] else 'evaluation'} mode alone"
@@ -118,7 +119,5 @@ def _only_requires_gradients(module: nn.Module) -> bool:
     """
     if torch.is_grad_enabled() and not all(parameter.requires_grad for parameter in module.parameters()):
         return False
-    names = (getattr(hook, "__qualname__", "") for hook in module._forward_hooks.values())
-    return all(
-        name == "PreTrainedModel.enable_input_require_grads.<locals>.make_inputs_require_grads" for name in names
-    )
+    names = {getattr(hook, "__qualname__", "") for hooks in hooks_of(module) for hook in hooks.values()}
+    return names == {"PreTrainedModel.enable_input_require_grads.<locals>.make_inputs_require_grads"}

@@ -30,6 +30,10 @@ def with_hook(model: Any) -> None:
     model.encoder.layer[0].attention.output.register_forward_hook(lambda module, inputs, output: output + 1)
 
 
+def with_gradient_hook(model: Any) -> None:
+    model.encoder.layer[0].attention.output.register_full_backward_pre_hook(lambda module, gradients: None)
+
+
 def with_adapter(model: Any) -> None:
     config = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
     torch.manual_seed(0)
@@ -94,6 +98,7 @@ def with_mc_dropout(model: Any) -> None:
         (with_adapter, "encoder.layer.0.attention.self.query is not as the configuration describes it"),
         (with_mc_dropout, "its Dropout is in training mode alone"),
         (with_hook, "a hook or another forward is on its BertSelfOutput"),
+        (with_gradient_hook, "a hook or another forward is on its BertSelfOutput"),
         (lambda model: setattr(model.encoder, "layer", model.encoder.layer[:1]), "encoder.layer.1 is not as"),
         (lambda model: model.encoder.layer.append(model.encoder.layer[0]), "encoder.layer.2 is not as"),
         (lambda model: setattr(model.config, "num_hidden_layers", 1), "encoder.layer.1 is not as"),
@@ -101,7 +106,7 @@ def with_mc_dropout(model: Any) -> None:
         (lambda model: setattr(model.encoder.layer[0].intermediate, "intermediate_act_fn", nn.ReLU()), "act_fn is not"),
         (lambda model: setattr(model, "__class__", OwnBert), "has another forward than that of transformers"),
     ],
-    ids=["adapter", "mc dropout", "hook", "pruned", "grown", "config", "wrapped", "activation", "class"],
+    ids=["adapter", "mc dropout", "hook", "gradients", "pruned", "grown", "config", "wrapped", "activation", "class"],
 )
 def test_changed_models_compute_themselves(change: Callable[[Any], Any], reason: str) -> None:
     model, _ = build("bert")

@@ -15,6 +15,7 @@ from torch.nn.modules.module import (
 )
 from transformers.activations import ACT2FN
 
+from ..hooks import hooks_of
 from .shapes import has_onednn
 
 _PLAIN = (torch.Tensor, nn.Parameter)
@@ -57,9 +58,7 @@ def _is_transforming() -> bool:
 
 def is_unhooked(module: nn.Module) -> bool:
     """Return whether a module has no hooks and the `forward` of its class, which Accelerate replaces."""
-    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    hooks = (*own, *_GLOBAL_HOOKS)
-    return not any(hooks) and "forward" not in module.__dict__
+    return not any((*hooks_of(module), *_GLOBAL_HOOKS)) and "forward" not in module.__dict__
 
 
 def onednn_activation(act: nn.Module | None) -> tuple[str, str] | None:

@@ -1,0 +1,10 @@
+"""Hooks that torch calls before and after a module computes, and before and after its gradients."""
+
+from typing import Any
+
+from torch import nn
+
+
+def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """Return the hooks of a module by their kind: forward, forward-pre, backward and backward-pre."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
