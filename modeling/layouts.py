@@ -26,6 +26,7 @@ from .checks import (
 )
 from .convolution import packed_segments, padded_segments
 from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
+from .hooks import is_observed
 from .packing import (
     PackedBatch,
     RealTokens,
@@ -293,7 +294,7 @@ def _needed_tokens(
 
     Hooks of the model or of the last layer expect to see all tokens.
     """
-    if needed is True or not model.layers or model._forward_hooks or model.layers[-1]._forward_hooks:
+    if needed is True or not model.layers or is_observed(model) or is_observed(model.layers[-1]):
         return None
     tokens = torch.as_tensor(needed, device=packed.position_ids.device).expand(packed.shape)
     if model.pooler is not None and not packed.several_per_row:

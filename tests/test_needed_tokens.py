@@ -126,6 +126,18 @@ def test_hooks_on_the_encoder_of_a_classifier_see_all_tokens(
     torch.testing.assert_close(seen[0], model.model(ids, mask).last_hidden_state)
 
 
+def test_hidden_states_that_were_requested_once_do_not_make_later_batches_compute_all_tokens(
+    tiny_config: Build, randomize: Build, ragged: Build
+) -> None:
+    model = randomize(SequenceEncoderForSequenceClassification(tiny_config("bert", pooling="cls", num_labels=3)))
+    ids, mask = ragged(LENGTHS)
+    sizes = last_layer_sizes(model)
+    before = model(ids, mask).logits
+    model(ids, mask, output_hidden_states=True)
+    torch.testing.assert_close(model(ids, mask).logits, before)
+    assert sizes == [len(LENGTHS), ids.numel(), len(LENGTHS)]
+
+
 def test_a_hook_may_skip_the_last_layer(tiny_config: Build, randomize: Build, ragged: Build) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", pooling="cls")))
     ids, mask = ragged(LENGTHS)
