@@ -21,7 +21,7 @@ from ..command_line import UsageError
 from ..data.corpus import TextArguments, open_rows
 from ..data.corpus_files import DOCUMENTATION, find_files
 from ..data.row_estimates import estimate_rows
-from ..data.row_tables import RowTables
+from ..data.row_tables import RowTables, joined
 from .arguments import RowArguments, name_and_type
 from .number_columns import NotANumber, as_numbers
 
@@ -107,7 +107,8 @@ class CorpusRows:
         Raises:
             UsageError: If there are no rows, a column does not exist, or the text column has no texts.
         """
-        numbers = [name for _, name, kind in self._copied if kind is not None]
+        as_written = [name for _, name, kind in self._copied if kind is None]
+        numbers = [name for _, name, kind in self._copied if kind is not None and name not in as_written]
         self._stream = open_rows(self.corpus, scratch, self._wanted, varying=[*self.text_columns, *numbers])
         first = next(self._batches())
         for option, name in zip(("text_column", "text_pair_column"), self.text_columns, strict=False):
@@ -153,11 +154,11 @@ class CorpusRows:
                 characters += sum(_characters(part.column(name)) for name in self.text_columns)
                 rows = sum(each.num_rows for each in waiting)
                 if ends or rows >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
-                    yield self._chunk(shard, number - rows, ends, pa.concat_tables(waiting))
+                    yield self._chunk(shard, number - rows, ends, joined(waiting))
                     waiting, characters = [], 0
         if waiting:
             rows = sum(each.num_rows for each in waiting)
-            yield self._chunk((number - 1) // size, number - rows, False, pa.concat_tables(waiting))
+            yield self._chunk((number - 1) // size, number - rows, False, joined(waiting))
         self.count = number
 
     def _batches(self) -> Iterator[pa.Table]:

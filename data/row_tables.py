@@ -66,6 +66,18 @@ class RowTables:
             ) from error
 
 
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Concatenate tables with the same columns. One whose types differ becomes a column of JSON."""
+    for index, name in enumerate(tables[0].column_names):
+        if len({table.column(index).type for table in tables}) > 1:
+            tables = [table.set_column(index, name, _as_json(table.column(index))) for table in tables]
+    return pa.concat_tables(tables)
+
+
+def _as_json(column: pa.ChunkedArray) -> Any:
+    return column if column.type == _JSON else _array(column.to_pylist(), _JSON)
+
+
 def _common_type(cells: list[Any]) -> Any:
     """Return the type that all cells have in common, or the one of JSON."""
     try:

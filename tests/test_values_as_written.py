@@ -113,6 +113,22 @@ def test_another_type_in_a_later_row_is_an_error_that_names_the_line(model: Path
     assert copied(model, file, tmp_path / "floats", "value:float")[-2:] == [1.0, 1.5]
 
 
+@pytest.mark.parametrize("value", [5, True, ["the cat"], {"a": "the cat"}])
+def test_a_later_row_without_a_text_is_a_bad_row(model: Path, tmp_path: Path, value: Any) -> None:
+    file = write(tmp_path, ".jsonl", [{"text": text} for text in ['say "a"'] * 300 + [value, "the cat"]])
+    counts = embed(model, file, tmp_path / "out", columns=["text"], shard_rows=1000)
+    table = table_of(tmp_path / "out")
+    assert (counts.bad, table.column("embedding").null_count) == ({"not a text": 1}, 1)
+    assert table.column("text").to_pylist()[299:] == ['say "a"', None, "the cat"]
+
+
+def test_later_rows_may_have_numbers_as_texts(model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, ".jsonl", [{"text": "a", "value": value} for value in [1] * 300 + ["12", None, 3]])
+    assert copied(model, file, tmp_path / "out", "value:int", shard_rows=1000)[299:] == [1, 12, None, 3]
+    with pytest.raises(UsageError, match=r"line 301 of .*rows\.jsonl has '12' in the column value"):
+        embed(model, file, tmp_path / "ids", id_column="value", columns=["value:int"], shard_rows=1000)
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_columns_can_be_copied_as_numbers(model: Path, tmp_path: Path, ending: str) -> None:
     values = ["2020", " -7 ", "", "1234567890123456789"]
