@@ -139,12 +139,7 @@ def open_rows(
         from .row_tables import RowTables
 
         return RowTables(files, names, varying)
-    source = find_files(arguments.corpus, "corpus")
-    if source is not None and source[0] == "parquet":
-        from .parquet_schemas import check_schemas
-
-        check_schemas(source[1], wanted)
-    rows = _open(arguments, streaming=True)
+    rows = _open(arguments, True, wanted)
     check_columns(rows, arguments, wanted)
     return rows.select_columns(names).with_format("arrow")
 
@@ -155,14 +150,14 @@ def _open_texts(arguments: CorpusArguments) -> Any:
     if (files := _found_row_files(arguments)) is not None:
         check_row_columns(files, arguments, wanted)
         return _texts_of_rows(files, arguments.text_column, arguments.streaming)
-    texts = _open(arguments, arguments.streaming)
+    texts = _open(arguments, arguments.streaming, wanted)
     check_columns(texts, arguments, wanted)
     texts = texts.select_columns([arguments.text_column])
     return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
 
 
-def _open(arguments: TextArguments, streaming: bool) -> Any:
-    """Open files that `datasets` reads, or a Hub dataset."""
+def _open(arguments: TextArguments, streaming: bool, wanted: Sequence[tuple[str, str]]) -> Any:
+    """Open files that `datasets` reads, of Parquet only the wanted columns, or a Hub dataset."""
     source = find_files(arguments.corpus, "corpus")
     if source is None:
         options: dict[str, Any] = {"split": arguments.split, "streaming": streaming}
@@ -172,8 +167,15 @@ def _open(arguments: TextArguments, streaming: bool) -> Any:
     if reader == "text":
         options = {"sample_by": arguments.sample_by, "encoding": encoding_of(files, arguments.encoding)}
     if reader == "parquet":
+        from datasets import Features
+
+        from .parquet_schemas import common_schema
+
         # The default is the size of the first row group, which may be huge, or zero.
         options["batch_size"] = _BATCH_ROWS
+        if (schema := common_schema(files, wanted)) is not None:
+            # Other columns may have types that `datasets` does not have.
+            options |= {"columns": schema.names, "features": Features.from_arrow_schema(schema)}
     return read_files(reader, files, f"--corpus {arguments.corpus}", streaming, **options)
 
 

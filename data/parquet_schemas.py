@@ -1,6 +1,6 @@
-"""Checks that Parquet files have the same columns, since `datasets` converts later files to the types of the first one.
+"""Finds types for columns of Parquet files, since `datasets` converts later files to the types of the first one.
 
-It would turn the number 1 into the text "1", and a column that a file lacks into null.
+It would turn the number 1 into the text "1", a float64 into a float32, and a column that a file lacks into null.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from pyarrow import parquet
 from ..command_line import UsageError
 
 
-def check_schemas(files: list[Path], wanted: Iterable[tuple[str, str]]) -> None:
-    """Check that all files have some columns, with the same types as in the first file.
+def common_schema(files: list[Path], wanted: Iterable[tuple[str, str]]) -> Any:
+    """Return the schema of some columns, whose types hold the values of all files without a loss.
 
     Args:
         files: The files. Those that cannot be read are left to their reader, which reports them.
-        wanted: Pairs of an option and the column that it names. A column that the first file lacks is not checked.
+        wanted: Pairs of an option and the column that it names.
+
+    Returns:
+        The schema, or None if no file can be read.
 
     Raises:
-        UsageError: If a file lacks a column, or has one of another type.
+        UsageError: If a file lacks a column or has it twice, or if files have a column of different types.
     """
     first: Any = None
+    fields: dict[str, Any] = {}
     for file in files:
         try:
             schema = parquet.read_schema(file)
@@ -33,24 +37,34 @@ def check_schemas(files: list[Path], wanted: Iterable[tuple[str, str]]) -> None:
             continue
         first = schema if first is None else first
         for option, name in wanted:
-            if name not in first.names:
-                continue
             if name not in schema.names:
                 columns = ", ".join(schema.names)
                 raise UsageError(f"--{option} {name} is not a column of {file}; choose one of {columns}.")
-            before, found = first.field(name).type, schema.field(name).type
-            if len({_kind(before), _kind(found), "null"}) > 2:
+            if schema.names.count(name) > 1:
+                raise UsageError(f"--{option} {name} is the name of several columns of {file}; rename them.")
+            found = schema.field(name).type
+            field = pa.field(name, _plain(found))
+            before = fields.get(name, field)
+            if len({_kind(before.type), _kind(field.type), "null"}) > 2:
                 raise UsageError(
-                    f"--{option} {name} has the type {found} in {file}, but {before} in {files[0]}; give it the same "
-                    "type in all files."
+                    f"--{option} {name} has the type {found} in {file}, but {first.field(name).type} in {files[0]}; "
+                    "give it the same type in all files."
                 )
+            merged = pa.unify_schemas([pa.schema([before]), pa.schema([field])], promote_options="permissive")
+            fields[name] = merged.field(name)
+    return pa.schema(fields.values()) if fields else None
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type of the values of a column, however they are stored."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.large_string() if str(kind) == "string_view" else kind
 
 
 def _kind(kind: Any) -> str:
     """Return the name of a type; that of similar types for those that are converted without a loss."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     if pa.types.is_integer(kind):
         return "integer"

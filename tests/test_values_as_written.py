@@ -213,6 +213,42 @@ def test_parquet_files_of_different_types_are_refused(
         embed(model, tmp_path / "*.parquet", tmp_path / "out", columns=["value"])
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((None, "null"), (5, "int64")),
+        ((0.5, "float32"), (0.1, "float64")),
+        ((1, "int32"), (2**40, "int64")),
+        (("the cat", "string"), ("a dog", "large_string")),
+    ],
+)
+def test_parquet_files_may_store_the_same_kind_of_values_in_types_of_other_sizes(
+    model: Path, tmp_path: Path, first: tuple[Any, str], second: tuple[Any, str]
+) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for name, (value, kind) in (("a", first), ("b", second)):
+        column = pa.array([value], pa.type_for_alias(kind))
+        parquet.write_table(pa.table({"text": pa.array(["the cat"]), "value": column}), tmp_path / f"{name}.parquet")
+    assert copied(model, tmp_path / "*.parquet", tmp_path / "out") == [first[0], second[0]]
+
+
+def test_columns_of_parquet_files_that_are_not_read_may_have_any_type_and_name(model: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    mapped = pa.array([[("the", 1)]], pa.map_(pa.string(), pa.int64()))
+    columns = [pa.array(["the cat"]), pa.array([7]), mapped, pa.array([1]), pa.array([2])]
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table(columns, names=["text", "value", "counts", "twice", "twice"]), file)
+    assert copied(model, file, tmp_path / "out") == [7]
+    texts, _ = load_corpus(CorpusArguments(corpus=str(file), eval_documents=0), tmp_path, 0)
+    assert list(texts["text"]) == ["the cat"]
+    with pytest.raises(UsageError, match=r"--columns twice is the name of several columns of .*rows\.parquet"):
+        embed(model, file, tmp_path / "more", columns=["twice"])
+
+
 def test_a_folder_of_a_version_that_guessed_types_is_not_continued(model: Path, tmp_path: Path) -> None:
     file = write(tmp_path, ".csv", [{"text": "the cat", "value": "007"}])
     embed(model, file, tmp_path / "out", columns=["value"])
