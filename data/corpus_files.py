@@ -35,7 +35,9 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
     if not source:
         raise UsageError(f"--{argument} must name a file or a folder, got an empty name.")
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and reader_of(file))
+        files = (file for file in path.rglob("*") if file.is_file() and reader_of(file))
+        # Those of systems and editors. Patterns leave them out, too.
+        found = sorted(file for file in files if not any(part[0] == "." for part in file.relative_to(path).parts))
     elif path.exists():
         found = [path]
     elif glob.has_magic(source):

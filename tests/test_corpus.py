@@ -155,6 +155,16 @@ def test_missing_files_are_rejected_without_asking_the_hub(corpus: str) -> None:
         find_files(corpus, "corpus")
 
 
+@pytest.mark.parametrize("form", ["", "**/*.*"])
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / ".cache" / "texts"
+    for name in ("a.txt", "more/b.txt", "._a.txt", ".ipynb_checkpoints/a.txt", "more/.b.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("the cat")
+    reader, found = find_files(str(folder / form), "corpus") or ("", [])
+    assert (reader, found) == ("text", [folder / "a.txt", folder / "more" / "b.txt"])
+
+
 def test_the_commit_of_a_dataset_is_unknown_without_a_hub(refused_hosts: list[Any]) -> None:
     assert commit_of("someone/some-dataset") is None
 
