@@ -62,8 +62,8 @@ class TrainingTests(
                 self.test_tp_forward_0()
 
     def test_tp_unit_plan_forward_backward(self) -> None:
-        """Skip a test of one head as wide as each of several, since heads share the hidden size here."""
-        self.skipTest("The width of a head cannot be set.")
+        """Skip a test that sets `head_dim`, which our configuration derives from the number of heads."""
+        self.skipTest("`head_dim` cannot be set.")
 
     def test_tp_generation(self) -> None:
         """Skip generation, which the mixin does with causal models."""

@@ -176,11 +176,10 @@ def classifier_of(adapter: TaskAdapter, encoder: SequenceEncoderModel) -> Sequen
     config.problem_type, config.logit_calibration = adapter.config.problem_type, None
     with no_init_weights():
         classifier = SequenceEncoderForSequenceClassification(config)
-    # The pooler that the classifier does not have is left out.
-    tensors = {f"model.{name}": tensor for name, tensor in encoder.state_dict().items() if "pooler." not in name}
+    tensors = {f"model.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for name, tensor in adapter.classifier.state_dict().items():
         tensors[f"classifier.{name}"] = tensor.to(encoder.device, encoder.dtype)
-    return fill(classifier, tensors)
+    return fill(classifier, {name: tensors[name] for name in classifier.state_dict()})
 
 
 def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:

@@ -157,7 +157,7 @@ def _open_texts(arguments: CorpusArguments) -> Any:
 
 
 def _open(arguments: TextArguments, streaming: bool, wanted: Sequence[tuple[str, str]]) -> Any:
-    """Open files that `datasets` reads, of Parquet only the wanted columns, or a Hub dataset."""
+    """Open files that `datasets` reads, or a Hub dataset. Only the wanted columns of Parquet files are read."""
     source = find_files(arguments.corpus, "corpus")
     if source is None:
         options: dict[str, Any] = {"split": arguments.split, "streaming": streaming}
@@ -174,7 +174,7 @@ def _open(arguments: TextArguments, streaming: bool, wanted: Sequence[tuple[str,
         # The default is the size of the first row group, which may be huge, or zero.
         options["batch_size"] = _BATCH_ROWS
         if (schema := common_schema(files, wanted)) is not None:
-            # Other columns may have types that `datasets` does not have.
+            # Other columns may have types that `datasets` does not support.
             options |= {"columns": schema.names, "features": Features.from_arrow_schema(schema)}
     return read_files(reader, files, f"--corpus {arguments.corpus}", streaming, **options)
 

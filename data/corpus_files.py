@@ -36,7 +36,7 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
         raise UsageError(f"--{argument} must name a file or a folder, got an empty name.")
     if path.is_dir():
         files = (file for file in path.rglob("*") if file.is_file() and reader_of(file))
-        # Those of systems and editors. Patterns leave them out, too.
+        # Operating systems and editors leave hidden files in folders. Glob patterns do not match them either.
         found = sorted(file for file in files if not any(part[0] == "." for part in file.relative_to(path).parts))
     elif path.exists():
         found = [path]

@@ -16,7 +16,7 @@ from ..command_line import UsageError
 
 
 def common_schema(files: list[Path], wanted: Iterable[tuple[str, str]]) -> Any:
-    """Return the schema of some columns, whose types hold the values of all files without a loss.
+    """Return a schema of some columns, with types that hold the values of all files without loss.
 
     Args:
         files: The files. Those that cannot be read are left to their reader, which reports them.
@@ -56,14 +56,14 @@ def common_schema(files: list[Path], wanted: Iterable[tuple[str, str]]) -> Any:
 
 
 def _plain(kind: Any) -> Any:
-    """Return the type of the values of a column, however they are stored."""
+    """Return the type of the values of a dictionary or view column, and any other type unchanged."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.large_string() if str(kind) == "string_view" else kind
 
 
 def _kind(kind: Any) -> str:
-    """Return the name of a type; that of similar types for those that are converted without a loss."""
+    """Return the name of a type. Types of the same name are converted to each other without loss."""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     if pa.types.is_integer(kind):

@@ -67,7 +67,7 @@ class RowTables:
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate tables with the same columns. One whose types differ becomes a column of JSON."""
+    """Concatenate tables with the same columns. A column whose type differs between tables becomes JSON."""
     for index, name in enumerate(tables[0].column_names):
         if len({table.column(index).type for table in tables}) > 1:
             tables = [table.set_column(index, name, _as_json(table.column(index))) for table in tables]

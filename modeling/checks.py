@@ -21,12 +21,12 @@ def has_values(tensor: torch.Tensor) -> bool:
 
 
 def check_is_encoder(config: SequenceEncoderConfig) -> None:
-    """Check that a configuration does not ask for a decoder, which would look at later tokens and at no encoder."""
+    """Check that a configuration does not ask for a decoder."""
     for name in ("is_decoder", "add_cross_attention"):
         if value := getattr(config, name, False):
             raise ValueError(
-                f"{name}={value!r} is not supported: every token of a SequenceEncoder attends to all others, and to no "
-                "other model. Set it to False, or choose a decoder of another family, such as BERT, for example with "
+                f"{name}={value!r} is not supported: a SequenceEncoder has neither a causal mask nor cross-attention. "
+                "Set it to False, or choose a decoder of another family, such as BERT, for example with "
                 "DenoisingAutoEncoderLoss(…, decoder_name_or_path=…, tie_encoder_decoder=False)."
             )
 

@@ -1,4 +1,4 @@
-"""Gives a model weights that are already in memory, and keeps `post_init` of a larger model from initialising them."""
+"""Fills models with weights that are already in memory, and keeps `post_init` from overwriting these weights."""
 
 from typing import Any, TypeVar, cast
 
@@ -10,11 +10,11 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def fill(model: Model, tensors: dict[str, torch.Tensor]) -> Model:
-    """Give a model weights that are not copied, move it to the device of the first, and return it in evaluation mode.
+    """Fill a model with tensors, without copying them, and return it on their device in evaluation mode.
 
     Args:
         model: The model, which transformers' `no_init_weights` can create without weights.
-        tensors: All weights by name.
+        tensors: All weights by name, on one device.
 
     Raises:
         RuntimeError: If weights are missing, unknown or of another shape.
@@ -28,9 +28,9 @@ def fill(model: Model, tensors: dict[str, torch.Tensor]) -> Model:
 
 
 def keep_weights(model: nn.Module) -> None:
-    """Keep the weights of a model that becomes a part of another one, whose `post_init` initialises its parts.
+    """Mark a model as initialised, so that `post_init` of a model that contains it leaves its weights alone.
 
-    Transformers marks the parts that it has loaded in the same way.
+    `from_pretrained` marks what it loads in the same way.
     """
     for module in model.modules():
         cast(Any, module)._is_hf_initialized = True

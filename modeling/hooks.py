@@ -1,4 +1,4 @@
-"""Hooks that torch calls before and after a module computes, and before and after its gradients."""
+"""Finds the hooks of a module."""
 
 from typing import Any
 
@@ -11,5 +11,5 @@ def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
 
 
 def is_observed(module: nn.Module) -> bool:
-    """Return whether hooks read an output. Those of transformers, which stay after their first use, do not count."""
+    """Return whether a module has forward hooks besides those that transformers leaves after recording outputs."""
     return any(not hook.__module__.startswith("transformers.") for hook in module._forward_hooks.values())

@@ -279,7 +279,7 @@ def choose_layout(
 
 
 def _counts_gaps(config: SequenceEncoderConfig, packed: PackedBatch) -> bool:
-    """Return whether windows or distances count tokens that the mask leaves out. Packing would bring others closer."""
+    """Return whether windows or distances count masked tokens between others, which packing would remove."""
     counts = config.position_bias is not None or "sliding_attention" in (config.layer_types or [])
     if not ((counts or config.conv_kernel_size) and packed.has_gaps()):
         return False

@@ -1,4 +1,4 @@
-"""Encoders that were converted or made from tables keep their weights as parts of users' own models."""
+"""Converted encoders and static encoders keep their weights inside users' own models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 class Whole(PreTrainedModel):
-    """A model of a user, with an encoder and a layer of its own."""
+    """A user's model that adds an output layer to an encoder."""
 
     config_class = SequenceEncoderConfig
 
