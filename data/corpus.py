@@ -15,7 +15,7 @@ from .corpus_files import DOCUMENTATION, find_files
 from .dataset_loading import load_from_hub, quiet_hub, read_files
 from .documentation import read_documentation, split_by_file
 from .row_files import ROW_READERS, RowFiles
-from .text_files import TextFormat, encoding_of
+from .text_files import TextFormat
 
 # The number of rows to read together from Parquet files.
 _BATCH_ROWS = 1024
@@ -157,15 +157,13 @@ def _open_texts(arguments: CorpusArguments) -> Any:
 
 
 def _open(arguments: TextArguments, streaming: bool, wanted: Sequence[tuple[str, str]]) -> Any:
-    """Open files that `datasets` reads, or a Hub dataset. Only the wanted columns of Parquet files are read."""
+    """Open Parquet or Arrow files, or a Hub dataset. Only the wanted columns of Parquet files are read."""
     source = find_files(arguments.corpus, "corpus")
     if source is None:
         options: dict[str, Any] = {"split": arguments.split, "streaming": streaming}
         return load_from_hub(arguments.corpus, "corpus", arguments.dataset_config_name, **options)
     reader, files = source
     options = {}
-    if reader == "text":
-        options = {"sample_by": arguments.sample_by, "encoding": encoding_of(files, arguments.encoding)}
     if reader == "parquet":
         from datasets import Features
 
@@ -180,13 +178,13 @@ def _open(arguments: TextArguments, streaming: bool, wanted: Sequence[tuple[str,
 
 
 def _found_row_files(arguments: TextArguments) -> RowFiles | None:
-    """Return the files of the corpus if they are CSV, TSV or JSON."""
+    """Return the files of the corpus if they are text, CSV, TSV or JSON."""
     source = find_files(arguments.corpus, "corpus")
     return _row_files(*source, arguments) if source is not None and source[0] in ROW_READERS else None
 
 
 def _row_files(reader: str, files: list[Path], arguments: TextArguments) -> RowFiles:
-    return RowFiles(reader, files, TextFormat(arguments.encoding, arguments.delimiter))
+    return RowFiles(reader, files, TextFormat(arguments.encoding, arguments.delimiter, arguments.sample_by))
 
 
 def _texts_of_rows(files: RowFiles, column: str, streaming: bool) -> Any:
@@ -214,7 +212,7 @@ def _texts_of_rows(files: RowFiles, column: str, streaming: bool) -> Any:
 def _texts(
     files: list[str], reader: str, text_format: TextFormat, column: str, stats: Any = None
 ) -> Iterator[dict[str, str]]:
-    """Yield the texts of a column of CSV, TSV or JSON files."""
+    """Yield the texts of a column of text, CSV, TSV or JSON files."""
     rows = RowFiles(reader, [Path(file) for file in files], text_format)
     for number, row in enumerate(rows.rows()):
         try:
@@ -243,12 +241,15 @@ def check_columns(texts: Any, arguments: TextArguments, wanted: Iterable[tuple[s
 
 
 def check_row_columns(files: RowFiles, arguments: TextArguments, wanted: Iterable[tuple[str, str]]) -> None:
-    """Check that CSV, TSV or JSON files have rows, and that each file has the columns. See `check_columns`."""
+    """Check that text, CSV, TSV or JSON files have rows, and that each file has the columns. See `check_columns`."""
     sampled = 0
     for file, rows in files.samples():
         named = f"--corpus {arguments.corpus}" if not sampled else str(file)
         _check_names(list(dict.fromkeys(name for row in rows for name in row)), named, wanted)
         sampled += 1
+        if files.reader == "text":
+            # All text files have the same column.
+            break
     if not sampled:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
 

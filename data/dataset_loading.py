@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import UsageError
-from .text_files import decoding_error
 
 
 def read_files(reader: str, files: list[Path], named: str, streaming: bool = False, **options: Any) -> Any:
@@ -45,9 +44,9 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
                     for _ in load([file], True):
                         pass
                 except Exception as cause:
-                    found = decoding_error(file, options["encoding"]) if "encoding" in options else None
-                    said = f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
-                    raise found or UsageError(said) from error
+                    raise UsageError(
+                        f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
+                    ) from error
             raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Reads the rows of CSV, TSV and JSON files as they are written.
+"""Reads the rows of CSV, TSV and JSON files as they are written, and the documents of text files.
 
 The cells of CSV and TSV are strings. A reader that guesses types, as pandas does, turns 007 into 7 and NA into nothing,
 or not, depending on the other rows.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..command_line import UsageError
 from .text_files import TextFormat, csv_header, csv_records, open_text
 
 # The readers of `find_files` whose files this module reads.
-ROW_READERS = ("csv", "tsv", "json")
+ROW_READERS = ("text", "csv", "tsv", "json")
 # The number of rows of each file that show which columns it has, and which types they have.
 _SAMPLED_ROWS = 256
 # The number of characters of a JSON list to read together.
@@ -33,12 +33,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RowFiles:
-    """CSV, TSV or JSON files, in reading order.
+    """Text, CSV, TSV or JSON files, in reading order. The rows of text files have the single column "text".
 
     Args:
         reader: The format of all files, one of `ROW_READERS`.
         files: The files.
-        text_format: Their encoding and delimiter.
+        text_format: Their encoding, their delimiter, and what a document of a text file is.
     """
 
     reader: str
@@ -82,9 +82,33 @@ class RowFiles:
 
     def _read(self, file: Path) -> Iterator[tuple[str, Row]]:
         """Yield the rows of a file, each with its location in the file."""
+        if self.reader == "text":
+            return _text_rows(file, self.text_format)
         if self.reader == "json":
             return _json_rows(file, self.text_format.encoding)
         return _csv_rows(file, self.text_format, "\t" if self.reader == "tsv" else ",")
+
+
+def _text_rows(file: Path, text_format: TextFormat) -> Iterator[tuple[str, Row]]:
+    with open_text(file, text_format.encoding) as text:
+        lines = (line.rstrip("\r\n") for line in text)
+        for number, document in _documents(lines, text_format.sample_by):
+            yield f"line {number}", {"text": document}
+
+
+def _documents(lines: Iterable[str], sample_by: str) -> Iterator[tuple[int, str]]:
+    """Yield the documents of a text file, each with the number of its first line."""
+    if sample_by == "document":
+        yield 1, "\n".join(lines)
+        return
+    numbered = enumerate(lines, 1)
+    if sample_by == "line":
+        yield from numbered
+        return
+    for is_blank, group in itertools.groupby(numbered, lambda each: not each[1].strip()):
+        if not is_blank:
+            numbers, paragraph = zip(*group, strict=True)
+            yield numbers[0], "\n".join(paragraph)
 
 
 def _csv_rows(file: Path, text_format: TextFormat, usual: str) -> Iterator[tuple[str, Row]]:

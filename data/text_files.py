@@ -58,6 +58,7 @@ class TextFormat:
     Args:
         encoding: The encoding of the files. Defaults to the one of their byte order mark, or else UTF-8.
         delimiter: The character that separates the cells of a CSV file. Defaults to a comma, or a tab in TSV files.
+        sample_by: What a document is in a text file: a "line", a "paragraph" or the whole "document".
 
     Raises:
         UsageError: If the encoding is unknown, or the delimiter is not a single character.
@@ -65,6 +66,7 @@ class TextFormat:
 
     encoding: str | None = None
     delimiter: str | None = None
+    sample_by: str = "line"
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
@@ -115,7 +117,7 @@ def open_text(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
         with fsspec.open(str(file), "rt", compression=_compression(file), encoding=encoding, newline="") as text:
             yield cast(TextIO, text)
     except UnicodeError as error:
-        raise decoding_error(file, encoding) or UsageError(f"{file} is not {encoding}: {error}.") from error
+        raise _decoding_error(file, encoding) or UsageError(f"{file} is not {encoding}: {error}.") from error
     except _DAMAGE as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
 
@@ -184,7 +186,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
     return "".join(f"{line[:-2]}\n" for line in lines)
 
 
-def decoding_error(file: Path, encoding: str) -> TextFormatError | None:
+def _decoding_error(file: Path, encoding: str) -> TextFormatError | None:
     """Return the error that says where a file cannot be decoded, or None if no such place is found."""
     # Lines are decoded one by one, because an error of an incremental decoder counts from its last chunk.
     if not "a\n".encode(encoding).endswith(b"a\n"):

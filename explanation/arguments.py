@@ -47,7 +47,7 @@ class ExplainedTexts:
     model: str = option(**MODEL)
     text: str | None = option("Text or question to explain.", None)
     text_pair: str | None = option("Second text of the pair, or the context of the question.", None, metavar="TEXT")
-    text_file: str | None = option("File with texts to explain: JSON Lines, CSV or TSV.", None)
+    text_file: str | None = option("File with texts to explain: text, JSON Lines, CSV or TSV.", None)
     text_column: str = option(default="text", **TEXT_COLUMN)
     text_pair_column: str | None = option(default=None, **TEXT_PAIR_COLUMN)
     encoding: str | None = option(default=None, **ENCODING)

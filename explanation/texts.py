@@ -1,4 +1,4 @@
-"""Reads the texts of JSON, CSV and TSV files."""
+"""Reads the texts of text, JSON, CSV and TSV files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_columns(
     """
     found = find_files(name, option)
     if found is None or found[0] not in ROW_READERS:
-        problem = "there is no such file" if found is None else "must end in .jsonl, .json, .csv or .tsv"
+        problem = "there is no such file" if found is None else "must end in .jsonl, .json, .csv, .tsv or .txt"
         raise UsageError(f"--{option} {name}: {problem}.")
     files = RowFiles(*found, TextFormat(encoding, delimiter))
     rows = list(files.rows())

@@ -122,13 +122,25 @@ def test_a_pattern_selects_the_matching_files(folder: Path, streaming: bool) -> 
 @streamed_or_not
 @pytest.mark.parametrize(
     ("sample_by", "expected"),
-    [("line", ["a", "b", "", "c", "d"]), ("paragraph", ["a\nb", "c\nd\n"]), ("document", ["a\nb\n\nc\nd\n"])],
+    [("line", ["a", "b", "", " ", "c", "d"]), ("paragraph", ["a\nb", "c\nd"]), ("document", ["a\nb\n\n \nc\nd"])],
 )
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_sample_by_defines_the_documents_of_a_text_file(
-    folder: Path, sample_by: str, expected: list[str], streaming: bool
+    folder: Path, sample_by: str, expected: list[str], line_end: str, streaming: bool
 ) -> None:
-    (folder / "a.txt").write_text("a\nb\n\nc\nd\n")
+    (folder / "a.txt").write_text("a\nb\n\n \nc\nd\n", newline=line_end)
     assert load(folder, sample_by=sample_by, streaming=streaming)[0] == expected
+
+
+@streamed_or_not
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize(("encoding", "option"), [("latin-1", "latin-1"), ("utf-8-sig", None), ("utf-16", None)])
+def test_a_text_file_is_decoded_whether_it_is_compressed_or_not(
+    folder: Path, compress: Callable[[bytes], bytes], encoding: str, option: str | None, streaming: bool
+) -> None:
+    ending = {gzip.compress: ".gz", bz2.compress: ".bz2", lzma.compress: ".xz"}.get(compress, "")
+    (folder / f"a.txt{ending}").write_bytes(compress("\n".join(TEXTS).encode(encoding)))
+    assert load(folder, encoding=option, streaming=streaming)[0] == TEXTS
 
 
 @streamed_or_not
@@ -214,7 +226,7 @@ NOT_UTF8 = r"is not utf-8: byte 1 \(line 1\) is 0xff\. Pass its encoding, such a
 
 @pytest.mark.parametrize("place", [0, 2])
 @pytest.mark.parametrize("damage", [truncate, corrupt])
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz"])
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz", ".txt.xz"])
 def test_the_unreadable_file_is_named(folder: Path, ending: str, damage: Callable[[Path], None], place: int) -> None:
     if damage is truncate and ending in (".csv", ".txt"):
         # Half of such a file is still valid.

@@ -131,8 +131,8 @@ def test_the_console_shows_some_of_many_explanations_that_are_saved(
 ) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("sequence_encoder.explanation.command._SHOWN", 1)
-    (tmp_path / "texts.csv").write_text("text\nthe first\nthe second\n")
-    main(["explain", str(folder), "--text_file", str(tmp_path / "texts.csv"), "--output_dir", str(tmp_path / "out")])
+    (tmp_path / "texts.txt").write_text("the first\nthe second\n")
+    main(["explain", str(folder), "--text_file", str(tmp_path / "texts.txt"), "--output_dir", str(tmp_path / "out")])
     shown = capsys.readouterr().out
     assert "the first" in shown
     assert "the second" not in shown
