@@ -166,6 +166,12 @@ class NpyShards(ParquetShards):
         others = schema.remove(place).append(pa.field(EMBEDDED, pa.bool_()))
         super().__init__(folder, others, state)
 
+    @staticmethod
+    def found_in(folder: Path, shard_rows: int) -> set[int]:
+        """See `Shards.found_in`."""
+        arrays = {path.stem for path in folder.glob("shard-*.npy")}
+        return {number for number in ParquetShards.found_in(folder, shard_rows) if f"shard-{number:06d}" in arrays}
+
     def writer(self, number: int, scratch: Path) -> ShardWriter:
         """See `Shards.writer`."""
         return NpyWriter(super().writer(number, scratch), self.file(number).with_suffix(".npy"), scratch)
