@@ -62,12 +62,24 @@ def check_values(
         UsageError: If a value is not allowed. The message shows where it is.
     """
     for split, rows in examples.items():
-        wrong = [row for row, value in enumerate(rows[column]) if not is_allowed(value)]
-        if wrong:
-            shown = ", ".join(f"{data.place_of(split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
-            rest = counted(len(wrong) - _SHOWN, "more row is", "more rows are")
-            more = f", and {rest} wrong" if len(wrong) > _SHOWN else ""
-            raise UsageError(f"--{argument} {column} must contain {allowed}; {shown}{more}.")
+        _check_cells(data, split, rows[column], argument, column, is_allowed, allowed)
+
+
+def _check_cells(
+    data: ExampleArguments,
+    split: str,
+    cells: Sequence[Any],
+    argument: str,
+    column: str,
+    is_allowed: Callable[[Any], bool],
+    allowed: str,
+) -> None:
+    wrong = [(row, value) for row, value in enumerate(cells) if not is_allowed(value)]
+    if wrong:
+        shown = ", ".join(f"{data.place_of(split, row)} has {_shown(value)}" for row, value in wrong[:_SHOWN])
+        rest = counted(len(wrong) - _SHOWN, "more row is", "more rows are")
+        more = f", and {rest} wrong" if len(wrong) > _SHOWN else ""
+        raise UsageError(f"--{argument} {column} must contain {allowed}; {shown}{more}.")
 
 
 def _shown(value: Any) -> str:
@@ -83,8 +95,9 @@ def check_texts(data: ExampleArguments, examples: Mapping[str, Any], argument: s
     """
     if column is None:
         return
-    check_values(data, examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
     for split, rows in examples.items():
+        cells, _ = _as_written(data, split, rows, column)
+        _check_cells(data, split, cells, argument, column, lambda value: isinstance(value, str), "a text in every row")
         if empty := sum(not text.strip() for text in rows[column]):
             verb = "is" if empty == 1 else "are"
             print(f"--{argument} {column}: {empty:,} of the {len(rows):,} {split} texts {verb} empty.")
@@ -248,7 +261,7 @@ def check_spellings(
                 )
 
 
-def _as_written(data: ExampleArguments, split: str, rows: Any, column: str) -> tuple[Iterable[Any], bool]:
+def _as_written(data: ExampleArguments, split: str, rows: Any, column: str) -> tuple[Sequence[Any], bool]:
     """Return the cells of a column, and whether the format distinguishes numbers from texts."""
     files = data.files_of(split)
     if files is None or files.rows is None:
@@ -256,7 +269,9 @@ def _as_written(data: ExampleArguments, split: str, rows: Any, column: str) -> t
     if files.reader != "json":
         return rows[column], False
     # The dataset has one type for all cells.
-    return (row.get(column) for row in files.rows.rows()), True
+    cells = [row.get(column) for row in files.rows.rows()]
+    kept = data.kept_rows if split == "train" else None
+    return cells if kept is None else [cells[row] for row in kept], True
 
 
 def warn_about_case(names: Iterable[str], column: str) -> None:

@@ -101,6 +101,12 @@ def test_all_supported_formats_give_the_same_rows(
             "regression",
             "... (1,001 characters).",
         ),
+        (
+            '{"text":"a","label":1}\n{"text":5,"label":2}\n{"text":true,"label":1}\n',
+            "a.jsonl",
+            "classification",
+            "a text in every row; line 2 of a.jsonl has 5, line 3 of a.jsonl has True.",
+        ),
     ],
 )
 def test_the_offending_row_is_named_by_its_line_number(
@@ -119,6 +125,7 @@ def test_training_examples_without_a_label_yet_are_left_out(
         "2 of the 4 training examples have no label yet (--label_column label), and are left" in capsys.readouterr().out
     )
     rows = [{"text": "a", "label": first}, {"text": "b"}, {"text": "c", "label": second}]
+    rows += [{"text": "d", "label": empty} for empty in ("", " ")]
     assert [row["text"] for row in read(json.dumps(rows), "train.json", task)[0]] == ["a", "c"]
     assert "label is empty in all training examples" in error_of(read, "text,label\na,\nb,\n", task=task)
     Path("held-out.csv").write_text(content)
