@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 TEXTS, TIMED = 100_000, 4096
 MODEL2VEC = (
     *("transformers==5.3.0", "tokenizers<=0.23.0", "huggingface-hub<2", "model2vec==0.10.0", "tokenlearn==0.2.1"),
-    *("skeletoken==0.6.0", "joblib"),
+    *("skeletoken==0.6.0", "joblib", "kernels<0.11"),
 )
 
 
