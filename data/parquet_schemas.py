@@ -28,14 +28,14 @@ def common_schema(files: list[Path], wanted: Iterable[tuple[str, str]]) -> Any:
     Raises:
         UsageError: If a file lacks a column or has it twice, or if files have a column of different types.
     """
-    first: Any = None
+    # The first type of each column that is not null, and its file.
+    first: dict[str, tuple[Any, Path]] = {}
     fields: dict[str, Any] = {}
     for file in files:
         try:
             schema = parquet.read_schema(file)
         except (pa.ArrowException, OSError):
             continue
-        first = schema if first is None else first
         for option, name in wanted:
             if name not in schema.names:
                 columns = ", ".join(schema.names)
@@ -44,13 +44,15 @@ def common_schema(files: list[Path], wanted: Iterable[tuple[str, str]]) -> Any:
                 raise UsageError(f"--{option} {name} is the name of several columns of {file}; rename them.")
             found = schema.field(name).type
             field = pa.field(name, _plain(found))
-            before = fields.get(name, field)
-            if len({_kind(before.type), _kind(field.type), "null"}) > 2:
-                raise UsageError(
-                    f"--{option} {name} has the type {found} in {file}, but {first.field(name).type} in {files[0]}; "
-                    "give it the same type in all files."
-                )
-            merged = pa.unify_schemas([pa.schema([before]), pa.schema([field])], promote_options="permissive")
+            if not pa.types.is_null(found):
+                other, place = first.setdefault(name, (field.type, file))
+                if _kind(other) != _kind(field.type):
+                    raise UsageError(
+                        f"--{option} {name} has the type {found} in {file}, but {other} in {place}; give it the same "
+                        "type in all files."
+                    )
+            before = pa.schema([fields.get(name, field)])
+            merged = pa.unify_schemas([before, pa.schema([field])], promote_options="permissive")
             fields[name] = merged.field(name)
     return pa.schema(fields.values()) if fields else None
 

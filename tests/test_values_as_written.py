@@ -207,7 +207,8 @@ def test_files_may_have_other_columns_but_not_lack_one(model: Path, tmp_path: Pa
 def test_parquet_files_of_different_types_are_refused(
     model: Path, tmp_path: Path, second: dict[str, Any], message: str
 ) -> None:
-    for name, row in (("a", {"text": "the cat", "value": "1"}), ("b", second)):
+    filled = {"text": "the cat", "value": "1"}
+    for name, row in (("0", dict.fromkeys(filled)), ("a", filled), ("b", second)):
         write(tmp_path, ".parquet", [row]).rename(tmp_path / f"{name}.parquet")
     with pytest.raises(UsageError, match=message):
         embed(model, tmp_path / "*.parquet", tmp_path / "out", columns=["value"])
