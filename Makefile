@@ -69,17 +69,17 @@ exports: install
 
 # The test suite runs no JavaScript but that of our own pages.
 browser: install .venv/javascript/installed
-	$(BIN)/python -m pytest tests/test_static_site.py
+	$(BIN)/python -m pytest tests/search/test_static_site.py
 	$(BIN)/python tests/browser.py .venv/javascript/node_modules $(CHROMIUM)
 
 # The test suite skips its tests of JAX unless this has installed it.
 jax: install .venv/installed-jax
 	$(BIN)/python tests/jax_functions.py
-	$(BIN)/python -m pytest tests/test_jax.py
+	$(BIN)/python -m pytest tests/inference/test_jax.py
 
 # The test suite skips its tests of Ray unless this has installed it.
 ray: install .venv/installed-ray
-	$(BIN)/python -m pytest tests/test_ray_engine.py
+	$(BIN)/python -m pytest tests/inference/test_ray_engine.py
 
 compatibility: install
 	$(BIN)/python tests/compatibility.py $(ENVIRONMENTS)

@@ -20,7 +20,7 @@ from .command_line.help import help_of
 from .command_line.parser import Command
 from .command_line.progress import lines_in_logs
 from .command_line.quiet import quiet_libraries
-from .version import __version__
+from .saving.version import __version__
 
 # The options of each command, and the function that runs it. Both are imported when they are needed.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -29,18 +29,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.adapt:run_command"),
     "distill": ("training.distillation.arguments:DISTILL", "training.distillation.distill:run_command"),
     "convert": ("conversion.arguments:CONVERT", "conversion.command:convert_command"),
-    "export": ("runtimes.arguments:EXPORT", "runtimes.command:export"),
-    "quantize": ("quantization.arguments:QUANTIZE", "quantization.command:quantize_checkpoint"),
+    "export": ("inference.runtimes.arguments:EXPORT", "inference.runtimes.command:export"),
+    "quantize": ("inference.quantization.arguments:QUANTIZE", "inference.quantization.command:quantize_checkpoint"),
     "calibrate": ("evaluation.calibration.arguments:CALIBRATE", "evaluation.calibration.command:calibrate_checkpoint"),
     "evaluate": ("evaluation.arguments:EVALUATE", "evaluation.evaluate_command:evaluate_checkpoint"),
     "inspect": ("conversion.arguments:INSPECT", "conversion.inspect_command:inspect"),
-    "embed": ("bulk.arguments:EMBED", "bulk.commands:embed"),
-    "predict": ("bulk.arguments:PREDICT", "bulk.commands:predict"),
-    "extract": ("bulk.arguments:EXTRACT", "bulk.commands:extract"),
-    "explain": ("explanation.arguments:EXPLAIN", "search.explain_command:explain"),
+    "embed": ("inference.corpora.arguments:EMBED", "inference.corpora.commands:embed"),
+    "predict": ("inference.corpora.arguments:PREDICT", "inference.corpora.commands:predict"),
+    "extract": ("inference.corpora.arguments:EXTRACT", "inference.corpora.commands:extract"),
+    "explain": ("evaluation.explanation.arguments:EXPLAIN", "search.explain_command:explain"),
     "index": ("search.arguments:INDEX", "search.indexing:index"),
     "search": ("search.arguments:SEARCH", "search.printing:search"),
-    "choose": ("labelling.arguments:CHOOSE", "labelling.choosing:choose"),
+    "choose": ("training.labelling.arguments:CHOOSE", "training.labelling.choosing:choose"),
     "serve": ("serving.arguments:SERVE", "serving.command:serve"),
 }
 

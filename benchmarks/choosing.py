@@ -33,10 +33,10 @@ from transformers import AutoTokenizer
 
 from sequence_encoder import convert
 from sequence_encoder.evaluation.metrics import log_softmax
-from sequence_encoder.labelling.design import choose_by_design
 from sequence_encoder.training.adaptation.cross_validation import folds_of
 from sequence_encoder.training.adaptation.linear_head import LinearFit, LinearHead
 from sequence_encoder.training.adaptation.unlabelled_texts import SelfTrainedFit, clearly_lower, held_out_losses
+from sequence_encoder.training.labelling.design import choose_by_design
 
 POOL = 2000
 WITH_TEXTS = " + all texts"

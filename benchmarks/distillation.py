@@ -32,8 +32,8 @@ from minilm import MINILM
 from peers import interleaved, print_machine
 from vector_tasks import TASKS, corpus, evaluate
 
-from sequence_encoder.bulk.models import load_encoder
 from sequence_encoder.conversion.source import Source
+from sequence_encoder.inference.corpora.models import load_encoder
 
 HERE = Path(__file__).parent
 TEXTS, TIMED = 100_000, 4096

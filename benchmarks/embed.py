@@ -22,11 +22,11 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, convert
-from sequence_encoder.bulk.arguments import EMBED, arguments_of
-from sequence_encoder.bulk.rows import CorpusRows
-from sequence_encoder.bulk.run import Run
-from sequence_encoder.bulk.vectors import Vectors
-from sequence_encoder.inference.optimizing import optimize_for_inference
+from sequence_encoder.inference.corpora.arguments import EMBED, arguments_of
+from sequence_encoder.inference.corpora.rows import CorpusRows
+from sequence_encoder.inference.corpora.run import Run
+from sequence_encoder.inference.corpora.vectors import Vectors
+from sequence_encoder.inference.preparation import optimize_for_inference
 
 TEXTS, SHARD_ROWS, MAX_LENGTH = 16_384, 16_384, 256
 ROWS = (20_000, 200_000)

@@ -24,8 +24,8 @@ from peers import print_machine, short_texts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from sequence_encoder import convert, explain
-from sequence_encoder.explanation.methods import METHODS
-from sequence_encoder.inference.optimizing import optimize_for_inference
+from sequence_encoder.evaluation.explanation.methods import METHODS
+from sequence_encoder.inference.preparation import optimize_for_inference
 
 TEXTS = 12
 ORDERS, POINTS = 4, 16

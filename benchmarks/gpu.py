@@ -278,7 +278,7 @@ def short(dtype: torch.dtype) -> str:
 
 def run_tests() -> str:
     """Run the tests that need a GPU, and return the last line of pytest."""
-    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in file.read_text("utf-8")]
+    files = [str(file) for file in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in file.read_text("utf-8")]
     options = ["-m", "gpu", "--numprocesses=0", "--durations=0", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *files]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ from peers import print_machine, short_texts
 from transformers import AutoTokenizer, BertModel
 
 from sequence_encoder import convert, export
-from sequence_encoder.quantization.input_ranges import default_texts
+from sequence_encoder.inference.quantization.input_ranges import default_texts
 
 RUNNER = Path(__file__).parent.parent / "tests" / "javascript" / "run.mjs"
 TEXTS = 256

@@ -23,13 +23,17 @@ from peers import print_machine
 from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderForSequenceClassification
-from sequence_encoder.evaluation.estimates import estimates_of, temperature_of, with_temperature
 from sequence_encoder.evaluation.evaluating import answers_of
 from sequence_encoder.evaluation.examples import read_examples
 from sequence_encoder.evaluation.judging import Judged
-from sequence_encoder.evaluation.label_correction import matching_bias
-from sequence_encoder.evaluation.label_shift import black_box_shares, corrected_probabilities, maximum_likelihood_shares
 from sequence_encoder.evaluation.metrics import confidence_sums
+from sequence_encoder.evaluation.shift.estimates import estimates_of, temperature_of, with_temperature
+from sequence_encoder.evaluation.shift.label_correction import matching_bias
+from sequence_encoder.evaluation.shift.label_shift import (
+    black_box_shares,
+    corrected_probabilities,
+    maximum_likelihood_shares,
+)
 from sequence_encoder.examples.sentiment import write_sentiment
 from sequence_encoder.training.adaptation.training_runs import load_average
 

@@ -41,13 +41,13 @@ from transformers import AutoTokenizer
 
 from search import NEIGHBOURS, QUERIES, SHORTEST, gain, write
 from sequence_encoder import SearchIndex, SequenceEncoderForMaskedLM, index_corpus
-from sequence_encoder.bulk.formats import connect
 from sequence_encoder.conversion.source import Source
 from sequence_encoder.data.documentation import read_documentation
 from sequence_encoder.data.windows import sentences
+from sequence_encoder.inference.corpora.formats import connect
+from sequence_encoder.inference.optimizing.sentence_transformers_inputs import unpad_inputs
 from sequence_encoder.search.arguments import MODES
 from sequence_encoder.search.postings import Postings, write_postings
-from sequence_encoder.vectors.unpadded import unpad_inputs
 
 HIDDEN, CHANNELS, LENGTH, BATCH, SHIFT = 384, 128, 96, 16, 4.0
 ROWS, VOCABULARY, WEIGHTS, QUERY_WEIGHTS = (10_000, 100_000, 1_000_000), 30_522, 100, 30

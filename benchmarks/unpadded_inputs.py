@@ -22,7 +22,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import AutoTokenizer, BertForMaskedLM
 
 from sequence_encoder import convert
-from sequence_encoder.vectors.unpadded import unpad_inputs
+from sequence_encoder.inference.optimizing.sentence_transformers_inputs import unpad_inputs
 
 TEXTS, TRAINED, BATCH = 512, 128, 32
 # A bias of the vocabulary with which about a hundred of its entries are not zero, as in a trained sparse encoder.

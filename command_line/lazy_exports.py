@@ -17,15 +17,16 @@ def lazy_exports(
     Args:
         package: The `__name__` of the package.
         modules: The module of each exported name, relative to the package.
-        extras: The extra that the modules of a subpackage need and the libraries that it installs, by the name of the
-            subpackage.
+        extras: The extra that the modules of a subpackage need and the libraries that it installs, by the start of
+            their names.
     """
 
     def import_name(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        extra, *libraries = extras.get(modules[name].partition(".")[0], (None,))
-        require(name, *libraries, extra=extra)
+        for package_with_extra, (extra, *libraries) in extras.items():
+            if modules[name].startswith(package_with_extra):
+                require(name, *libraries, extra=extra)
         return getattr(importlib.import_module(f".{modules[name]}", package), name)
 
     return import_name

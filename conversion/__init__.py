@@ -1,4 +1,4 @@
 """Conversion of checkpoints between other model families and SequenceEncoder.
 
-Each family has one module. `convert` is the entry point.
+Each family has one module in `families/`. `convert` is the entry point.
 """

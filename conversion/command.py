@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..cards.sections import example_of, replace_section
 from ..command_line.progress import Progress, Steps, counted_by, say
 from ..configuration import SequenceEncoderConfig
+from ..hub.card.sections import example_of, replace_section
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForRetrieval,
@@ -21,7 +21,7 @@ from ..modeling import (
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import ConvertArguments
 from .converting import convert_and_release, our_config
-from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
+from .formats.flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
 from .sidecar_files import save_tokenizer
 from .source import Source
 from .source_models import is_adapted

@@ -19,11 +19,11 @@ from ..saving.code_bundle import BUNDLE_FILES
 from ..saving.module_list import MODULE_LIST
 from ..saving.saved_code import describe_code
 from .configurations import obstacles_to, read_config
-from .family import Family
-from .gliner import GLINER_CONFIG
-from .package_checkpoints import PackageCheckpoint
+from .families.family import Family
+from .formats.gliner import GLINER_CONFIG
+from .formats.package_checkpoints import PackageCheckpoint
+from .formats.remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .peft_adapters import find_adapter
-from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import download
 from .source_models import FAMILIES, config_fields, find_family, transformer_folder
 from .source_models import read_config as read_checkpoint_config

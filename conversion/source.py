@@ -13,13 +13,13 @@ from ..command_line.progress import Progress
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.recipe_files import SETTINGS, read_json
 from ..saving.exported_models import is_exported
-from .checkpoints import load_checkpoint
 from .converting import convert, convert_loaded, convert_remote_code
-from .package_checkpoints import PackageCheckpoint
-from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
+from .formats.checkpoints import load_checkpoint
+from .formats.package_checkpoints import PackageCheckpoint
+from .formats.remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
+from .formats.static_embeddings import StaticCheckpoint
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer
 from .source_models import transformer_folder
-from .static_embeddings import StaticCheckpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

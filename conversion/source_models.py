@@ -14,14 +14,14 @@ from ..configuration import TaskAdapterConfig
 from ..configuration.shared_fields import check_number_of_labels
 from ..saving.loading import check_config_file, check_dtype
 from ..saving.module_list import module_paths
-from .family import Family
-from .family_modules import FAMILY_MODULES
+from .families.family import Family
+from .families.family_modules import FAMILY_MODULES
 from .peft_adapters import find_adapter
 from .source_files import check_source
 
 # By name, in the order of the table.
 FAMILIES: dict[str, Family] = {
-    name: getattr(import_module(f".{module}", __package__), name.upper().replace("-", "_"))
+    name: getattr(import_module(f".families.{module}", __package__), name.upper().replace("-", "_"))
     for name, module in FAMILY_MODULES.items()
 }
 

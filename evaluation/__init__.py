@@ -1,1 +1,1 @@
-"""Calibration of models that have a head for a task, and their evaluation on texts that have shifted."""
+"""Whether models are right: tasks and their metrics, calibration, shifted texts and explanations."""

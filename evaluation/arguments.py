@@ -12,7 +12,7 @@ from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.options import DEVICE, MAX_LENGTH, MODEL, OVERWRITE, SEED, THEN, check_least, option
 from ..command_line.parser import AddValues, Command
-from ..tasks.example_arguments import ExampleArguments
+from .tasks.example_arguments import ExampleArguments
 
 
 @dataclass

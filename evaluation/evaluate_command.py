@@ -19,8 +19,8 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import EvaluationArguments, EvaluationFiles
 from .evaluating import Evaluation, evaluate
 from .examples import task_of
-from .label_correction import checked_shares, match_label_shares
 from .report import PAGE, check_folder
+from .shift.label_correction import checked_shares, match_label_shares
 
 
 def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> Evaluation:

@@ -13,21 +13,21 @@ from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.progress import Progress, counted_by
 from ..modeling.calibration.calibration import calibration_of
-from ..tasks.example_arguments import ExampleArguments
 from .calibration.calibrating import labels_of
 from .cascade import TwoAnswers
-from .estimates import estimates_of
 from .examples import Examples, read_examples, task_of
 from .findings import FileEvaluation, Findings
 from .judging import JUDGES, Judged
-from .label_correction import has_label_bias, helpful_matching, matched_answers
 from .label_errors import find_label_errors
-from .label_shift import corrected_probabilities, label_shift
 from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
 from .predicting import Predictions, predict
 from .report import as_text, save_report
 from .set_measures import measure_sets
-from .shift import input_shift
+from .shift.estimates import estimates_of
+from .shift.label_correction import has_label_bias, helpful_matching, matched_answers
+from .shift.label_shift import corrected_probabilities, label_shift
+from .shift.shift import input_shift
+from .tasks.example_arguments import ExampleArguments
 
 # Its logarithm is finite.
 _TINY = 1e-30

@@ -16,9 +16,9 @@ from ..modeling import (
     SequenceEncoderForSpanExtraction,
     SequenceEncoderForTokenClassification,
 )
-from ..tasks import HEAD_TASKS
-from ..tasks.columns import check_values
-from ..tasks.example_arguments import ExampleArguments
+from .tasks import HEAD_TASKS
+from .tasks.columns import check_values
+from .tasks.example_arguments import ExampleArguments
 
 # The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
 _LENGTH = 512

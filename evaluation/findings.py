@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..version import __version__
+from ..saving.version import __version__
 from .cascade import Cascade
-from .estimates import PREFERRED
-from .label_correction import Matching
 from .label_errors import LabelErrors
-from .label_shift import LabelShift
 from .metrics import Estimate
-from .shift import InputShift
+from .shift.estimates import PREFERRED
+from .shift.label_correction import Matching
+from .shift.label_shift import LabelShift
+from .shift.shift import InputShift
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..modeling.label_checks import IGNORED
-from ..tasks.answers import Answers
 from .metrics import Sums, classification_sums, entity_sums, mean_sums, multi_label_sums
 from .predicting import Predictions
+from .tasks.answers import Answers
 
 
 @dataclass(frozen=True)

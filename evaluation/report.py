@@ -13,15 +13,15 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from ..cards.calibration_section import NOUNS
 from ..command_line.counts import counted
+from ..hub.card.calibration_section import NOUNS
 from ..saving.staged_files import staged
 from ..saving.whole_folders import check_writable
 from . import charts
 from .charts import Series, shortened
 from .findings import FileEvaluation, Findings
-from .label_correction import LEVEL
 from .label_errors import FILE, LabelErrors, as_csv
+from .shift.label_correction import LEVEL
 
 JSON, PAGE = "evaluation.json", "report.html"
 # The metric of each task that the table shows.

@@ -1,1 +1,1 @@
-"""Pipelines, and the device and dtype of inference."""
+"""Runs models: pipelines, runtimes, quantization, and vectors and predictions for whole corpora."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..command_line import UsageError
 from ..modeling import SequenceEncoderPreTrainedModel
-from .optimizing import optimize_for_inference
+from .preparation import optimize_for_inference
 
 
 def best_device() -> torch.device:

@@ -10,12 +10,12 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .calibrated_text_classification import CalibratedTextClassificationPipeline
-from .calibrated_token_classification import CalibratedTokenClassificationPipeline
-from .continuation_pipeline import ContinuationPipeline
-from .infilling_pipeline import InfillingPipeline
-from .prompted_zero_shot_classification import PromptedZeroShotClassificationPipeline
-from .zero_shot_entities import ZeroShotEntitiesPipeline
+from .pipelines.calibrated_text_classification import CalibratedTextClassificationPipeline
+from .pipelines.calibrated_token_classification import CalibratedTokenClassificationPipeline
+from .pipelines.continuation_pipeline import ContinuationPipeline
+from .pipelines.infilling_pipeline import InfillingPipeline
+from .pipelines.prompted_zero_shot_classification import PromptedZeroShotClassificationPipeline
+from .pipelines.zero_shot_entities import ZeroShotEntitiesPipeline
 
 _PIPELINES = {
     "text-classification": CalibratedTextClassificationPipeline,

@@ -11,7 +11,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ..version import package_version
 from .auto_classes import LEFT_OUT, classes_in_folder, model_classes, saved_class
 from .calibration_files import CALIBRATION
 from .code_bundle import BUNDLE_FILES, MARK, MODELING
@@ -19,6 +18,7 @@ from .merged_code import Selection, merged_code
 from .module_list import MODULE_LIST
 from .partial_evaluation import Facts, table_text
 from .registered_pipelines import name_pipelines, pipelines_in_folder
+from .version import package_version
 from .written_for import EIGHT_BITS
 
 _DIGEST = re.compile(r"^Digest: ([0-9a-f]+)$", re.MULTILINE)
@@ -28,15 +28,15 @@ _ADAPTER = "sequence_encoder_task_adapter"
 # Of the classes that are no models.
 _MODULES = {
     LEFT_OUT: "modeling/heads/left_out.py",
-    "QuestionAnsweringPipeline": "inference/question_answering.py",
-    "InfillingPipeline": "inference/infilling_pipeline.py",
-    "ZeroShotEntitiesPipeline": "inference/zero_shot_entities.py",
-    "ContinuationPipeline": "inference/continuation_pipeline.py",
-    "PromptedZeroShotClassificationPipeline": "inference/prompted_zero_shot_classification.py",
-    "CalibratedTextClassificationPipeline": "inference/calibrated_text_classification.py",
-    "CalibratedTokenClassificationPipeline": "inference/calibrated_token_classification.py",
-    "UncalibratedTextClassificationPipeline": "inference/uncalibrated_pipelines.py",
-    "UncalibratedTokenClassificationPipeline": "inference/uncalibrated_pipelines.py",
+    "QuestionAnsweringPipeline": "inference/pipelines/question_answering.py",
+    "InfillingPipeline": "inference/pipelines/infilling_pipeline.py",
+    "ZeroShotEntitiesPipeline": "inference/pipelines/zero_shot_entities.py",
+    "ContinuationPipeline": "inference/pipelines/continuation_pipeline.py",
+    "PromptedZeroShotClassificationPipeline": "inference/pipelines/prompted_zero_shot_classification.py",
+    "CalibratedTextClassificationPipeline": "inference/pipelines/calibrated_text_classification.py",
+    "CalibratedTokenClassificationPipeline": "inference/pipelines/calibrated_token_classification.py",
+    "UncalibratedTextClassificationPipeline": "inference/pipelines/uncalibrated_pipelines.py",
+    "UncalibratedTokenClassificationPipeline": "inference/pipelines/uncalibrated_pipelines.py",
     "SequenceEncoderConfig": "configuration/configuration_sequence_encoder.py",
     "TaskAdapterConfig": "configuration/configuration_task_adapter.py",
 }

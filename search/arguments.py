@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ..bulk.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
 from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.options import DEVICE, DTYPE, OVERWRITE, check_least, option
 from ..command_line.parser import Command
 from ..data.corpus import TextArguments
+from ..inference.corpora.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
 
 # Those with a stemmer and a list of stop words in LanceDB.
 _LANGUAGES = (

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..data.vector_kinds import DENSE
-from ..explanation.neighbours import Neighbour
+from ..evaluation.explanation.neighbours import Neighbour
 from .search_index import LEAST_COSINE, SearchIndex
 
 

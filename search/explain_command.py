@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..explanation.arguments import ExplainedTexts, ExplanationArguments
-from ..explanation.command import explain_texts
-from ..explanation.explanation import Explanation
+from ..evaluation.explanation.arguments import ExplainedTexts, ExplanationArguments
+from ..evaluation.explanation.command import explain_texts
+from ..evaluation.explanation.explanation import Explanation
 
 
 def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explanation]:

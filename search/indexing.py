@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..bulk.arguments import ModelArguments, PathOrName, RowArguments, arguments_of
-from ..bulk.commands import embed
-from ..bulk.folder import OutputFolder
-from ..bulk.formats import VECTORS
-from ..bulk.listed_vectors import COLUMNS
-from ..bulk.models import kind_of
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.source import Source
 from ..data.corpus import TextArguments
+from ..inference.corpora.arguments import ModelArguments, PathOrName, RowArguments, arguments_of
+from ..inference.corpora.commands import embed
+from ..inference.corpora.folder import OutputFolder
+from ..inference.corpora.formats import VECTORS
+from ..inference.corpora.listed_vectors import COLUMNS
+from ..inference.corpora.models import kind_of
 from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, SiteArguments, check_libraries
 from .layout import Layout, open_table
 from .static_site.indexed_site import load_page_model, write_indexed_site

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bulk.formats import FACTS, TABLE, connect
 from ..command_line import UsageError
+from ..inference.corpora.formats import FACTS, TABLE, connect
 from ..saving.whole_folders import write_atomically
 
 _FILE = "index.json"

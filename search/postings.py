@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ..bulk.formats import write_array
 from ..command_line import UsageError
+from ..inference.corpora.formats import write_array
 from .ranking import Ranking
 
 _FOLDER = "postings"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..bulk.models import kind_of, load_encoder, load_text_vectors
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.source import Source
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY
+from ..inference.corpora.models import kind_of, load_encoder, load_text_vectors
 from ..inference.device import choose_device
-from ..vectors.text_vectors import TextVectors
+from ..inference.vectors.text_vectors import TextVectors
 
 
 class QueryEncoding(NamedTuple):

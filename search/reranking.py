@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..bulk.arguments import ModelArguments, PredictionArguments
-from ..bulk.models import load_encoder, load_model
-from ..bulk.predictions import Predictions
 from ..command_line import UsageError
 from ..conversion.source import Source
+from ..inference.corpora.arguments import ModelArguments, PredictionArguments
+from ..inference.corpora.models import load_encoder, load_model
+from ..inference.corpora.predictions import Predictions
+from ..inference.runtimes.exported_graph import is_classifier
 from ..inference.uses import use_of
 from ..modeling import SequenceEncoderModel
-from ..runtimes.exported_graph import is_classifier
 from .hit import SearchHit
 
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..bulk.listed_vectors import COLUMNS
 from ..command_line import UsageError
 from ..data.vector_kinds import DENSE, SPARSE, TOKEN
+from ..inference.corpora.listed_vectors import COLUMNS
 from .postings import Postings, write_postings
 from .ranking import GROWTH, POOL, Ranking, exact_ranking_of, ranking_of
 

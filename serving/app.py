@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.routing import APIRoute
 
-    from ..labelling.label_file import LabelFile
+    from ..data.label_file import LabelFile
     from ..search.search_index import SearchIndex
     from .served_model import ServedModel
 

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from ..command_line import UsageError
-from ..labelling.label_file import LabelFile
+from ..data.label_file import LabelFile
 from ..search.search_index import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments, ServerLimits, check_different

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from ..bulk.models import kind_of, load_text_vectors
 from ..command_line import UsageError
 from ..conversion.source import Source
 from ..data.vector_kinds import SPARSE, TOKEN
+from ..inference.corpora.models import kind_of, load_text_vectors
 from ..inference.device import choose_device, prepare
+from ..inference.runtimes.exported_encoder import ExportedEncoder, is_encoder
+from ..inference.runtimes.exported_extractor import ExportedExtractor
+from ..inference.runtimes.exported_graph import is_classifier
+from ..inference.runtimes.exported_heads import load_exported_head
+from ..inference.vectors.retrieval_vectors import retrieval_vectors
 from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
-from ..runtimes.exported_encoder import ExportedEncoder, is_encoder
-from ..runtimes.exported_extractor import ExportedExtractor
-from ..runtimes.exported_graph import is_classifier
-from ..runtimes.exported_heads import load_exported_head
-from ..vectors.retrieval_vectors import retrieval_vectors
 from .served_model import ServedModel
 
 

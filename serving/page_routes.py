@@ -16,7 +16,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 
-from ..labelling.label_file import LABEL, REASON, TEXT, ConflictError, LabelFile
+from ..data.label_file import LABEL, REASON, TEXT, ConflictError, LabelFile
 from .errors import RequestError
 from .responses import Body, StrictJsonRoute, json_response
 from .service import Service

@@ -17,7 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.padded_inputs import padded_inputs
 from ..data.vector_kinds import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN
+from ..inference.runtimes.exported_encoder import ExportedEncoder
+from ..inference.runtimes.exported_graph import ExportedHead, is_classifier
 from ..inference.uses import use_of
+from ..inference.vectors.text_vectors import TextVectors
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForRetrieval,
@@ -32,10 +35,7 @@ from ..modeling.extraction.text_windows import TextWindow
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
-from ..runtimes.exported_encoder import ExportedEncoder
-from ..runtimes.exported_graph import ExportedHead, is_classifier
 from ..tokenizer.private_copy import lowercased, private_copy, without_special_tokens
-from ..vectors.text_vectors import TextVectors
 
 EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"
 RERANK, PREDICT, FILL_MASK, EXTRACT = "rerank", "predict", "fill_mask", "extract"

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from ..data.vector_kinds import DOCUMENT, QUERY
 from ..modeling.calibration.outputs import check_refusal
-from ..version import __version__
+from ..saving.version import __version__
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking, with_sets

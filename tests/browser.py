@@ -25,8 +25,8 @@ import sequence_encoder
 from sequence_encoder import export, static_encoder
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.tests.exports import configuration, randomised
-from sequence_encoder.tests.guides import ROOT, blocks_of
-from sequence_encoder.tests.texts import TEXTS, tokenizer_of
+from sequence_encoder.tests.fixtures.guides import ROOT, blocks_of
+from sequence_encoder.tests.fixtures.texts import TEXTS, tokenizer_of
 
 RELEASES = ("@huggingface/transformers", "transformers-previous")
 TOLERANCE = 1e-4

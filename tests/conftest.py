@@ -22,9 +22,9 @@ from torch.utils.data import _utils
 from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import PRESETS, SequenceEncoderConfig, SequenceEncoderTokenizer
-from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.tests.hub_server import Hub
-from sequence_encoder.tests.vector_folders import save_vector_folders
+from sequence_encoder.tests.fixtures.forked_python import forked_python
+from sequence_encoder.tests.fixtures.hub_server import Hub
+from sequence_encoder.tests.fixtures.vector_folders import save_vector_folders
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,

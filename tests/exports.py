@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 import sequence_encoder
 from sequence_encoder import PRESETS, SequenceEncoderConfig
-from sequence_encoder.runtimes.comparison import compare_outputs
-from sequence_encoder.runtimes.graphs import exporter_of, sample_inputs, trace
-from sequence_encoder.runtimes.loading import runtime_options
-from sequence_encoder.runtimes.quiet import quiet_exporters
-from sequence_encoder.runtimes.requirements import FORMATS
+from sequence_encoder.inference.runtimes.comparison import compare_outputs
+from sequence_encoder.inference.runtimes.graphs import exporter_of, sample_inputs, trace
+from sequence_encoder.inference.runtimes.loading import runtime_options
+from sequence_encoder.inference.runtimes.quiet import quiet_exporters
+from sequence_encoder.inference.runtimes.requirements import FORMATS
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,

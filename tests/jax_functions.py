@@ -19,7 +19,7 @@ import torch
 import sequence_encoder
 from sequence_encoder import to_jax
 from sequence_encoder.tests.exports import batch, configuration, models, randomised
-from sequence_encoder.tests.texts import TEXTS, tokenizer_of
+from sequence_encoder.tests.fixtures.texts import TEXTS, tokenizer_of
 
 # Whether what this file imports has imported JAX. The process that runs its functions imports nothing else before.
 STARTED_WITHOUT_JAX = not {"jax", "torchax"} & set(sys.modules)

@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers.utils import logging
 
-from sequence_encoder.tests.hub_client import HubClient
-from sequence_encoder.tests.hub_server import Hub
+from sequence_encoder.tests.fixtures.hub_client import HubClient
+from sequence_encoder.tests.fixtures.hub_server import Hub
 from sequence_encoder.tests.matrix.cells import FAULT, WORKS, Outcome, attempt, columns
 from sequence_encoder.tests.matrix.models import Workshop, rows
 from sequence_encoder.tests.matrix.table import read, write

@@ -7,12 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..cards.inherited_fields import inherited_card_fields
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.converting import convert
 from ..conversion.sidecar_files import folder_of
 from ..conversion.source import Source
+from ..hub.card.inherited_fields import inherited_card_fields
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pooling import CONFIGURABLE_POOLINGS, check_pooling
 from ..modeling.text_encoding.recipe_files import read_recipe

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
-from ..cards.card import Training, model_card
+from ..hub.card.card import Training, model_card
 from ..saving.auto_classes import model_class_of
 from ..saving.card_mark import is_unedited, save_card
 from ..saving.saved_code import write_code

@@ -17,7 +17,7 @@ from ...command_line.options import (
     option,
 )
 from ...command_line.parser import Command
-from ...tasks.example_arguments import ExampleArguments
+from ..tasks.example_arguments import ExampleArguments
 
 # The tasks of `adapt` whose models can be calibrated.
 CALIBRATED_TASKS = ("classification", "multi-label", "ner", "qa")

@@ -11,17 +11,17 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ...cards.calibration_section import summary_of
 from ...command_line import UsageError
 from ...command_line.extras import require
 from ...command_line.progress import Progress
+from ...hub.card.calibration_section import summary_of
 from ...modeling import SequenceEncoderForSpanExtraction, SequenceEncoderPreTrainedModel
 from ...modeling.calibration.calibration import Calibration, calibration_of, weight_digests
-from ...tasks import HEAD_TASKS, HeadTask
-from ...tasks.answers import Answers
-from ...tasks.example_arguments import ExampleArguments, with_named_triples
 from ..examples import task_of
 from ..outputs import outputs_of
+from ..tasks import HEAD_TASKS, HeadTask
+from ..tasks.answers import Answers
+from ..tasks.example_arguments import ExampleArguments, with_named_triples
 from .arguments import AUTO, COVERAGES, SCALINGS
 from .choice_of_scaling import FITS, folds_of
 from .fitting import (

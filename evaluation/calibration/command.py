@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...cards.calibration_section import card_section
-from ...cards.card import model_card
-from ...cards.sections import replace_section
 from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...conversion.command import SAMPLES
@@ -15,11 +12,14 @@ from ...conversion.sidecar_files import save_tokenizer
 from ...conversion.source import Source
 from ...data.corpus_files import find_files
 from ...data.text_files import TextFormat, text_lines
+from ...hub.card.calibration_section import card_section
+from ...hub.card.card import model_card
+from ...hub.card.sections import replace_section
 from ...saving.calibration_files import CALIBRATION_PICTURE
 from ...saving.card_mark import save_card
 from ...saving.whole_folders import atomic_folder, check_replaceable
-from ...tasks.example_arguments import ExampleFiles
 from ..examples import task_of
+from ..tasks.example_arguments import ExampleFiles
 from .arguments import CalibrationArguments, CalibrationFiles
 from .calibrating import SPLIT, CalibrationReport, calibrate
 

@@ -13,9 +13,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ...command_line import UsageError
-from ...inference.question_answering import CANDIDATES, Offsets, best_answers
+from ...inference.pipelines.question_answering import CANDIDATES, Offsets, best_answers
 from ...modeling.calibration.calibration import PredictionSets
-from ...tasks.answers import Answers
+from ..tasks.answers import Answers
 from .fitting import Fitted, ToFit
 from .reliability import Confidences
 from .scaling import LinearScaling, fit_confidences

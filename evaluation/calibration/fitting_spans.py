@@ -22,8 +22,8 @@ from ...configuration.span_extraction_field import span_extraction_fields
 from ...modeling import SequenceEncoderForSpanExtraction
 from ...modeling.calibration.calibration import Calibration, calibration_of, weight_digests
 from ...modeling.extraction.text_windows import windows_of_words
-from ...tasks.example_arguments import ExampleArguments
-from ...tasks.span_examples import SpanExamples
+from ..tasks.example_arguments import ExampleArguments
+from ..tasks.span_examples import SpanExamples
 from .choice_of_scaling import folds_of
 from .reliability import Confidences
 from .scaling import minimise

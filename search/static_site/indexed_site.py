@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ...bulk.arguments import ModelArguments
-from ...bulk.formats import VECTORS
-from ...bulk.models import load_encoder
 from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...conversion.source import Source
+from ...inference.corpora.arguments import ModelArguments
+from ...inference.corpora.formats import VECTORS
+from ...inference.corpora.models import load_encoder
 from ..arguments import IndexArguments
 from ..layout import Layout, open_table
 from .page_models import GraphPageModel, PageModel, StaticPageModel

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from ...command_line import UsageError
+from ...inference.runtimes.exporting import export
+from ...inference.runtimes.requirements import DTYPES, check_format
+from ...inference.runtimes.transformers_js import is_in_eight_bits
 from ...modeling.text_encoding.embedding_recipe import Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
-from ...runtimes.exporting import export
-from ...runtimes.requirements import DTYPES, check_format
-from ...runtimes.transformers_js import is_in_eight_bits
 from ...saving.model_files import GRAPHS
 from .eight_bits import in_eight_bits
 from .site_folder import SiteFiles

@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 import torch
 
-from sequence_encoder.runtimes import comparison
-from sequence_encoder.tests.hub_client import ClientError, HubClient
+from sequence_encoder.inference.runtimes import comparison
+from sequence_encoder.tests.fixtures.hub_client import ClientError, HubClient
 from sequence_encoder.tests.matrix import commands, libraries, server
 from sequence_encoder.tests.matrix.command_line import Refused
 from sequence_encoder.tests.matrix.models import Model, Workshop

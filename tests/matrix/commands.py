@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sequence_encoder.bulk.formats import VECTORS
-from sequence_encoder.bulk.models import load_encoder
 from sequence_encoder.conversion.source import Source
-from sequence_encoder.tests.adaptation_runs import COLOURS
-from sequence_encoder.tests.corpus_runs import table_of
+from sequence_encoder.inference.corpora.formats import VECTORS
+from sequence_encoder.inference.corpora.models import load_encoder
+from sequence_encoder.tests.fixtures.adaptation_runs import COLOURS
+from sequence_encoder.tests.fixtures.corpus_runs import table_of
 from sequence_encoder.tests.matrix.command_line import run
 from sequence_encoder.tests.matrix.kinds import HIDDEN, KINDS
 from sequence_encoder.tests.matrix.models import EXPORTED, Model, Workshop, adapt

@@ -10,9 +10,9 @@ import torch
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer, static_encoder
-from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, WORDS
+from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+from sequence_encoder.tests.fixtures.adaptation_runs import ANIMALS, COLOURS, WORDS
 from sequence_encoder.tokenizer.static_tokenizer import static_tokenizer
-from sequence_encoder.vectors.sentence_transformers import save_sentence_transformer
 
 HIDDEN = 32
 COLOUR_NAMES = {"id2label": dict(enumerate(COLOURS)), "label2id": {name: index for index, name in enumerate(COLOURS)}}

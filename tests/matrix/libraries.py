@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sequence_encoder.tests.adaptation_runs import COLOURS
-from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.tests.hub_client import HubClient
+from sequence_encoder.tests.fixtures.adaptation_runs import COLOURS
+from sequence_encoder.tests.fixtures.forked_python import forked_python
+from sequence_encoder.tests.fixtures.hub_client import HubClient
 from sequence_encoder.tests.matrix import loaded_by_libraries
 from sequence_encoder.tests.matrix.commands import TEXTS
 from sequence_encoder.tests.matrix.kinds import HIDDEN

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import transformers
 
 from sequence_encoder.evaluation.calibration.arguments import CALIBRATED_TASKS
-from sequence_encoder.tests.adaptation_runs import examples_of
-from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.tests.fixtures.adaptation_runs import examples_of
+from sequence_encoder.tests.fixtures.forked_python import forked_python
 from sequence_encoder.tests.matrix.command_line import run
 from sequence_encoder.tests.matrix.kinds import KINDS, Kind, class_of, save_fresh
 

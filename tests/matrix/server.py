@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sequence_encoder import create_app, load_served_model
-from sequence_encoder.tests.adaptation_runs import COLOURS
+from sequence_encoder.tests.fixtures.adaptation_runs import COLOURS
+from sequence_encoder.tests.fixtures.serving_apps import ask
 from sequence_encoder.tests.matrix.commands import TEXTS, index
 from sequence_encoder.tests.matrix.models import Model, Workshop
-from sequence_encoder.tests.serving_apps import ask
 
 _MASKED = "the red [MASK] is here"
 # For each protocol, its routes for models, with a request. A model need only answer one. The last is our own.

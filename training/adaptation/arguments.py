@@ -28,7 +28,7 @@ from ...command_line.options import (
 )
 from ...command_line.parser import Command, check_used, read_label_descriptions
 from ...evaluation.calibration.arguments import CALIBRATED_TASKS, CALIBRATION_FILE
-from ...tasks.example_arguments import ExampleArguments
+from ...evaluation.tasks.example_arguments import ExampleArguments
 from .tasks import EXTRACTION_TASKS, HEAD_TASKS, TASKS, WRITING_TASKS
 
 

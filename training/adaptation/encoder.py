@@ -11,7 +11,7 @@ from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import say
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...conversion.gliner import GlinerCheckpoint
+from ...conversion.formats.gliner import GlinerCheckpoint
 from ...conversion.sidecar_files import read_tokenizer
 from ...conversion.source import Source
 from ...conversion.source_models import FAMILIES, is_adapted, read_config

@@ -25,13 +25,13 @@ from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...command_line.quiet import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...evaluation.tasks import HEAD_TASKS, HeadTask
+from ...evaluation.tasks.classification import Classification
+from ...evaluation.tasks.task import TruncationCounts
 from ...modeling.heads.losses import cross_entropy_per_label, divided_by_count
 from ...modeling.heads.task_adapter import TaskAdapter
 from ...modeling.label_checks import IGNORED
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
-from ...tasks import HEAD_TASKS, HeadTask
-from ...tasks.classification import Classification
-from ...tasks.task import TruncationCounts
 from ..hub_trainer import HubTrainer
 from ..sparse_embeddings import with_sparse_embeddings
 from .adapters import apply_tuning, check_adapter

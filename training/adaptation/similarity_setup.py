@@ -11,11 +11,11 @@ from typing import Any, cast
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from ...cards.card import Training
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...command_line.quiet import new_head, without_bars_of
+from ...hub.card.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.card_mark import save_card
 from ..encoders import card_fields_of

@@ -18,8 +18,8 @@ from transformers import set_seed
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
-from ...tasks.columns import check_columns, check_texts
-from ...tasks.task import TruncationCounts
+from ...evaluation.tasks.columns import check_columns, check_texts
+from ...evaluation.tasks.task import TruncationCounts
 from .baselines import texts_of
 from .cross_validation import folds_of, tempered_losses
 from .examples import number_texts

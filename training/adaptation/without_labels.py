@@ -24,19 +24,19 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...bulk.arguments import ModelArguments, PredictionArguments
-from ...bulk.models import load_classifier
-from ...bulk.zero_shot_predictions import EntailmentPredictions, entailment_id
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...conversion.source import Source
 from ...data.corpus_files import find_files
 from ...data.text_files import TextFormat, text_lines
+from ...evaluation.tasks.columns import is_missing, label_text
+from ...evaluation.tasks.example_arguments import ExampleFiles
+from ...inference.corpora.arguments import ModelArguments, PredictionArguments
+from ...inference.corpora.models import load_classifier
+from ...inference.corpora.zero_shot_predictions import EntailmentPredictions, entailment_id
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import write_atomically
-from ...tasks.columns import is_missing, label_text
-from ...tasks.example_arguments import ExampleFiles
 from .arguments import TaskDataArguments
 from .plan import PLANNED
 from .run import Adaptation

@@ -8,7 +8,7 @@ from typing import Any
 from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...data.text_pairs import pairs_from_text
-from ...tasks.columns import check_columns, check_texts
+from ...evaluation.tasks.columns import check_columns, check_texts
 from .examples import hold_out
 from .run import Adaptation
 

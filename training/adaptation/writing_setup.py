@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...cards.card import Training
+from ...hub.card.card import Training
 from ...modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
 from ..arguments import check_fixed
 from ..diffusion_trainer import DiffusionTrainer

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...bulk.arguments import check_libraries as check_bulk_libraries
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.options import (
@@ -29,6 +28,7 @@ from ...command_line.options import (
 )
 from ...command_line.parser import Command, check_used
 from ...data.corpus import CORPUS, TextArguments
+from ...inference.corpora.arguments import check_libraries as check_bulk_libraries
 
 # Arguments that have no effect with another argument.
 _NOT_USED_WITH = (

@@ -23,13 +23,13 @@ from typing import Any, cast
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from ...bulk.arguments import PathOrName, RowArguments, arguments_of
-from ...bulk.run import Run
 from ...command_line import UsageError
 from ...command_line.clock import command_start
 from ...command_line.console import show_table
 from ...command_line.counts import counted
 from ...data.token_batches import TokenBudgetCollator, TokenBudgetDataset
+from ...inference.corpora.arguments import PathOrName, RowArguments, arguments_of
+from ...inference.corpora.run import Run
 from ...saving.whole_folders import atomic_folder, check_replaceable, write_atomically
 from ..adaptation.callbacks import callbacks_of
 from ..adaptation.scratch import digest_of, has_progress, record_settings, scratch_of, settings_of

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ...bulk.results import Computation
 from ...command_line import UsageError
 from ...data.corpus_files import find_files
 from ...data.text_files import TextFormat
-from ...tasks.columns import check_columns, label_of, label_text
-from ...tasks.example_arguments import ExampleFiles
+from ...evaluation.tasks.columns import check_columns, label_of, label_text
+from ...evaluation.tasks.example_arguments import ExampleFiles
+from ...inference.corpora.results import Computation
 from .arguments import DistillationTexts
 from .objectives import (
     LabelObjective,

@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ...bulk.arguments import EmbeddingArguments, ModelArguments
-from ...cards.card import Training, model_card
-from ...cards.sections import example_of
 from ...command_line.counts import counted
 from ...command_line.progress import Progress
+from ...hub.card.card import Training, model_card
+from ...hub.card.sections import example_of
+from ...inference.corpora.arguments import EmbeddingArguments, ModelArguments
 from ...saving.card_mark import save_card
 from ...saving.module_list import MODULE_LIST
 from ..encoders import card_fields_of

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from ...bulk.arguments import EmbeddingArguments, ModelArguments, PredictionArguments
-from ...bulk.predictions import stated_activation
 from ...command_line import UsageError
 from ...conversion.source import Source
+from ...inference.corpora.arguments import EmbeddingArguments, ModelArguments, PredictionArguments
+from ...inference.corpora.predictions import stated_activation
 from ...inference.device import choose_device, prepare
 from ...inference.uses import use_of
+from ...inference.vectors.vector_kinds import text_vectors_of
 from ...modeling import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
@@ -21,7 +22,6 @@ from ...modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ...saving.exported_models import check_not_exported
-from ...vectors.vector_kinds import text_vectors_of
 from ..encoders import check_trainable, named_error, pooling_fields
 from .narrowing import check_hidden_size
 from .objectives import (

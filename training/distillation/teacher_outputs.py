@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ...bulk.predictions import Predictions
-from ...bulk.results import Computation, Tokens
-from ...bulk.rows import Chunk
-from ...bulk.vectors import Vectors
 from ...command_line.progress import Progress
 from ...data.batching import longest_first
 from ...data.padded_inputs import padded_inputs
+from ...inference.corpora.predictions import Predictions
+from ...inference.corpora.results import Computation, Tokens
+from ...inference.corpora.rows import Chunk
+from ...inference.corpora.vectors import Vectors
 
 # The columns of the shards: the inputs of the model, the number of the query in pairs, and the output of the teacher.
 # For a student with its own tokenizer, these inputs are the student's, and the teacher's have the prefix `OF_TEACHER`.

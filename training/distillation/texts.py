@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ...bulk.results import Computation
-from ...bulk.rows import Chunk, CorpusRows
 from ...command_line import UsageError
 from ...command_line.progress import Progress
 from ...data.padded_inputs import padded_inputs
+from ...inference.corpora.results import Computation
+from ...inference.corpora.rows import Chunk, CorpusRows
 from ...modeling.label_checks import IGNORED
 from .teacher_outputs import GROUP, INPUTS, OF_TEACHER, TARGET
 

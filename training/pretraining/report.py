@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel
 
-from ...cards.card import model_card
 from ...data.corpus_files import DOCUMENTATION, find_files
 from ...data.packs import PackedWindows
+from ...hub.card.card import model_card
 from ...saving.card_mark import is_unedited, save_card
 from ..encoders import card_fields_of
 from ..hub_trainer import HubTrainer, training_of

@@ -1,6 +1,6 @@
 """All tasks that an encoder can be adapted to: with a head, extraction, of sentence-transformers, and writing."""
 
-from ....tasks import HEAD_TASKS, HeadTask
+from ....evaluation.tasks import HEAD_TASKS, HeadTask
 from .conversation import Conversation
 from .extraction import Extraction
 from .infilling import Infilling

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....command_line import UsageError
-from ....tasks.columns import check_columns, check_values
-from ....tasks.task import Examples, TruncationCounts
+from ....evaluation.tasks.columns import check_columns, check_values
+from ....evaluation.tasks.task import Examples, TruncationCounts
 from .writing import WritingTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ....tasks.example_arguments import ExampleArguments
+    from ....evaluation.tasks.example_arguments import ExampleArguments
 
 Messages = list[dict[str, str]]
 

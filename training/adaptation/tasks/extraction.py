@@ -11,16 +11,16 @@ import numpy as np
 
 from ....command_line import UsageError
 from ....command_line.counts import counted
-from ....tasks.columns import label_text
-from ....tasks.span_examples import SpanExamples, places_of
-from ....tasks.task import Examples, HeadTask, Metrics, TruncationCounts
+from ....evaluation.tasks.columns import label_text
+from ....evaluation.tasks.span_examples import SpanExamples, places_of
+from ....evaluation.tasks.task import Examples, HeadTask, Metrics, TruncationCounts
 from .label_draws import LabelDraws
 from .span_measures import THRESHOLDS, best_threshold, by_label, measured
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-    from ....tasks.example_arguments import ExampleArguments
+    from ....evaluation.tasks.example_arguments import ExampleArguments
 
 # The share of the training entities that the model must be able to represent, and the widths that it can have.
 _WIDE_ENOUGH, _LEAST_WIDTH, _MOST_WIDTH = 0.995, 8, 32

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....command_line import UsageError
-from ....tasks.columns import check_columns, check_values
-from ....tasks.task import Examples
+from ....evaluation.tasks.columns import check_columns, check_values
+from ....evaluation.tasks.task import Examples
 from .writing import WritingTask
 
 if TYPE_CHECKING:

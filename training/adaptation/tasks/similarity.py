@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....command_line import UsageError
-from ....tasks.columns import check_columns, check_texts, check_varies, with_numbers
-from ....tasks.task import TruncationCounts
+from ....evaluation.tasks.columns import check_columns, check_texts, check_varies, with_numbers
+from ....evaluation.tasks.task import TruncationCounts
 
 if TYPE_CHECKING:
-    from ....tasks.example_arguments import ExampleArguments
+    from ....evaluation.tasks.example_arguments import ExampleArguments
 
 # The number of texts that a text's pair is searched among. More take longer, and hardly change the order of models.
 POOL = 5_000

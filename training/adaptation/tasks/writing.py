@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....command_line import UsageError
-from ....tasks.task import HeadTask, Metrics
+from ....evaluation.tasks.task import HeadTask, Metrics
 from ...diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-    from ....tasks.example_arguments import ExampleArguments
+    from ....evaluation.tasks.example_arguments import ExampleArguments
 
 # The number of times that each example is evaluated, with as many shares of masks.
 _EVALUATIONS = 4

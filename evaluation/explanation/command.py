@@ -1,0 +1,157 @@
+"""`sequence-encoder explain`: loads a model, explains texts, and prints and saves the explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ...command_line import UsageError
+from ...command_line.counts import counted
+from ...command_line.progress import Progress, counted_by, say
+from ...conversion.source import Source
+from ...inference.device import choose_device
+from ...saving.whole_folders import check_writable
+from .arguments import ExplainedTexts, ExplanationArguments
+from .attention_map import AttentionMap, attention_of
+from .explaining import head_of, iter_explain, paired
+from .explanation import Explanation, save_explanations
+from .heads import SimilarityHead
+from .neighbours import Neighbour, nearest_examples
+from .texts import read_columns
+
+_PAGE, _DATA = "explanations.html", "explanations.jsonl"
+# More pictures would take longer than the explanations, and more text would hide what the command says.
+_SHOWN = 20
+
+
+class IndexedExamples(Protocol):
+    """Training examples whose vectors are in an index."""
+
+    def nearest(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], count: int
+    ) -> list[list[Neighbour]]:
+        """Return the nearest examples of each text."""
+
+
+def explain_texts(
+    texts: ExplainedTexts, options: ExplanationArguments, indexed: IndexedExamples | None = None
+) -> list[Explanation]:
+    """Explain texts, print the explanations, and save them.
+
+    Args:
+        texts: The model and the texts.
+        options: How to explain, and what to write.
+        indexed: The training examples in the index of the options.
+
+    Returns:
+        The explanations.
+
+    Raises:
+        OSError: If the output folder cannot be written.
+        UsageError: If a file cannot be read, or the output folder must not be written.
+        ValueError: If the model cannot explain the texts. Nothing is written then.
+    """
+    output = None if options.output_dir is None else Path(options.output_dir)
+    if output is not None:
+        _check_output(output, options.overwrite)
+    pairs = _read(texts)
+    examples = None
+    if options.train_file is not None:
+        columns = [texts.text_column, options.label_column]
+        examples = read_columns(options.train_file, "train_file", columns, texts.encoding, texts.delimiter)
+    model, tokenizer = _load(texts)
+    depth = model.base_model.config.num_hidden_layers
+    if wrong := [layer for layer in options.attention if not 0 <= layer < depth]:
+        raise UsageError(f"--attention must be layers from 0 to {depth - 1}, got {wrong[0]}.")
+    near: list[list[Neighbour]] = [[] for _ in pairs]
+    asked = [pair[0] for pair in pairs]
+    if indexed is not None:
+        near = indexed.nearest(model, tokenizer, asked, options.nearest)
+    elif examples is not None:
+        known, labels = (list(column) for column in zip(*examples, strict=True))
+        near = nearest_examples(model, tokenizer, asked, known, [*map(str, labels)], count=options.nearest)
+    chosen: dict[str, Any] = {
+        name: getattr(options, name) for name in ("target", "method", "removal", "samples", "seed")
+    }
+    chosen |= {"max_length": texts.max_length, "max_tokens": texts.max_tokens}
+    found: list[Explanation] = []
+    explained = zip(pairs, iter_explain(model, tokenizer, pairs, **chosen), near, strict=True)
+    # The console shows all explanations only if they are not saved.
+    for pair, explanations, neighbours in counted_by(Progress("Explaining", len(pairs), "text"), explained):
+        lines = [*pair, *(each.table(options.top_words) for each in explanations)]
+        if not explanations:
+            lines.append("The model finds no entities to explain.")
+        lines += [f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}" for neighbour in neighbours]
+        if output is None or len(found) < _SHOWN:
+            say("\n".join([*lines, ""]))
+        found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
+    if len(found) > 1:
+        better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
+        print(f"{better:,} of {len(found):,} explanations are more faithful than random word orders.")
+    if output is not None:
+        read = [each for pair in pairs[:_SHOWN] for each in _read_at_once(model, pair)]
+        maps = (
+            attention_of(model, tokenizer, *each, layer=layer, max_length=texts.max_length)
+            for each in read
+            for layer in options.attention
+        )
+        _write(output, found, maps)
+    return found
+
+
+def _read_at_once(model: Any, pair: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the texts that the model reads together."""
+    return [(text,) for text in pair] if head_of(model) is SimilarityHead else [pair]
+
+
+def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
+    if texts.text_file is None:
+        return paired(str(texts.text), texts.text_pair)
+    columns = [texts.text_column, *([] if texts.text_pair_column is None else [texts.text_pair_column])]
+    rows = read_columns(texts.text_file, "text_file", columns, texts.encoding, texts.delimiter)
+    try:
+        return paired(*([row[index] for row in rows] for index in range(len(columns))))
+    except ValueError as error:
+        raise UsageError(f"--text_file {texts.text_file}: {error}") from error
+
+
+def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
+    device, source = choose_device(texts.device), Source(texts.model)
+    model: Any = source.load()
+    tokenizer = source.tokenizer_for(model)
+    model.to(device)
+    if texts.dtype != "auto":
+        model.to(getattr(torch, texts.dtype))
+    return model.eval(), tokenizer
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output_dir {output} is a file; choose another folder.")
+    check_writable(output / _DATA)
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / _DATA).is_file():
+        raise UsageError(f"--output_dir {output} contains other files; choose another folder.")
+    if not overwrite:
+        raise UsageError(f"--output_dir {output} contains explanations; choose another folder, or pass --overwrite.")
+
+
+def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    # First the file by which an interrupted run is known.
+    save_explanations(found, output / _DATA)
+    save_explanations(found, output / _PAGE)
+    for old in [*output.glob("explanation-*.png"), *output.glob("attention-*-layer-*.png")]:
+        old.unlink()
+    for number, each in enumerate(found[:_SHOWN]):
+        each.save(output / f"explanation-{number:02}.png")
+    for number, drawn in enumerate(maps):
+        drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
+    rest = f"; the console and the pictures show the first {_SHOWN}" if len(found) > _SHOWN else ""
+    print(f"Saved {counted(len(found), 'explanation')} in {output}{rest}.")

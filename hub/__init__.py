@@ -1,0 +1,1 @@
+"""What a shared folder holds: its card and the files of sentence-transformers."""

@@ -1,0 +1,1 @@
+"""Pipelines of transformers for tasks and models that transformers lacks."""
