@@ -29,7 +29,7 @@ from sequence_encoder import SequenceEncoderForRetrieval, SequenceEncoderModel, 
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.modeling.text_encoding.multi_scores import vocabulary_weights
-from sequence_encoder.tests import family_folders
+from sequence_encoder.tests.fixtures import family_folders
 
 HIDDEN, CHANNELS = 24, 10
 HEADS = ("sparse_linear", "colbert_linear")

@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoModelForSequenceClassification
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer, static_encoder
-from sequence_encoder.inference import optimizing
+from sequence_encoder.inference import preparation
 from sequence_encoder.tests.fixtures.corpus_runs import LONGEST, embed, rows_of, shards_in, write_rows
 
 LEARNED = ["New words, cats and dogs: naïve ones, don't they?", "die Straße im Winter 漢字", "a1 b2 new york"] * 3
@@ -109,9 +109,9 @@ def test_the_command_embed_writes_the_same_vectors_and_counts_cut_texts(tmp_path
 
 
 def test_commands_keep_the_dtype_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizing, "faster_in_bfloat16", lambda kind: True)
+    monkeypatch.setattr(preparation, "faster_in_bfloat16", lambda kind: True)
     model = encoder_for(trained())
-    assert "float32" in optimizing.optimize_for_inference(model)
+    assert "float32" in preparation.optimize_for_inference(model)
     assert model.dtype == torch.float32
 
 
