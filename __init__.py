@@ -17,7 +17,7 @@ from .inference.quantization.loading import quantize_loaded
 from .inference.registration import install_pipelines, register_models
 from .modeling import *  # noqa: F403
 from .modeling.quantized.eight_bit_config import EightBitConfig as EightBitConfig
-from .modeling.quantized.eight_bit_quantizer import EightBitQuantizer
+from .modeling.quantized.eight_bit_quantizer import EightBitQuantizer, register_eight_bits
 from .saving.atomic_saving import ModelSavingMixin
 from .saving.version import __version__ as __version__
 from .tokenizer import SequenceEncoderTokenizer as SequenceEncoderTokenizer
@@ -96,4 +96,5 @@ ModelSavingMixin.card_to_push = card_to_push
 ModelSavingMixin.trim_card = trim_card
 install_pipelines()
 EightBitQuantizer.quantize_loaded = quantize_loaded
+register_eight_bits()
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

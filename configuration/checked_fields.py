@@ -46,6 +46,16 @@ class CheckedFieldsMixin:
         """Check sizes, probabilities and dependent fields."""
         check_architecture(self)
 
+    def check_architecture(self) -> None:
+        """Check again what assignments to fields may have changed, for a new model.
+
+        Not all of `validate` runs, because transformers' part refuses `output_attentions` with "sdpa", which these
+        models support.
+        """
+        check_architecture(self)
+        check_position_fields(self)
+        check_layer_types(self)
+
     def validate_positions(self) -> None:
         """Check the fields that concern positions."""
         check_position_fields(self)

@@ -10,7 +10,6 @@ from huggingface_hub.dataclasses import strict
 
 from ..saving.code_saving import CodeSavingMixin
 from ..saving.loading import SafeConfigLoadingMixin
-from ..saving.written_for import CALIBRATED, INSTALLED, STATIC
 from .checked_fields import CheckedFieldsMixin
 from .layer_groups import group_of_each_layer, with_overrides
 from .logit_calibration_field import keeps_calibration
@@ -263,11 +262,10 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         Raises:
             ValueError: If the configuration has another `model_type`.
         """
-        if INSTALLED:
-            config_dict = cls.checked_fields(config_dict)
-        if STATIC:
-            # Of a static encoder, for model2vec. Transformers takes the second for an option of generation.
-            config_dict = {name: config_dict[name] for name in config_dict if name not in ("normalize", "max_length")}
+        # `normalize` and `max_length` are those of a static encoder, for model2vec. Transformers takes the second for
+        # an option of generation.
+        known = cls.checked_fields(config_dict).items()
+        config_dict = {name: value for name, value in known if name not in ("normalize", "max_length")}
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
@@ -275,7 +273,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         labels = config_dict.get("id2label") or {}
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
             config_dict = {**config_dict, "id2label": None, "label2id": None}
-        if CALIBRATED and not keeps_calibration(config_dict, {**kwargs, **overrides}):
+        if not keeps_calibration(config_dict, {**kwargs, **overrides}):
             config_dict = {**config_dict, "logit_calibration": None}
         return super().from_dict(with_overrides(config_dict, overrides), **kwargs)
 
@@ -286,10 +284,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, PresetsMixin, CheckedFieldsM
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if INSTALLED:
-            self.check_keywords(kwargs)
-            # If an Auto class has several classes of ours, transformers iterates over this list.
-            self.architectures = self.architectures or []
+        self.check_keywords(kwargs)
+        # If an Auto class has several classes of ours, transformers iterates over this list.
+        self.architectures = self.architectures or []
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:

@@ -5,7 +5,6 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.written_for import IN_EIGHT_BITS, INSTALLED
 from .cpu.dropout import Dropout
 from .cpu.gated import gated_network, recomputes_gated
 from .cpu.linear import can_fuse_gate, fused_gate, fused_linear, fused_linear_activation
@@ -24,10 +23,9 @@ class MLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
-        if IN_EIGHT_BITS:
-            network = eight_bit_network(self.up_proj, self.act, self.dropout, self.down_proj, hidden_states)
-            if network is not None:
-                return network
+        network = eight_bit_network(self.up_proj, self.act, self.dropout, self.down_proj, hidden_states)
+        if network is not None:
+            return network
         hidden_states = fused_linear_activation(self.up_proj, self.act, hidden_states)
         return fused_linear(self.down_proj, self.dropout(hidden_states))
 
@@ -46,7 +44,7 @@ class GatedMLP(nn.Module):
         """Map (..., D) to (..., D)."""
         if can_fuse_gate(self.gate_up_proj, self.act, hidden_states):
             gated = fused_gate(self.gate_up_proj, self.act, hidden_states)
-        elif INSTALLED and recomputes_gated(self.gate_up_proj, self.act, self.dropout, self.down_proj, hidden_states):
+        elif recomputes_gated(self.gate_up_proj, self.act, self.dropout, self.down_proj, hidden_states):
             return gated_network(self.gate_up_proj, self.act, self.down_proj, hidden_states)
         else:
             gate, up = fused_linear(self.gate_up_proj, hidden_states).chunk(2, dim=-1)

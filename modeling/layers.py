@@ -7,8 +7,6 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.written_for import INSTALLED
-from .attention.graphs import GraphAttention
 from .attention.self_attention import SelfAttention
 from .convolution import Convolution
 from .cpu.dropout import Dropout
@@ -77,9 +75,9 @@ class ConvolutionMixin(nn.Module):
         self, inputs: torch.Tensor, outputs: torch.Tensor, segments: Any, needed: torch.Tensor | None, attend: Any
     ) -> torch.Tensor:
         """Add the convolution of the input of this layer to hidden states. See `Convolution`."""
-        if INSTALLED and isinstance(attend, GraphAttention):
-            # Masks may leave out tokens inside a text, which count as zeros.
-            real, segments = attend.real, segments.flatten()[None]
+        if (real := getattr(attend, "real", None)) is not None:
+            # In graphs, masks may leave out tokens inside a text, which count as zeros.
+            segments = segments.flatten()[None]
             inputs, needed = real.unpack(inputs).flatten(0, 1)[None], real.indices
         return self.convolution(inputs, outputs, segments, needed)
 

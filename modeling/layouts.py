@@ -12,9 +12,7 @@ import torch
 from transformers.utils.generic import is_flash_attention_requested
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.written_for import INSTALLED
 from .attention.dispatch import choose_varlen_attention
-from .attention.graphs import GraphAttention
 from .attention.masks import padded_masks, real_tokens
 from .checks import (
     check_document_index,
@@ -29,7 +27,6 @@ from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
 from .hooks import is_observed
 from .packing import (
     PackedBatch,
-    RealTokens,
     has_several_per_row,
     moved,
     offsets_from_starts,
@@ -185,42 +182,6 @@ class PaddedLayout(Layout):
         return masks, bias, options
 
 
-class GraphLayout(PaddedLayout):
-    """The real tokens of a batch as one row (1, T), except in attention, for graphs."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        assert self.token_mask is not None
-        self.real = RealTokens(self.token_mask)
-        self.position_ids = self.real.pack(self.position_ids)
-
-    def arrange(self, padded: torch.Tensor) -> torch.Tensor:
-        """See `Layout`."""
-        return self.real.pack(padded)
-
-    def padded(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """See `Layout`."""
-        return self.real.unpack(hidden_states)
-
-    def layer_inputs(self, model: Any, hidden_states: torch.Tensor, kwargs: Mapping[str, Any]) -> LayerInputs:
-        """See `Layout`."""
-        masks, bias, options = super().layer_inputs(model, hidden_states, kwargs)
-        return {}, bias, {**options, "attend": GraphAttention(self.real, dict(masks))}
-
-
-class PlainLayout(PaddedLayout):
-    """All tokens as they are, (B, S), without the operations that count or select them, for graphs on WebGPU.
-
-    Padding is on either side of a text.
-    """
-
-    def __init__(self, model: Any, attention_mask: Any, token_mask: Any, *others: Any) -> None:
-        first = token_mask.long().argmax(dim=1, keepdim=True)
-        index = torch.arange(token_mask.shape[1], device=token_mask.device)
-        pairs = token_mask[:, None, None, :].expand(-1, 1, token_mask.shape[1], -1)
-        super().__init__(model, pairs, token_mask, (index - first).clamp(min=0), index == first, False)
-
-
 def choose_layout(
     model: Any,
     tokens: torch.Tensor,
@@ -273,9 +234,8 @@ def choose_layout(
     starts = sequence_starts(*documents).to(tokens.device)
     may_restart = position_ids is not None or cu_seq_lens is not None
     arguments = (model, attention_mask, token_mask, position_ids, starts, may_restart)
-    if INSTALLED and model._graph_layout is not None and token_mask is not None:
-        return model._graph_layout(*arguments)
-    return PaddedLayout(*arguments)
+    # The layouts of graphs differ only for batches with a mask.
+    return (PaddedLayout if token_mask is None else model.padded_layout)(*arguments)
 
 
 def _counts_gaps(config: SequenceEncoderConfig, packed: PackedBatch) -> bool:

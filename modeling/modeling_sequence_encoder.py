@@ -3,8 +3,7 @@
 Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (usually D).
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.written_for import CALIBRATED, INSTALLED, STATIC
 from .attention.dispatch import POSITION_BIASES, check_takes_bias
 from .checks import check_attentions, check_embeddings_type, check_inputs, check_needed, has_values, on_host
 from .embeddings import InputEmbeddings
@@ -26,7 +24,7 @@ from .norms import NORMS
 from .packing import moved
 from .pooling import Pooler
 from .pretrained_model import SequenceEncoderPreTrainedModel
-from .static_files import rename_table
+from .static_names import rename_table
 from .text_encoding.text_encoding import TextEncodingMixin
 
 
@@ -42,11 +40,11 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             dense layer if `config.pooler_act` is set, or preceded by it with `config.pooler_placement="before"`.
     """
 
-    if INSTALLED:
-        _auto_classes: tuple[str, ...] = ("AutoModel",)
-        _hub_task = "feature-extraction"
-        _use = "`sequence-encoder embed`, `index` or `serve`"
-        _graph_layout: type[PaddedLayout] | None = None
+    _auto_classes: tuple[str, ...] = ("AutoModel",)
+    _hub_task = "feature-extraction"
+    _use = "`sequence-encoder embed`, `index` or `serve`"
+    # How batches lie that are not packed. Graphs have another class.
+    padded_layout: type[PaddedLayout] = PaddedLayout
     _saves_recipe = True
     # The heads of `SequenceEncoderForRetrieval`, whose folders are also those of an encoder.
     _keys_to_ignore_on_load_unexpected = [r"^(sparse|colbert)_linear\."]  # noqa: RUF012
@@ -64,10 +62,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
-        if STATIC:
-            self.is_static = config.is_static
-            if self.is_static:
-                self.register_load_state_dict_pre_hook(rename_table)
+        self.is_static = config.is_static
+        if self.is_static:
+            self.register_load_state_dict_pre_hook(rename_table)
         self.post_init()
 
     @merge_with_config_defaults
@@ -108,10 +105,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             ValueError: If arguments contradict the configuration or each other.
         """
         self._check((input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), needed, kwargs)
-        if CALIBRATED:
-            vectors = kwargs.pop("layer_vectors", None)
-            if vectors is not None and self.config.num_hidden_layers in vectors.layers:
-                needed = True
+        vectors = kwargs.pop("layer_vectors", None)
+        if vectors is not None and self.config.num_hidden_layers in vectors.layers:
+            needed = True
         tokens = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds)
         layout = choose_layout(self, tokens, attention_mask, position_ids, needed, kwargs)
 
@@ -125,7 +121,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         rotations = self.embeddings.positions.rotations(layout.position_ids)
         masks, bias, options = layout.layer_inputs(self, hidden_states, kwargs)
         layers = self._layers_in_order()
-        if CALIBRATED and vectors is not None:
+        if vectors is not None:
             vectors.add(0, hidden_states, layout)
         for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
@@ -136,7 +132,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 needed=layout.needed if depth == len(layers) else None,
                 **options,
             )
-            if CALIBRATED and vectors is not None:
+            if vectors is not None:
                 vectors.add(depth, hidden_states, layout)
         last_hidden_state = layout.output(self.norm(hidden_states))
         pooled = None
@@ -172,19 +168,3 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         """Return whether the call, or else the configuration, requests an optional output."""
         value = kwargs.get(name)
         return bool(getattr(self.config, name, False) if value is None else value is not False)
-
-    if INSTALLED:
-
-        @contextmanager
-        def layout_in_graphs(self, layout: type[PaddedLayout]) -> Iterator[None]:
-            """Lay out the tokens of graphs that are traced in this block.
-
-            Args:
-                layout: `GraphLayout` leaves padding out, except in attention. Its sizes depend on values, which not all
-                    uses of `torch.export` and `torch.compile` support. `PlainLayout` needs the fewest operations.
-            """
-            before, self._graph_layout = self._graph_layout, layout
-            try:
-                yield
-            finally:
-                self._graph_layout = before

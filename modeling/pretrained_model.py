@@ -13,23 +13,15 @@ from transformers.utils.output_capturing import OutputRecorder
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.atomic_saving import ModelSavingMixin
 from ..saving.loading import SafeModelLoadingMixin
-from ..saving.saved_code import complete_code
-from ..saving.written_for import CALIBRATED, ENCODES, IN_EIGHT_BITS, INSTALLED, STATIC, check_written_for
+from ..saving.written_for import check_written_for
 from .attention.self_attention import SelfAttention
-from .calibration.calibration import calibration_of, read_calibration
+from .beside_weights import READERS, WRITERS
 from .checks import check_is_encoder
-from .cpu.prepacked import prepack
+from .cpu.prepacked import PrepackingMixin
 from .embeddings import HiddenStateModule
 from .layers import EncoderLayer, layer_classes
-from .quantized.eight_bit_quantizer import (
-    EightBitQuantizer,
-    register_eight_bits,
-    replace_modules,
-    write_without_quantization,
-)
-from .static_files import TABLE_MAPPING, forget_renaming, write_static_files
-from .text_encoding.embedding_recipe import EmbeddingRecipe
-from .text_encoding.recipe_files import is_table, read_recipe, write_recipe_of
+from .quantized.eight_bit_quantizer import QuantizedLayersMixin
+from .static_names import TABLE_MAPPING, forget_renaming
 
 # `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
 # Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings. Later,
@@ -40,7 +32,9 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(  # type: ignore[misc] # wraps `push_to_hub`
+    QuantizedLayersMixin, PrepackingMixin, SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel
+):
     """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers.
 
     Attributes:
@@ -70,18 +64,9 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
         check_written_for(config)
         # Only the class that this model uses, since Accelerate refuses the names of classes that it does not find.
         self._no_split_modules = sorted({layer.__name__ for layer in layer_classes(config)})
-        if INSTALLED:
-            # Assigning to a field of a configuration checks only the type of that field. Not all of `validate` runs
-            # here, because transformers' part refuses `output_attentions` with "sdpa", which these models support.
-            config.validate_architecture()
-            config.validate_positions()
-            config.validate_layer_type()
-            check_is_encoder(config)
-
-    if IN_EIGHT_BITS:
-        # One quantizer loads all models of a process. It must put layers of a model's own code into it, since each
-        # folder that is loaded without the package brings its own copy of all classes.
-        _replace_modules = staticmethod(replace_modules)
+        # Assigning to a field of a configuration checks only the type of that field.
+        config.check_architecture()
+        check_is_encoder(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -96,10 +81,9 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
             OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
         """
-        if STATIC:
-            kwargs.setdefault("key_mapping", TABLE_MAPPING)
+        kwargs.setdefault("key_mapping", TABLE_MAPPING)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if STATIC and kwargs["key_mapping"] is TABLE_MAPPING:
+        if kwargs["key_mapping"] is TABLE_MAPPING:
             forget_renaming(loaded[0] if isinstance(loaded, tuple) else loaded)
         if pretrained_model_name_or_path is not None:
             model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -116,16 +100,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             name: The folder or Hub id.
             options: Arguments of `from_pretrained`.
         """
-        if CALIBRATED:
-            if not self._keeps_logit_calibration():
-                self.config.logit_calibration = None
-            if self.base_model is not self:
-                self.calibration = read_calibration(name, **options)
-                self.calibration = calibration_of(self)
-        if ENCODES:
-            cast(Any, self.base_model).embedding_recipe = read_recipe(name, **options)
-        if IN_EIGHT_BITS and isinstance(quantizer := getattr(self, "hf_quantizer", None), EightBitQuantizer):
-            quantizer.quantize_if_asked(self, name, options)
+        for read in READERS.values():
+            read(self, name, options)
 
     def _keeps_logit_calibration(self) -> bool:
         """Return whether `config.logit_calibration` belongs to the head that was loaded."""
@@ -133,35 +109,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
 
     def _write_beside(self, folder: Path, there: Path) -> None:
         """Write what belongs to the model beside its weights."""
-        if IN_EIGHT_BITS:
-            write_without_quantization(self, folder)
-        if CALIBRATED and (calibration := calibration_of(self)) is not None:
-            calibration.write(folder)
-        if ENCODES:
-            write_recipe_of(self, folder, there)
-        if STATIC and is_table(self):
-            write_static_files(folder, cast(Any, self).embedding_recipe or EmbeddingRecipe())
-        if INSTALLED:
-            complete_code(folder, self.config)
-
-    if INSTALLED:
-
-        def prepack_weights(self, enabled: bool = True) -> None:
-            """Make inference on a CPU faster with copies of the layers' weights in the layout that oneDNN reads.
-
-            The first forward pass makes the copies, and makes them again after an optimizer, `load_state_dict` or
-            another operation has changed the weights. After changes in place through `.data`, as when peft merges an
-            adapter, call this method again. The copies take as much memory as the layers' weights, and results differ
-            by rounding. The layers of a DeBERTa also keep their projections of the distances. Training, compiled
-            models, models made in inference mode and other devices do not use them. In float32, short texts do not
-            use the copies either. `encode` makes its own copies while it encodes many texts.
-
-            Args:
-                enabled: Whether to use copies; False frees them.
-            """
-            for name in ("layers", "position_bias"):
-                if (module := getattr(self.base_model, name, None)) is not None:
-                    prepack(module, enabled)
+        for write in WRITERS.values():
+            write(self, folder, there)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -183,7 +132,3 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
         # That of an LSTM is a bool.
         if isinstance(bias := getattr(module, "bias", None), torch.Tensor):
             init.zeros_(bias)
-
-
-if IN_EIGHT_BITS:
-    register_eight_bits()

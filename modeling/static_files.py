@@ -1,4 +1,4 @@
-"""The files of static encoders, which sentence-transformers and model2vec also read: their table and a few fields."""
+"""Writes the files of static encoders, which sentence-transformers and model2vec also read."""
 
 import json
 from pathlib import Path
@@ -6,36 +6,26 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from .static_names import TABLE, WEIGHT
 from .text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
-
-# The name of the table in the files, and in the model.
-_TABLE, _WEIGHT = "embeddings", "embed_tokens.weight"
-TABLE_MAPPING = {rf"^{_TABLE}$": _WEIGHT}
+from .text_encoding.recipe_files import is_table
 
 
-def rename_table(module: Any, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Accept the name of the table in the files. This is a hook of `load_state_dict`."""
-    if _TABLE in state_dict and not prefix:
-        state_dict[_WEIGHT] = state_dict.pop(_TABLE)
-
-
-def forget_renaming(model: Any) -> None:
-    """Forget that the table may have been renamed, which transformers would undo, also in models with a head."""
-    kept = [each for each in getattr(model, "_weight_conversions", None) or [] if _WEIGHT not in each.target_patterns]
-    model._weight_conversions = kept or None
-
-
-def write_static_files(folder: Path, recipe: EmbeddingRecipe) -> None:
-    """Give the table the name that other libraries read, and `config.json` the fields that model2vec reads.
+def write_static_files(model: Any, folder: Path, there: Path) -> None:
+    """Give a static encoder's table the name that other libraries read, and `config.json` the fields for model2vec.
 
     Args:
-        folder: The folder of a saved static encoder, whose table is in floating numbers.
-        recipe: How texts become vectors.
+        model: Any model.
+        folder: The folder that it was saved to.
+        there: The folder that the files are moved to.
     """
+    if not is_table(model):
+        return
+    recipe = model.embedding_recipe or EmbeddingRecipe()
     weights = folder / "model.safetensors"
     tensors = load_file(weights) if weights.is_file() else {}
-    if tensors.keys() == {_WEIGHT}:
-        save_file({_TABLE: tensors[_WEIGHT]}, weights, metadata={"format": "pt"})
+    if tensors.keys() == {WEIGHT}:
+        save_file({TABLE: tensors[WEIGHT]}, weights, metadata={"format": "pt"})
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {"normalize": recipe.after[-1:] == (Normalize(),), "max_length": recipe.max_length}

@@ -101,8 +101,7 @@ def _read(path: str, name: str) -> tuple[frozenset[str], dict[str, Any]]:
     for base in reversed(names):
         inherited, values = _read(path, base)
         bases, attributes = bases | inherited, attributes | values
-    blocks = [node.body, *(part.body for part in node.body if isinstance(part, ast.If))]
-    for statement in (each for block in blocks for each in block):
+    for statement in node.body:
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             stated = {ast.unparse(target) for target in targets} & {*_ATTRIBUTES.values()}

@@ -23,18 +23,17 @@ def copy_code(folder: Path) -> None:
         (folder / name).write_text(Path(__file__).with_name(name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def local_names(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the `auto_map` or the `custom_pipelines` of `config.json` with names of our classes in the same folder.
+def set_local_names(config: Any) -> None:
+    """Name our classes in the same folder in the `auto_map` and the `custom_pipelines` of a configuration.
 
     Transformers adds the repository to the names if it loads a configuration from the Hub.
-
-    Args:
-        given: The current entries.
     """
-    return {name: _local_name(value) for name, value in given.items()}
+    for name in ("auto_map", "custom_pipelines"):
+        if given := config.__dict__.pop(name, None):
+            setattr(config, name, _local_name(given))
 
 
 def _local_name(value: Any) -> Any:
     if isinstance(value, dict):
-        return local_names(value)
+        return {name: _local_name(each) for name, each in value.items()}
     return value.rpartition("--")[2] if isinstance(value, str) and f"--{MODELING}." in value else value

@@ -11,17 +11,14 @@ import ast
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-
-from .partial_evaluation import Facts, chosen_entries, evaluated
+from typing import Any
 
 _ROOT = Path(__file__).parents[1]
 _LINE_LENGTH = 120
-# Whose methods call the configuration `self`.
-_CONFIGURATION = "configuration/configuration_sequence_encoder.py"
 _TYPE_IGNORE = re.compile(r"  # type: ignore.*$", re.MULTILINE)
 _ANNOTATION = re.compile(r"[\w\[\], .|]{1,80}")
 
@@ -63,15 +60,26 @@ class Selection:
 
     Attributes:
         entries: The names to define, each with the file of its module, such as `modeling/layers.py`.
-        left_out: The files of modules whose classes are replaced by their base classes.
-        facts: What is known when the files are written.
+        stand_ins: The file of the module that stands for another one, by the file of that one.
+        choices: For each table, by its name, the keys of the entries to keep.
         values: The source of the values of constants that differ from the package's.
+        unused: The names of class attributes that only the package reads.
     """
 
     entries: tuple[tuple[str, str], ...]
-    left_out: frozenset[str]
-    facts: Facts
-    values: dict[str, str]
+    stand_ins: Mapping[str, str]
+    choices: Mapping[str, frozenset[Any]]
+    values: Mapping[str, str]
+    unused: frozenset[str]
+
+    def origin(self, module: _Module, name: str) -> tuple[str, str]:
+        """Return the file and the original name of a name that a module imports from this package.
+
+        Stand-ins may import from the modules that they stand for.
+        """
+        path, original = module.inside[name]
+        stand_in = self.stand_ins.get(path, path)
+        return (path if stand_in == module.path else stand_in), original
 
 
 def merged_code(files: dict[str, str], selection: Selection) -> dict[str, str]:
@@ -84,12 +92,12 @@ def merged_code(files: dict[str, str], selection: Selection) -> dict[str, str]:
 
     Raises:
         ValueError: If two modules of a file use the same name for different things, a module imports another module
-            instead of names from it, or something is needed that is left out.
+            instead of names from it, or a stand-in lacks a name.
     """
     kept = _reachable(selection)
     modules = {definition.module.path for definition in kept}
-    parts = {name: _Part(name) for name in files}
-    for path in _in_order(tuple(path for path, _ in selection.entries)):
+    parts = {name: _Part(name, selection) for name in files}
+    for path in _in_order(tuple(path for path, _ in selection.entries), selection):
         if path in modules:
             part = parts[_file_of(path, list(files))]
             part.add(source_module(path), kept, lambda other: _file_of(other, list(files)))
@@ -98,7 +106,7 @@ def merged_code(files: dict[str, str], selection: Selection) -> dict[str, str]:
 
 def _file_of(path: str, files: list[str]) -> str:
     folder = path.partition("/")[0]
-    if folder == "saving":
+    if folder == "saving" or path == "hub/folder_code/configuration.py":
         return files[0]
     return next((name for name in files if name.startswith(f"{folder}_")), files[-1])
 
@@ -156,17 +164,20 @@ def _defined_by(node: ast.stmt) -> tuple[str, ...]:
     return tuple(target.id for target in targets if isinstance(target, ast.Name))
 
 
-@cache
-def _in_order(paths: tuple[str, ...]) -> list[str]:
+def _in_order(paths: tuple[str, ...], selection: Selection) -> list[str]:
     """Return modules and all that they import, each after its own imports."""
     ordered: dict[str, None] = {}
 
     def visit(path: str) -> None:
         if path not in ordered:
-            for origin in dict.fromkeys(origin for origin, _ in source_module(path).inside.values()):
-                visit(origin)
+            module = source_module(path)
+            for origin in dict.fromkeys(selection.origin(module, name)[0] for name in module.inside):
+                if origin not in visiting:
+                    visiting.add(origin)
+                    visit(origin)
             ordered[path] = None
 
+    visiting: set[str] = set()
     for path in paths:
         visit(path)
     return list(ordered)
@@ -176,16 +187,17 @@ def _reachable(selection: Selection) -> dict[_Definition, tuple[str, frozenset[s
     """Return the definitions that the entries need, each with its text and the names that the text uses."""
     kept: dict[_Definition, tuple[str, frozenset[str]]] = {}
     modules: set[str] = set()
+    stand_ins = frozenset(selection.stand_ins.values())
     waiting = [(source_module(path), name) for path, name in selection.entries]
     while waiting:
         module, name = waiting.pop()
         while name in module.inside:
-            path, name = module.inside[name]
-            module = source_module(path)
+            path, name = selection.origin(module, name)
+            stood_for, module = module, source_module(path)
+            if path in stand_ins and name not in module.named and name not in module.inside:
+                raise ValueError(f"{path} has no {name}, which {stood_for.path} needs.")
         if name not in module.named:
             continue
-        if module.path in selection.left_out:
-            raise ValueError(f"{module.path} is left out, but {name} is needed.")
         # Statements without a name, such as registrations, belong to their module.
         unnamed = [] if module.path in modules else [each for each in module.definitions if not each.names]
         modules.add(module.path)
@@ -197,7 +209,7 @@ def _reachable(selection: Selection) -> dict[_Definition, tuple[str, frozenset[s
 
 
 def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, frozenset[str]]:
-    """Return the text of a definition after all that is known, and the names that it uses."""
+    """Return the text of a definition with the entries that are chosen, and the names that it uses."""
     text, node = definition.text, definition.node
     if isinstance(node, ast.Assign | ast.AnnAssign) and definition.names:
         name = definition.names[0]
@@ -205,21 +217,60 @@ def _evaluated(definition: _Definition, selection: Selection) -> tuple[str, froz
         if name in selection.values:
             annotation = f": {ast.unparse(node.annotation)}" if isinstance(node, ast.AnnAssign) else ""
             text = f"{before}{name}{annotation} = {selection.values[name]}"
-        elif name in selection.facts.choices:
-            text = before + chosen_entries(name, node, selection.facts.choices[name])
-    facts = selection.facts
-    if definition.module.path == _CONFIGURATION:
-        facts = replace(facts, owners=facts.owners | {"self"})
-    text = evaluated(text, facts)
-    used = _used_names(text)
-    for name in sorted(used & definition.module.inside.keys()):
-        path, original = definition.module.inside[name]
-        if path in selection.left_out:
-            text = _with_bases(
-                text, name, tuple(_bases(definition.module, source_module(path), original, selection.left_out))
-            )
-            used = _used_names(text)
-    return text, used
+        elif name in selection.choices:
+            text = before + chosen_entries(name, node, selection.choices[name])
+    elif isinstance(node, ast.ClassDef):
+        text = _without_attributes(text, selection.unused)
+    return text, _used_names(text)
+
+
+def _without_attributes(text: str, names: frozenset[str]) -> str:
+    """Return the text of a class without the class attributes of some names and the comments above them."""
+    lines: list[str | None] = [*text.splitlines()]
+    (node,) = ast.parse(text).body
+    assert isinstance(node, ast.ClassDef)
+    for statement in node.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and names.intersection(_defined_by(statement)):
+            start, end = statement.lineno - 1, statement.end_lineno or statement.lineno
+            while lines[start - 1] and str(lines[start - 1]).lstrip().startswith("#"):
+                start -= 1
+            lines[start:end] = [None] * (end - start)
+    return "\n".join(line for line in lines if line is not None)
+
+
+def chosen_entries(name: str, node: ast.Assign | ast.AnnAssign, keys: frozenset[Any]) -> str:
+    """Return the text of a table of choices with the entries of some keys.
+
+    Args:
+        name: The name of the table.
+        node: Its assignment.
+        keys: The keys.
+    """
+    assert isinstance(node.value, ast.Dict)
+    pairs = zip(node.value.keys, node.value.values, strict=True)
+    entries = [
+        f"{_quoted(key)}: {ast.unparse(value)}"
+        for key, value in pairs
+        if isinstance(key, ast.Constant) and key.value in keys
+    ]
+    annotation = f": {ast.unparse(node.annotation)}" if isinstance(node, ast.AnnAssign) else ""
+    start = f"{name}{annotation} = "
+    return start + table_text(entries, _LINE_LENGTH - len(start))
+
+
+def table_text(entries: list[str], width: int = 80) -> str:
+    """Return the source of a dictionary, on a line if its width allows it.
+
+    Args:
+        entries: The source of the entries.
+        width: The width.
+    """
+    line = f"{{{', '.join(entries)}}}"
+    return line if len(line) <= width else "{\n" + "".join(f"    {entry},\n" for entry in entries) + "}"
+
+
+def _quoted(key: ast.Constant) -> str:
+    return f'"{key.value}"' if isinstance(key.value, str) else repr(key.value)
 
 
 @cache
@@ -234,56 +285,11 @@ def _used_names(text: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _bases(user: _Module, module: _Module, name: str, left_out: frozenset[str]) -> list[str]:
-    """Return the base classes in place of a class that is left out, and let the module that uses it import them."""
-    node = module.named[name].node
-    if not isinstance(node, ast.ClassDef):
-        raise ValueError(f"{user.path} needs {name}, but {module.path} is left out.")
-    bases = []
-    for base in map(ast.unparse, node.bases):
-        root = base.partition(".")[0]
-        if root in module.inside and module.inside[root][0] in left_out:
-            bases += _bases(user, source_module(module.inside[root][0]), base, left_out)
-            continue
-        if root in module.named:
-            bases += _bases(user, module, base, left_out)
-            continue
-        bases.append(base)
-        if root in module.inside:
-            user.inside.setdefault(root, module.inside[root])
-        elif root in module.outside:
-            user.outside.setdefault(root, module.outside[root])
-    return bases
-
-
-@cache
-def _with_bases(text: str, name: str, bases: tuple[str, ...]) -> str:
-    """Return the text with the base classes of a class in place of the class."""
-    lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef) and name in map(ast.unparse, node.bases):
-            given = [each for base in map(ast.unparse, node.bases) for each in (bases if base == name else [base])]
-            line = lines[node.lineno - 1] if lines[node.lineno - 1].startswith("class") else ""
-            if not line:
-                raise ValueError(f"The bases of {node.name} must be on the line of its name.")
-            after = line[line.index("):") + 2 :] if "):" in line else ""
-            listed = f"({', '.join(dict.fromkeys(given))})" if given else ""
-            lines[node.lineno - 1] = f"class {node.name}{listed}:{after}"
-    text = "\n".join(lines)
-    uses = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and node.id == name]
-    if uses and len(bases) != 1:
-        raise ValueError(f"{name} is left out, but used other than as a base class.")
-    for use in sorted(uses, key=lambda node: (node.lineno, node.col_offset), reverse=True):
-        line = lines[use.lineno - 1]
-        lines[use.lineno - 1] = line[: use.col_offset] + bases[0] + line[use.end_col_offset :]
-    return "\n".join(lines)
-
-
 class _Part:
     """One of the files."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, selection: Selection) -> None:
+        self.name, self.selection = name, selection
         self.sections: list[str] = []
         self.imports: dict[str, tuple[str, str | None]] = {}
         self.defined: dict[str, str] = {}
@@ -322,7 +328,7 @@ class _Part:
     def _import(self, module: _Module, name: str, file_of: Callable[[str], str]) -> None:
         origin: tuple[str, str | None]
         if name in module.inside:
-            path, original = module.inside[name]
+            path, original = self.selection.origin(module, name)
             if file_of(path) == self.name:
                 return
             origin = f".{file_of(path).removesuffix('.py')}", original

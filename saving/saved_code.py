@@ -14,9 +14,8 @@ from typing import Any
 from .auto_classes import LEFT_OUT, classes_in_folder, model_classes, saved_class
 from .calibration_files import CALIBRATION
 from .code_bundle import BUNDLE_FILES, MARK, MODELING
-from .merged_code import Selection, merged_code
+from .merged_code import Selection, merged_code, table_text
 from .module_list import MODULE_LIST
-from .partial_evaluation import Facts, table_text
 from .registered_pipelines import name_pipelines, pipelines_in_folder
 from .version import package_version
 from .written_for import EIGHT_BITS
@@ -40,18 +39,64 @@ _MODULES = {
     "SequenceEncoderConfig": "configuration/configuration_sequence_encoder.py",
     "TaskAdapterConfig": "configuration/configuration_task_adapter.py",
 }
-# What only the package does: classes in these modules are replaced by their base classes.
-_PACKAGE_ONLY = frozenset(
-    {
-        "saving/atomic_saving.py",
-        "saving/loading.py",
-        "configuration/checked_fields.py",
-        "configuration/presets.py",
-        "configuration/shared_fields.py",
-        "modeling/cpu/dropout.py",
-    }
+# Whole modules that the code in a folder leaves out, each with the module that stands for it: those that only the
+# package needs,
+_STAND_INS = {
+    **dict.fromkeys(
+        (
+            "configuration/checked_fields.py",
+            "configuration/presets.py",
+            "configuration/shared_fields.py",
+            "saving/atomic_saving.py",
+            "saving/code_saving.py",
+            "saving/loading.py",
+        ),
+        "hub/folder_code/configuration.py",
+    ),
+    **dict.fromkeys(
+        (
+            "modeling/cpu/busy_neighbours.py",
+            "modeling/cpu/cross_entropy.py",
+            "modeling/cpu/dropout.py",
+            "modeling/cpu/gated.py",
+            "modeling/cpu/prepacked.py",
+            "modeling/heads/earlier_answering.py",
+        ),
+        "hub/folder_code/modeling.py",
+    ),
+    **dict.fromkeys(("modeling/checks.py", "modeling/label_checks.py"), "hub/folder_code/checks.py"),
+}
+# and those of models that others have nothing of.
+_WITHOUT_GROUPS = {"modeling/attention/grouped.py": "hub/folder_code/modeling.py"}
+_WITHOUT_ROTARY = {"configuration/rope_parameters.py": "hub/folder_code/configuration.py"}
+_WITHOUT_WINDOWS = {"modeling/attention/banded.py": "hub/folder_code/modeling.py"}
+_WITHOUT_POSITION_BIAS = dict.fromkeys(
+    ("modeling/attention/disentangled.py", "modeling/attention/position_bias.py"),
+    "hub/folder_code/without_position_bias.py",
 )
-_TEXT_ENCODING = frozenset({"modeling/text_encoding/text_encoding.py", "modeling/text_encoding/text_length.py"})
+_WITHOUT_CONVOLUTION = {"modeling/convolution.py": "hub/folder_code/modeling.py"}
+_WITHOUT_CALIBRATION = dict.fromkeys(
+    (f"modeling/calibration/{name}.py" for name in ("calibration", "logit_calibration", "outputs")),
+    "hub/folder_code/without_calibration.py",
+)
+_WITHOUT_CALIBRATION |= {"inference/pipelines/answer_sets.py": "hub/folder_code/without_calibration.py"}
+_WITHOUT_EIGHT_BITS = dict.fromkeys(
+    (f"modeling/quantized/{name}.py" for name in ("eight_bit_network", "eight_bit_quantizer")),
+    "hub/folder_code/without_eight_bits.py",
+)
+_WITHOUT_TABLE = {"modeling/static_names.py": "hub/folder_code/without_table.py"}
+_WITHOUT_OTHER_VECTORS = {"modeling/text_encoding/text_encoding.py": "hub/folder_code/encoding.py"}
+_WITHOUT_ENCODING = dict.fromkeys(
+    (f"modeling/text_encoding/{name}.py" for name in ("recipe_files", "text_encoding")),
+    "hub/folder_code/without_encoding.py",
+)
+# By the part that a model has beside its weights.
+_WITHOUT = {
+    "calibration": _WITHOUT_CALIBRATION,
+    "eight_bits": _WITHOUT_EIGHT_BITS,
+    "recipe": _WITHOUT_ENCODING,
+    "table": _WITHOUT_TABLE,
+}
 # The field that selects an entry in each table of choices.
 _TABLES = {
     "POSITION_EMBEDDINGS": "position_embedding",
@@ -63,8 +108,10 @@ _TABLES = {
 }
 # Further ones that a trained head does not change.
 _TABLES_OF_HEADS = {"POOLINGS": "pooling", "SELECTED_TOKENS": "pooling", "HEADS": "classifier_head"}
-# Fields that select code in other ways.
-_FIELDS = ("conv_kernel_size", "position_offset")
+# The attributes of models that only the package reads, see `ModelClass`.
+_UNUSED = frozenset({"_auto_classes", "_by_architecture", "_has_pipeline", "_hub_task", "_offers", "_use"})
+# A field that selects code in another way.
+_FIELDS = ("conv_kernel_size",)
 
 
 def write_code(folder: Path, config: Any) -> None:
@@ -155,17 +202,30 @@ def _written(
         static: Whether the encoder is a table of token vectors.
     """
     fixed, tables = dict(fields), {**_TABLES, **_TABLES_OF_HEADS}
+    choices = {table: frozenset({fixed[name]}) for table, name in tables.items() if name in fixed}
+    parts = {"calibration": calibrated, "eight_bits": bits, "recipe": encodes, "table": static}
+    choices |= dict.fromkeys(("READERS", "WRITERS"), frozenset(part for part, has in parts.items() if has))
+    stand_ins = dict(_STAND_INS)
+    if "SequenceEncoderForRetrieval" not in entries:
+        stand_ins |= _WITHOUT_OTHER_VECTORS
+    if fixed.get("position_embedding", "rotary") != "rotary":
+        stand_ins |= _WITHOUT_ROTARY
+    if "sliding_window" in fixed:
+        stand_ins |= _WITHOUT_WINDOWS
+    if fixed.get("position_bias", "disentangled") != "disentangled":
+        stand_ins |= _WITHOUT_GROUPS
+    if fixed.get("position_bias", "") is None:
+        stand_ins |= _WITHOUT_POSITION_BIAS
+    if not fixed.get("conv_kernel_size", True):
+        stand_ins |= _WITHOUT_CONVOLUTION
+        choices["CONVOLUTION_LAYERS"] = frozenset()
+    for part, without in _WITHOUT.items():
+        stand_ins |= {} if parts[part] else without
     selection = Selection(
         entries=tuple((_MODULES.get(entry) or model_classes()[entry].file, entry) for entry in entries),
-        left_out=_PACKAGE_ONLY | (frozenset() if encodes else _TEXT_ENCODING),
-        facts=Facts(
-            constants={
-                **{"INSTALLED": False, "CALIBRATED": calibrated, "IN_EIGHT_BITS": bits, "ENCODES": encodes},
-                "STATIC": static,
-            },
-            fields=fixed,
-            choices={table: frozenset({fixed[name]}) for table, name in tables.items() if name in fixed},
-        ),
+        stand_ins=stand_ins,
+        choices=choices,
+        unused=_UNUSED,
         values={"WRITTEN_FOR": table_text([f"{_quoted(name)}: {_quoted(fixed[name])}" for name in fixed])},
     )
     classes = ", ".join(entry for entry in entries if entry in model_classes())

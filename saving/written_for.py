@@ -1,21 +1,10 @@
-"""What this code is written for. In the package, that is every model.
+"""Which models this code computes. In the package, that is every model.
 
-`saving/saved_code.py` writes the code of a saved folder for one model: it replaces these constants by what is true of
-the model, and leaves out the blocks of `if` that cannot run then.
+`saving/saved_code.py` writes the code of a saved folder for one model, with the choices that its configuration makes.
 """
 
 from typing import Any
 
-# Whether this is the installed package.
-INSTALLED = True
-# Whether models may have a calibration, or a `logit_calibration`.
-CALIBRATED = True
-# Whether models may be in eight bits.
-IN_EIGHT_BITS = True
-# Whether encoders turn texts into vectors.
-ENCODES = True
-# Whether encoders may be tables of token vectors.
-STATIC = True
 # The `quant_method` of their configuration.
 EIGHT_BITS = "sequence_encoder_8bit"
 # The fields of the configuration whose value is the same for all models, and that value.
@@ -23,23 +12,14 @@ WRITTEN_FOR: dict[str, Any] = {}
 
 
 def check_written_for(config: Any) -> None:
-    """Check that this code computes models with a configuration.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ValueError: If it was written for other values of some fields.
-    """
-    for name, value in WRITTEN_FOR.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"The code in this folder only computes models with {name}={value!r}, got {getattr(config, name)!r}. "
-                "For other models, install sequence-encoder and import sequence_encoder."
-            )
+    """Refuse configurations of models that this code does not compute."""
+    given = {name: getattr(config, name) for name in WRITTEN_FOR}
+    wrong = [f"with {name}={each!r}, got {given[name]!r}" for name, each in WRITTEN_FOR.items() if given[name] != each]
     # The window of code without sliding layers is None, with which these would attend to all tokens.
     if "sliding_window" in WRITTEN_FOR and "sliding_attention" in config.layer_types:
+        wrong.append("without sliding_attention in layer_types")
+    if wrong:
         raise ValueError(
-            "The code in this folder only computes models without sliding_attention in layer_types. For other models, "
-            "install sequence-encoder and import sequence_encoder."
+            f"The code in this folder only computes models {wrong[0]}. For other models, install sequence-encoder and "
+            "import sequence_encoder."
         )

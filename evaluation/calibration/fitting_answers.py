@@ -13,7 +13,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ...command_line import UsageError
-from ...inference.pipelines.question_answering import CANDIDATES, Offsets, best_answers
+from ...inference.pipelines.answer_sets import CANDIDATES
+from ...inference.pipelines.question_answering import Offsets, best_answers
 from ...modeling.calibration.calibration import PredictionSets
 from ..tasks.answers import Answers
 from .fitting import Fitted, ToFit

@@ -9,12 +9,9 @@ from torch.nn import functional as F
 from transformers.pipelines.base import ChunkPipeline
 
 from ...modeling.calibration.calibration import calibration_of
-from ...modeling.calibration.outputs import check_refusal, refuse_uncalibrated, with_p_values
-from ...saving.written_for import CALIBRATED
+from ...modeling.calibration.outputs import check_refusal, with_p_values
 from ...tokenizer.private_copy import private_copy
-
-# Answers to consider for the sets of a calibrated model.
-CANDIDATES = 20
+from .answer_sets import CANDIDATES, in_sets
 
 # `Any`, because the annotations of `ChunkPipeline` do not allow the parameters that its subclasses add.
 _Pipeline: Any = ChunkPipeline
@@ -55,9 +52,7 @@ class QuestionAnsweringPipeline(_Pipeline):
             raise ValueError(f"model must have a question answering head, got a {type(model).__name__}.")
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"tokenizer must be a fast tokenizer, got a {type(tokenizer).__name__}.")
-        self.calibration: Any = None
-        if CALIBRATED:
-            self.calibration = calibration_of(model)
+        self.calibration: Any = calibration_of(model)
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:
@@ -94,10 +89,7 @@ class QuestionAnsweringPipeline(_Pipeline):
     def _sanitize_parameters(
         self, coverage: float | None = None, abstain_below: float | None = None, **given: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if CALIBRATED:
-            check_refusal(self.calibration, coverage, abstain_below)
-        else:
-            refuse_uncalibrated(coverage, abstain_below)
+        check_refusal(self.calibration, coverage, abstain_below)
         trusted = {"coverage": coverage, "abstain_below": abstain_below}
         trusted = {name: value for name, value in trusted.items() if value is not None}
         for name, value in given.items():
@@ -145,12 +137,9 @@ class QuestionAnsweringPipeline(_Pipeline):
         names = [name for name in self.tokenizer.model_input_names if name in model_inputs]
         inputs = {name: model_inputs[name] for name in names}
         kept = {name: value for name, value in model_inputs.items() if name not in names}
-        if CALIBRATED:
-            outputs, p_values = with_p_values(self.model, self.calibration, **inputs)
-            if p_values is not None:
-                kept["unfamiliarity"] = p_values
-        else:
-            outputs = self.model(**inputs, return_dict=True)
+        outputs, p_values = with_p_values(self.model, self.calibration, **inputs)
+        if p_values is not None:
+            kept["unfamiliarity"] = p_values
         return {"start": outputs.start_logits, "end": outputs.end_logits, **kept}
 
     def postprocess(
@@ -180,28 +169,10 @@ class QuestionAnsweringPipeline(_Pipeline):
             )
             for window in windows
         ]
-        number = top_k
-        if CALIBRATED and self.calibration is not None:
-            number = max(top_k, CANDIDATES)
+        number = top_k if self.calibration is None else max(top_k, CANDIDATES)
         answers = best_answers(scored, windows[0]["context"], number, max_answer_len, handle_impossible_answer)
-        if CALIBRATED and self.calibration is not None:
-            answers = self._with_sets(answers, windows, coverage, abstain_below)[:top_k]
+        answers = in_sets(self.calibration, answers, windows, coverage, abstain_below)[:top_k]
         return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
-
-    def _with_sets(
-        self, answers: list[dict[str, Any]], windows: list[dict[str, Any]], coverage: Any, abstain_below: Any
-    ) -> list[dict[str, Any]]:
-        """Add the set of answers and the p-value of a question to its answers."""
-        threshold = self.calibration.sets.threshold(coverage)
-        inside = [each["answer"] for place, each in enumerate(answers) if not place or 1 - each["score"] <= threshold]
-        added: dict[str, Any] = {}
-        if "unfamiliarity" in windows[0]:
-            # A context that is read in several windows has their mean.
-            added["unfamiliarity"] = float(torch.stack([window["unfamiliarity"] for window in windows]).mean())
-        if abstain_below is not None and added.get("unfamiliarity", 1.0) < abstain_below:
-            nothing = dict.fromkeys(("score", "start", "end", "answer"))
-            return [{**nothing, "answers": _different(each["answer"] for each in answers), **added}]
-        return [{**each, "answers": _different(inside), **added} for each in answers]
 
     def _unpadded_logits(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
         """Return the logits (S,) of the tokens of a window, without the padding of the batch."""
@@ -323,11 +294,6 @@ def _pairs(questions: Any, contexts: Any) -> Any:
             f"{len(questions)} and {len(contexts)}."
         )
     return [{"question": question, "context": context} for question, context in zip(questions, contexts, strict=True)]
-
-
-def _different(answers: Iterable[str]) -> list[str]:
-    """Return each answer once, although it may be in several places of a context."""
-    return list(dict.fromkeys(answers))
 
 
 def _texts(inputs: Any) -> tuple[str, str]:

@@ -27,7 +27,8 @@ from ...modeling import (
 from ...modeling.calibration.calibration import calibration_of
 from ...modeling.calibration.layer_vectors import LAYER_VECTORS, LayerVectors
 from ...modeling.feed_forward import MLP
-from ...modeling.layouts import GraphLayout, PaddedLayout
+from ...modeling.graph_layouts import GraphLayout, layout_in_graphs
+from ...modeling.layouts import PaddedLayout
 from ...modeling.pooling import POOLINGS
 from ...modeling.quantized.eight_bit_graph import EightBitProduct
 from ...modeling.quantized.eight_bit_linear import EightBitLinear
@@ -268,7 +269,7 @@ def trace(
     backend = exporter.export_format
     form = _plain_outputs(module) if backend == "dynamo" else _integers_in_graphs(module, backend == "onnx")
     try:
-        with encoder.layout_in_graphs(layout), form:
+        with layout_in_graphs(encoder, layout), form:
             return exporter.export(module, dict(inputs), config)
     finally:
         if not replaced:

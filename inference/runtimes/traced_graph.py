@@ -19,8 +19,9 @@ from ...modeling import (
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
+from ...modeling.graph_layouts import GraphLayout, PlainLayout
 from ...modeling.heads.label_prompts import SAMPLE_LABELS
-from ...modeling.layouts import GraphLayout, PaddedLayout, PlainLayout
+from ...modeling.layouts import PaddedLayout
 from ...modeling.quantized.eight_bit_linear import EightBitLinear
 from ...modeling.text_encoding.evaluation_mode import evaluation_mode
 from .comparison import ExportCheck, Inputs, compare

@@ -15,7 +15,6 @@ from transformers.masking_utils import create_bidirectional_mask, create_bidirec
 from transformers.utils.generic import is_flash_attention_requested
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...saving.written_for import INSTALLED
 from ..packing import PackedBatch
 from .banded import BandedAttention
 from .disentangled import DisentangledBias
@@ -24,9 +23,9 @@ from .heads import QKV
 from .masks import within_window
 from .packed import Attention, PackedAttention, repeat_heads
 from .per_length import EqualLengthAttention
-from .position_bias import BucketedBias, LinearBias, PositionBias
+from .position_bias import BucketedBias, LinearBias
 
-POSITION_BIASES: dict[str, type[PositionBias]] = {
+POSITION_BIASES: dict[str, type[nn.Module]] = {
     "bucketed": BucketedBias,
     "alibi": LinearBias,
     "disentangled": DisentangledBias,
@@ -54,7 +53,7 @@ def choose_varlen_attention(
     if implementation == "flex_attention":
         return BlockMaskAttention
     if device.type == "cpu":
-        if (INSTALLED or config.position_bias == "disentangled") and needs_groups(config, dtype, dropout, training):
+        if needs_groups(config, dtype, dropout, training):
             return GroupedAttention
         if config.sliding_window is not None and config.position_bias is None:
             return BandedAttention

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..label_checks import IGNORED
+from ..summed_loss import summed_cross_entropy
 from .eligibility import is_eager_on_cpu, is_plain_linear
 from .linear import product
 from .plain_gradients import needs_plain_gradients, plain_gradients
@@ -27,23 +28,10 @@ _CHUNK = 1 << 20
 _SMALLEST = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
 
 
-def summed_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return the sum of -log softmax(logits)[label] over all labels except `ignore_index`.
-
-    It is computed in float32, or in float64 if the logits are.
-
-    Args:
-        logits: (n, V).
-        labels: (n,).
-        ignore_index: The label to ignore.
-        weights: (n,) factors of the terms of the sum, in float32.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if weights is None:
-        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-    return (F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none") * weights).sum()
+def can_chunk(logits: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Return whether `chunked_cross_entropy` can compute a loss and its gradients."""
+    # In float16, gradients that are not multiplied by the scale of the loss would become 0.
+    return logits.dtype != torch.float16 and is_eager_on_cpu(logits, labels)
 
 
 def chunked_cross_entropy(

@@ -93,3 +93,11 @@ def is_plain_linear(linear: nn.Linear, channels: int) -> bool:
         # oneDNN ignores the strides of a bias.
         and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
     )
+
+
+def onednn_product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None
+) -> torch.Tensor:
+    """Compute act(xWᵀ + b) by oneDNN, for x of shape (rows, in); `act` may be None."""
+    name, algorithm = onednn_activation(act) or NO_ACTIVATION
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...saving.written_for import INSTALLED
-from .eligibility import NO_ACTIVATION, can_fuse, is_eager_on_cpu, is_recorded, onednn_activation
-from .prepacked import is_prepacked, kept_output, pad_rows, prepacked_parts
+from .eligibility import can_fuse, is_eager_on_cpu, is_recorded, onednn_activation, onednn_product
+from .prepacked import is_prepacked, kept_output, pad_rows, prepacked_parts, prepacked_product
 from .shapes import has_few_rows, has_onednn, suits_onednn
 
 
@@ -21,8 +20,8 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
     """Compute linear(x), from (..., in) to (..., out)."""
     if _is_small(linear, hidden_states):
         return linear(hidden_states)
-    if INSTALLED and (parts := prepacked_parts(linear, hidden_states)):
-        return _prepacked_product(hidden_states, parts[0], linear, None)
+    if (prepacked := prepacked_product(linear, hidden_states, None)) is not None:
+        return prepacked
     if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -35,17 +34,15 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def linear_of_constant(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """Compute linear(x) for an input that hardly ever changes. A layer with a prepacked weight keeps the output."""
-    if INSTALLED:
-        return kept_output(linear, x, fused_linear)
-    return fused_linear(linear, x)
+    return kept_output(linear, x, fused_linear)
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
     if _is_small(linear, hidden_states):
         return act(linear(hidden_states))
-    if INSTALLED and onednn_activation(act) and (parts := prepacked_parts(linear, hidden_states)):
-        return _prepacked_product(hidden_states, parts[0], linear, act)
+    if onednn_activation(act) and (prepacked := prepacked_product(linear, hidden_states, act)) is not None:
+        return prepacked
     if not _can_fuse_activation(linear, act, hidden_states):
         return act(fused_linear(linear, hidden_states))
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -56,7 +53,7 @@ def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor
     """Return whether `fused_gate` can compute a gated layer."""
     if _is_small(linear, hidden_states):
         return False
-    if INSTALLED and onednn_activation(act) and prepacked_parts(linear, hidden_states, 2):
+    if onednn_activation(act) and prepacked_parts(linear, hidden_states, 2):
         return True
     if not _can_fuse_activation(linear, act, hidden_states):
         return False
@@ -72,9 +69,9 @@ def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
     (of_gate, of_up), x = linear.weight.chunk(2), rows
-    if INSTALLED and (parts := prepacked_parts(linear, hidden_states, 2)):
+    if parts := prepacked_parts(linear, hidden_states, 2):
         (of_gate, of_up), x = parts, pad_rows(rows)
-    gate = _onednn_product(x, of_gate, biases[0], act)
+    gate = onednn_product(x, of_gate, biases[0], act)
     gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")[: len(rows)]
     return gated.view(*hidden_states.shape[:-1], gated.shape[-1])
 
@@ -96,30 +93,14 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
     """Compute act(xWᵀ + b) for x of shape (rows, in)."""
     if suits_onednn(len(x), x.dtype):
-        return _onednn_product(x, weight, bias, act)
+        return onednn_product(x, weight, bias, act)
     output = F.linear(x, weight, bias)
     return output if act is None else act(output)
 
 
-def _prepacked_product(
-    hidden_states: torch.Tensor, weight: torch.Tensor, linear: nn.Linear, act: nn.Module | None
-) -> torch.Tensor:
-    """Compute act(linear(x)) with a prepacked weight, from (..., in) to (..., out)."""
-    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-    output = _onednn_product(pad_rows(rows), weight, linear.bias, act)[: len(rows)]
-    return output.view(*hidden_states.shape[:-1], output.shape[-1])
-
-
-def _onednn_product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None
-) -> torch.Tensor:
-    name, algorithm = onednn_activation(act) or NO_ACTIVATION
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-
-
 def _is_small(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
     """Return whether torch should compute a product of few rows, for which the other checks take longer than it."""
-    if INSTALLED and hidden_states.dtype != torch.float32 and is_prepacked(linear):
+    if hidden_states.dtype != torch.float32 and is_prepacked(linear):
         return False  # In float32, torch's product of few rows is faster even so.
     return (
         type(hidden_states) is torch.Tensor

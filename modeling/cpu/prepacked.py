@@ -5,14 +5,13 @@ In every product, oneDNN otherwise rearranges parts of a weight or reads them in
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ...saving.written_for import INSTALLED
-from .eligibility import can_fuse
+from .eligibility import can_fuse, onednn_product
 from .shapes import suits_onednn
 
 # Packing a weight takes as long as what it saves for about this many tokens, times four.
@@ -161,6 +160,15 @@ def kept_output(
     return output
 
 
+def prepacked_product(linear: nn.Linear, x: torch.Tensor, act: nn.Module | None) -> torch.Tensor | None:
+    """Compute act(linear(x)) with a prepacked weight, from (..., in) to (..., out); None without such a weight."""
+    if not (parts := prepacked_parts(linear, x)):
+        return None
+    rows = x.reshape(-1, x.shape[-1])
+    output = onednn_product(pad_rows(rows), parts[0], linear.bias, act)[: len(rows)]
+    return output.view(*x.shape[:-1], output.shape[-1])
+
+
 def pad_rows(x: torch.Tensor) -> torch.Tensor:
     """Pad the rows of (rows, in) to a multiple of eight if they are few, so that short texts need few kernels."""
     missing = -len(x) % _ROW_STEP
@@ -183,7 +191,7 @@ def prepacked_for(modules: nn.Module, tokens: int) -> AbstractContextManager[Non
 
     Layers that are prepacked already are left alone.
     """
-    if INSTALLED and tokens >= _LEAST_TOKENS:
+    if tokens >= _LEAST_TOKENS:
         return _prepacked(modules)
     return nullcontext()
 
@@ -200,3 +208,24 @@ def _prepacked(modules: nn.Module) -> Iterator[None]:
         for linear, prepacked in own:
             if linear.__dict__.get("prepacked") is prepacked:
                 del linear.__dict__["prepacked"]
+
+
+class PrepackingMixin:
+    """Mixin that gives a model the method `prepack_weights`."""
+
+    def prepack_weights(self, enabled: bool = True) -> None:
+        """Make inference on a CPU faster with copies of the layers' weights in the layout that oneDNN reads.
+
+        The first forward pass makes the copies, and makes them again after an optimizer, `load_state_dict` or
+        another operation has changed the weights. After changes in place through `.data`, as when peft merges an
+        adapter, call this method again. The copies take as much memory as the layers' weights, and results differ
+        by rounding. The layers of a DeBERTa also keep their projections of the distances. Training, compiled
+        models, models made in inference mode and other devices do not use them. In float32, short texts do not
+        use the copies either. `encode` makes its own copies while it encodes many texts.
+
+        Args:
+            enabled: Whether to use copies; False frees them.
+        """
+        for name in ("layers", "position_bias"):
+            if (module := getattr(cast(Any, self).base_model, name, None)) is not None:
+                prepack(module, enabled)

@@ -14,15 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...saving.written_for import INSTALLED
 from ..cpu.cross_entropy import (
+    can_chunk,
     can_chunk_linear,
     chunked_cross_entropy,
     chunked_linear_cross_entropy,
-    summed_cross_entropy,
 )
-from ..cpu.eligibility import is_eager_on_cpu
 from ..label_checks import IGNORED
+from ..summed_loss import summed_cross_entropy
 
 Count = torch.Tensor | int | None
 
@@ -75,8 +74,7 @@ def cross_entropy(
         weights = _at_least_float32(weights.reshape(-1).to(logits.device))
     logits = logits.reshape(-1, logits.shape[-1])
     count = (labels != ignore_index).sum()
-    # In float16, gradients that are not multiplied by the scale of the loss would become 0.
-    if INSTALLED and logits.dtype != torch.float16 and is_eager_on_cpu(logits, labels):
+    if can_chunk(logits, labels):
         factors = _factors(labels, weights, logits.dtype, count, num_items_in_batch)
         return chunked_cross_entropy(logits, labels, ignore_index, factors)
     total = summed_cross_entropy(logits, labels, ignore_index, weights)
@@ -132,7 +130,7 @@ def masked_lm_loss_of_states(
         label_weights: Factors of the terms of the sum, of the shape of the labels.
         **kwargs: Not used.
     """
-    if INSTALLED and can_chunk_linear(decoder, hidden_states, labels):
+    if can_chunk_linear(decoder, hidden_states, labels):
         weights = None if label_weights is None else _at_least_float32(label_weights)
         factors = _factors(labels, weights, hidden_states.dtype, len(labels), num_items_in_batch)
         return chunked_linear_cross_entropy(decoder, hidden_states, labels, factors)

@@ -18,7 +18,6 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.custom_generate import write_custom_generate
-from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
 from ..checks import batch_shape, has_values, on_host
 from ..cpu.dropout import Dropout
@@ -177,11 +176,10 @@ class SequenceEncoderMaskedLMOutput(MaskedLMOutput):
 class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, VocabularyModel):  # type: ignore[misc] # differing `generate`
     """The encoder with a masked language modelling head (Devlin et al., 2019), which can also write."""
 
-    if INSTALLED:
-        # The second one is that of the "text-generation" pipeline.
-        _auto_classes = ("AutoModelForMaskedLM", "AutoModelForCausalLM")
-        _hub_task = "fill-mask"
-        _use = 'pipeline("fill-mask") or `infill`'
+    # The second one is that of the "text-generation" pipeline.
+    _auto_classes = ("AutoModelForMaskedLM", "AutoModelForCausalLM")
+    _hub_task = "fill-mask"
+    _use = 'pipeline("fill-mask") or `infill`'
     _pools = False
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
@@ -270,12 +268,11 @@ class SequenceEncoderForPreTrainingOutput(ModelOutput):
 class SequenceEncoderForPreTraining(VocabularyModel):
     """The encoder with heads for masked language modelling and sentence order prediction (Lan et al., 2020)."""
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForPreTraining",)
-        _hub_task = "fill-mask"
-        _has_pipeline = False
-        _use = 'pipeline("fill-mask")'
-        _offers = ("SequenceEncoderForMaskedLM",)
+    _auto_classes = ("AutoModelForPreTraining",)
+    _hub_task = "fill-mask"
+    _has_pipeline = False
+    _use = 'pipeline("fill-mask")'
+    _offers = ("SequenceEncoderForMaskedLM",)
     _outputs = (2,)
 
     def __init__(self, config: SequenceEncoderConfig) -> None:

@@ -16,7 +16,6 @@ from transformers.processing_utils import Unpack
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
 from ..forward_options import ForwardOptions
 from ..modeling_sequence_encoder import SequenceEncoderModel
@@ -49,10 +48,9 @@ class SequenceEncoderForRetrieval(MultiEncodingMixin, SequenceEncoderModel):  # 
     token is its multi-vector representation. Everything that takes an encoder also takes this model.
     """
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForTextEncoding",)
-        _hub_task = "sentence-similarity"
-        _has_pipeline = False
+    _auto_classes = ("AutoModelForTextEncoding",)
+    _hub_task = "sentence-similarity"
+    _has_pipeline = False
     _outputs = (1, "token_vector_size")
     embedding_recipe: EmbeddingRecipe | None = EmbeddingRecipe(pooling=("cls",), after=(Normalize(),))
 

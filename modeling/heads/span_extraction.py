@@ -20,7 +20,6 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...configuration.span_extraction_field import complete_span_extraction, span_extraction_fields
-from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
 from ..extraction.extracting import ExtractionMixin
 from ..extraction.label_encoder import LabelEncoder, read_label_tokenizer, write_label_tokenizer
@@ -63,12 +62,11 @@ class SequenceEncoderForSpanExtraction(ExtractionMixin, SequenceEncoderPreTraine
     the labels. `extract` prepares these inputs, and splits long texts into windows.
     """
 
-    if INSTALLED:
-        _auto_classes = ("AutoModel",)
-        _by_architecture = True
-        _hub_task = "token-classification"
-        _has_pipeline = False
-        _use = '`sequence-encoder extract`, its method `extract` or pipeline("zero-shot-entities")'
+    _auto_classes = ("AutoModel",)
+    _by_architecture = True
+    _hub_task = "token-classification"
+    _has_pipeline = False
+    _use = '`sequence-encoder extract`, its method `extract` or pipeline("zero-shot-entities")'
     _loss_function = staticmethod(span_extraction_loss)
     _pools = False
 

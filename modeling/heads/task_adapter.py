@@ -18,7 +18,7 @@ from ...configuration.configuration_task_adapter import TaskAdapterConfig
 from ...data.argument_checks import check_count
 from ...saving.atomic_saving import ModelSavingMixin
 from ...saving.loading import SafeModelLoadingMixin
-from ...saving.written_for import EIGHT_BITS, ENCODES, INSTALLED
+from ...saving.written_for import EIGHT_BITS
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_floating_mask, check_tensor
 from ..given_weights import keep_weights
@@ -57,9 +57,8 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
             the choices.
     """
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForSequenceClassification",)
-        _hub_task = "text-classification"
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    _hub_task = "text-classification"
     config_class = TaskAdapterConfig
     config: TaskAdapterConfig
     base_model_prefix = "encoder"
@@ -83,7 +82,7 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
         else:
             base = _base_of(encoder)
             config = TaskAdapterConfig(encoder_config=base.config)
-            if ENCODES and pooling is None and (recipe := recipe_of(base)) is not None:
+            if pooling is None and (recipe := recipe_of(base)) is not None:
                 pooling = recipe.single_pooling
         _set_classes(config, num_classes, id2label)
         if pooling is not None:

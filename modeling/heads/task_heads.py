@@ -3,7 +3,6 @@
 Shapes: B batch, S sequence, D hidden, C classes.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,7 +18,6 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...saving.written_for import CALIBRATED, INSTALLED
 from ..attention.masks import real_tokens
 from ..calibration.logit_calibration import calibrated_logits
 from ..checks import batch_shape, check_shapes
@@ -34,6 +32,7 @@ from ..label_checks import (
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
+from .earlier_answering import EarlierAnsweringMixin
 from .losses import (
     label_loss,
     question_answering_loss,
@@ -93,10 +92,9 @@ def _is_random(part: nn.Module) -> bool:
 class SequenceEncoderForSequenceClassification(TaskModel):
     """The encoder with a head for sequence classification: a single label, several labels, or regression."""
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForSequenceClassification",)
-        _hub_task = "text-classification"
-        _use = '`sequence-encoder predict` or pipeline("text-classification")'
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    _hub_task = "text-classification"
+    _use = '`sequence-encoder predict` or pipeline("text-classification")'
     _loss_function = staticmethod(sequence_classification_loss)
 
     def _keeps_logit_calibration(self) -> bool:
@@ -136,9 +134,7 @@ class SequenceEncoderForSequenceClassification(TaskModel):
             )
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
-        logits = self._logits(text_vectors(outputs, self))
-        if CALIBRATED:
-            logits = calibrated_logits(logits, self.config)
+        logits = calibrated_logits(self._logits(text_vectors(outputs, self)), self.config)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
@@ -150,9 +146,8 @@ class SequenceEncoderForSequenceClassification(TaskModel):
 class SequenceEncoderForTokenClassification(TaskModel):
     """The encoder with a head for token classification, such as named entity recognition."""
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForTokenClassification",)
-        _hub_task = "token-classification"
+    _auto_classes = ("AutoModelForTokenClassification",)
+    _hub_task = "token-classification"
     _loss_function = staticmethod(label_loss)
     _pools = False
 
@@ -192,42 +187,16 @@ class SequenceEncoderForTokenClassification(TaskModel):
         )
 
 
-class SequenceEncoderForQuestionAnswering(TaskModel):
+class SequenceEncoderForQuestionAnswering(EarlierAnsweringMixin, TaskModel):  # type: ignore[misc] # as its base
     """The encoder with a head for extractive question answering, which finds where an answer starts and ends."""
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForQuestionAnswering",)
-        _hub_task = "question-answering"
-        _use = 'pipeline("question-answering", trust_remote_code=True)'
+    _auto_classes = ("AutoModelForQuestionAnswering",)
+    _hub_task = "question-answering"
+    _use = 'pipeline("question-answering", trust_remote_code=True)'
     _loss_function = staticmethod(question_answering_loss)
     _outputs = (2,)
     _pools = False
     _last_layer = "qa_outputs"
-
-    if INSTALLED:
-
-        @classmethod
-        def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-            """Load a model, see `SequenceEncoderPreTrainedModel.from_pretrained`.
-
-            Earlier versions saved `qa_outputs` as `classifier`. Models with other heads have a `classifier` as well,
-            whose weights are not loaded.
-            """
-            config = kwargs.get("config")
-            if isinstance(config, SequenceEncoderConfig):
-                saved = config.architectures
-            else:
-                source = config or pretrained_model_name_or_path
-                fields = SequenceEncoderConfig.get_config_dict(source, **kwargs)[0] if source else {}
-                saved = fields.get("architectures")
-            if saved == ["SequenceEncoderForQuestionAnswering"]:
-                kwargs["key_mapping"] = {r"^classifier\.": "qa_outputs.", **(kwargs.get("key_mapping") or {})}
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-
-        def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
-            # By default, transformers saves weights under the names that they were loaded from.
-            kwargs.setdefault("save_original_format", False)
-            return super()._write(folder, *args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -285,11 +254,10 @@ class SequenceEncoderForQuestionAnswering(TaskModel):
 class SequenceEncoderForMultipleChoice(TaskModel):
     """The encoder with a head for multiple choice, which scores several texts."""
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForMultipleChoice",)
-        _hub_task = "multiple-choice"
-        _has_pipeline = False
-        _use = "AutoModelForMultipleChoice, which computes a logit for each choice"
+    _auto_classes = ("AutoModelForMultipleChoice",)
+    _hub_task = "multiple-choice"
+    _has_pipeline = False
+    _use = "AutoModelForMultipleChoice, which computes a logit for each choice"
     _loss_function = staticmethod(label_loss)
     _outputs = (1,)
 

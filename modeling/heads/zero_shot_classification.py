@@ -22,7 +22,6 @@ from ...configuration.zero_shot_classification_field import (
     complete_zero_shot_classification,
     zero_shot_classification_fields,
 )
-from ...saving.written_for import INSTALLED
 from ..attention.masks import real_tokens
 from ..checks import batch_shape, check_integers
 from ..cpu.dropout import Dropout
@@ -70,11 +69,10 @@ class SequenceEncoderForZeroShotClassification(  # type: ignore[misc] # wraps `p
     `label_prompts` prepares these inputs.
     """
 
-    if INSTALLED:
-        _auto_classes = ("AutoModelForSequenceClassification",)
-        _by_architecture = True
-        _hub_task = "zero-shot-classification"
-        _use = '`sequence-encoder predict --labels` or pipeline("zero-shot-classification")'
+    _auto_classes = ("AutoModelForSequenceClassification",)
+    _by_architecture = True
+    _hub_task = "zero-shot-classification"
+    _use = '`sequence-encoder predict --labels` or pipeline("zero-shot-classification")'
     _loss_function = staticmethod(zero_shot_classification_loss)
 
     def __init__(self, config: SequenceEncoderConfig) -> None:

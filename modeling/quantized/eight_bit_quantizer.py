@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
-from ...saving.written_for import EIGHT_BITS, INSTALLED
+from ...saving.written_for import EIGHT_BITS
 from .eight_bit_config import EightBitConfig
 from .eight_bit_embedding import EightBitEmbedding
 from .eight_bit_linear import EightBitLinear
@@ -57,19 +57,6 @@ class EightBitQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         model.requires_grad_(False)
 
-    def quantize_if_asked(self, model: PreTrainedModel, name: str | os.PathLike[str], options: dict[str, Any]) -> None:
-        """Quantize a model that has been loaded with its embedding recipe, unless its weights were quantized already.
-
-        Args:
-            model: The model.
-            name: The folder or Hub id that it was loaded from.
-            options: The arguments of `from_pretrained`.
-        """
-        if not self.pre_quantized:
-            quantize = type(self).quantize_loaded
-            assert quantize is not None
-            quantize(model, self.quantization_config, name, options)
-
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """Whether quantized models can be saved."""
         return True
@@ -80,16 +67,43 @@ class EightBitQuantizer(HfQuantizer):
         return False
 
 
+class QuantizedLayersMixin:
+    """Mixin of models whose layers may be in eight bits."""
+
+    @staticmethod
+    def _replace_modules(encoder: nn.Module, modules: dict[str, int]) -> None:
+        # One quantizer loads all models of a process. It must put layers of a model's own code into it, since each
+        # folder that is loaded without the package brings its own copy of all classes.
+        replace_modules(encoder, modules)
+
+
 def register_eight_bits() -> None:
     """Let transformers find this quantizer."""
-    # Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package. The
-    # quantizer of the package can do more.
-    if INSTALLED or EIGHT_BITS not in AUTO_QUANTIZER_MAPPING:
-        AUTO_QUANTIZATION_CONFIG_MAPPING[EIGHT_BITS] = EightBitConfig
-        AUTO_QUANTIZER_MAPPING[EIGHT_BITS] = EightBitQuantizer
+    AUTO_QUANTIZATION_CONFIG_MAPPING[EIGHT_BITS] = EightBitConfig
+    AUTO_QUANTIZER_MAPPING[EIGHT_BITS] = EightBitQuantizer
 
 
-def write_without_quantization(model: PreTrainedModel, folder: Path) -> None:
+# Not `register_quantizer`, because the code in a folder may be loaded beside the package, whose quantizer can do more.
+if EIGHT_BITS not in AUTO_QUANTIZER_MAPPING:
+    register_eight_bits()
+
+
+def quantize_if_asked(model: PreTrainedModel, name: str | os.PathLike[str], options: dict[str, Any]) -> None:
+    """Quantize a model that has been loaded with its embedding recipe, unless its weights were quantized already.
+
+    Args:
+        model: The model.
+        name: The folder or Hub id that it was loaded from.
+        options: The arguments of `from_pretrained`.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if isinstance(quantizer, EightBitQuantizer) and not quantizer.pre_quantized:
+        quantize = type(quantizer).quantize_loaded
+        assert quantize is not None
+        quantize(model, quantizer.quantization_config, name, options)
+
+
+def write_without_quantization(model: PreTrainedModel, folder: Path, there: Path) -> None:
     """Write the configuration of a model that was made from that of a quantized one, but is not quantized itself."""
     if getattr(model, "hf_quantizer", None) is None and hasattr(model.config, "quantization_config"):
         plain = copy.deepcopy(model.config)

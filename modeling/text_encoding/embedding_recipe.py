@@ -4,12 +4,14 @@ Shapes: N texts, D channels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ..pooling import check_pooling
 
 # The activations of dense layers, by their names in files of sentence-transformers.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -92,6 +94,28 @@ class EmbeddingRecipe:
             raise ValueError(
                 f"{self.obstacle}. Load the folder with SentenceTransformer, or pass pooling= to use only the encoder."
             )
+
+    def changed(self, pooling: str | None = None, normalize: bool | None = None) -> "EmbeddingRecipe":
+        """Return the recipe with other settings.
+
+        Args:
+            pooling: The pooling, instead of that of this recipe.
+            normalize: Whether to scale vectors to unit length, instead of the setting of this recipe.
+
+        Raises:
+            ValueError: If the pooling does not exist, or the recipe is not supported.
+        """
+        recipe = self
+        if pooling is None:
+            recipe.check()
+        else:
+            check_pooling(pooling)
+            recipe = replace(recipe, pooling=(pooling,), obstacle=None)
+        if normalize is False:
+            recipe = replace(recipe, after=tuple(step for step in recipe.after if not isinstance(step, Normalize)))
+        elif normalize and recipe.after[-1:] != (Normalize(),):
+            recipe = replace(recipe, after=(*recipe.after, Normalize()))
+        return recipe
 
     def channels(self, hidden_size: int) -> int:
         """Return the number of channels of the vectors before truncation, given the `hidden_size` of the encoder."""

@@ -14,7 +14,6 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...data.argument_checks import check_text
-from ...saving.written_for import STATIC
 from .embedding_recipe import EmbeddingRecipe, Normalize
 
 # Number of texts to tokenize and sort together, enough for hundreds of batches.
@@ -39,7 +38,7 @@ class PreparedEncoding:
 
     def tokenize(self, texts: list[str]) -> Mapping[str, Any]:
         """Tokenize texts with the prompt before each: `input_ids` has the ids of each text."""
-        if STATIC and self.rows is not None:
+        if self.rows is not None:
             return {"input_ids": self.rows([self.prompt + text for text in texts] if self.prompt else texts)}
         return self._tokenize([self.prompt + text for text in texts])
 

@@ -18,7 +18,6 @@ from transformers.utils import logging
 
 from ...saving.module_list import MODULE_LIST, STATIC_MODULE, read_module_list
 from ...saving.optional_files import HUB_OPTIONS, optional_files
-from ...saving.written_for import STATIC
 from ..pooling import check_pooling
 from .embedding_recipe import ACTIVATIONS, Dense, EmbeddingRecipe, Normalize
 
@@ -142,7 +141,7 @@ def write_recipe_of(model: Any, folder: Path, there: Path) -> None:
     has_settings = (there / SETTINGS).is_file()
     recipe = recipe_of(model) if model._saves_recipe else None
     static = False
-    if STATIC and is_table(model):
+    if is_table(model):
         recipe, static = recipe or EmbeddingRecipe(), True
     if recipe is not None:
         write_recipe(folder, recipe, model.config.hidden_size, not has_settings, static)
@@ -174,7 +173,7 @@ def write_recipe(
         )
         return
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    if STATIC and static and recipe.pooling == ("mean",):
+    if static and recipe.pooling == ("mean",):
         modules = [("", STATIC_MODULE)]
     first = len(modules)
     modules += [
@@ -220,7 +219,7 @@ def _read(modules: list[Module], find: _Find) -> EmbeddingRecipe | None:
     fields: dict[str, Any] = {}
     after: list[Normalize | Dense] = []
     first, pools = "Transformer", 1
-    if STATIC and modules[0].kind == STATIC_MODULE:
+    if modules[0].kind == STATIC_MODULE:
         # It includes the pooling.
         first, pools, fields = STATIC_MODULE, 0, {"pooling": ("mean",)}
     for index, module in enumerate(modules):

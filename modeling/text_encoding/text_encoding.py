@@ -4,7 +4,6 @@ Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,14 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.argument_checks import check_count
 from ...data.batching import longest_first
-from ...saving.written_for import INSTALLED, STATIC
 from ...tokenizer.private_copy import lowercased, private_copy, without_special_tokens
 from ...tokenizer.token_rows import RowTokenizer
 from ..cpu.busy_neighbours import warned_of_busy_neighbours
 from ..cpu.prepacked import prepacked_for
 from ..packing import device_of, moved, run_packed
-from ..pooling import check_pooling
-from .embedding_recipe import EmbeddingRecipe, Normalize
+from .embedding_recipe import EmbeddingRecipe
 from .evaluation_mode import evaluation_mode
 from .prepared_encoding import PreparedEncoding, check_sentences, tokenized_chunks
 from .static_encoding import mean_vectors
@@ -166,7 +163,7 @@ class TextEncodingMixin(TextLengthMixin):
         own = lowercased(own) if recipe.lowercase else own
         normalize = bool(normalize_embeddings)
         prepared = PreparedEncoding(self, own, recipe, prompt, max_length, max_tokens, kept, normalize, dtype)
-        if STATIC and self.is_static:
+        if self.is_static:
             own = without_special_tokens(own)
             rows = RowTokenizer(own, max_length) if recipe.pooling == ("mean",) else None
             prepared = replace(prepared, tokenizer=own, rows=rows)
@@ -182,17 +179,7 @@ class TextEncodingMixin(TextLengthMixin):
         Raises:
             ValueError: If the pooling does not exist, or the recipe of the folder is not supported.
         """
-        recipe = self.embedding_recipe or EmbeddingRecipe()
-        if pooling is None:
-            recipe.check()
-        else:
-            check_pooling(pooling)
-            recipe = replace(recipe, pooling=(pooling,), obstacle=None)
-        if normalize_embeddings is False:
-            recipe = replace(recipe, after=tuple(step for step in recipe.after if not isinstance(step, Normalize)))
-        elif normalize_embeddings and recipe.after[-1:] != (Normalize(),):
-            recipe = replace(recipe, after=(*recipe.after, Normalize()))
-        return recipe
+        return (self.embedding_recipe or EmbeddingRecipe()).changed(pooling, normalize_embeddings)
 
     def _check_finite(self, vectors: torch.Tensor, name: Callable[[int], str]) -> None:
         if vectors.isfinite().all():
@@ -209,7 +196,7 @@ class TextEncodingMixin(TextLengthMixin):
     ) -> torch.Tensor:
         """Return the pooled vectors in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
-        if STATIC and self.is_static and modes == ("mean",):
+        if self.is_static and modes == ("mean",):
             vectors = mean_vectors(model, ids, skipped)
             progress.update(len(ids))
             return vectors
@@ -219,7 +206,7 @@ class TextEncodingMixin(TextLengthMixin):
         tokens = sum(len(text) for text in ids) if device.type == "cpu" else 0
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
             for batch in longest_first([len(text) for text in ids], max_tokens, progress):
-                with _measured(device):
+                with warned_of_busy_neighbours(device):
                     found = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
                 vectors.index_copy_(0, moved(torch.tensor(batch), device), found)
         return vectors
@@ -236,7 +223,7 @@ class TextEncodingMixin(TextLengthMixin):
         Returns:
             (N, D x modes), before the later steps of the recipe.
         """
-        if STATIC and self.is_static and modes == ("mean",):
+        if self.is_static and modes == ("mean",):
             return mean_vectors(self, ids, skipped)
         lengths = [len(text) for text in ids]
         outputs = run_packed(self, ids, needed_tokens(lengths, modes, skipped))
@@ -249,12 +236,6 @@ def _iter_encode(
     for ids, name, progress in tokenized_chunks(sentences, prepared, show_progress_bar):
         vectors = prepared.vectors(ids, name, progress)
         yield vectors if convert_to_tensor else vectors.cpu().numpy()
-
-
-def _measured(device: torch.device) -> AbstractContextManager[None]:
-    if INSTALLED:
-        return warned_of_busy_neighbours(device)
-    return nullcontext()
 
 
 def check_numpy_dtype(dtype: torch.dtype | None) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from packaging.version import Version
 from safetensors.torch import load_file
 
 from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderForSequenceClassification
+from sequence_encoder.modeling.quantized.eight_bit_linear import multiplies_integers
 from sequence_encoder.saving.auto_classes import auto_classes
 
 Build = Callable[..., Any]
@@ -29,6 +31,7 @@ ARCHIVES = Path(__file__).with_name("earlier_folders")
 VERSIONS_WITH_CODE = [
     pytest.param("first_code", marks=pytest.mark.since("transformers", "5.17", "runs the first code")),
     "merged_code",
+    "code_for_a_model",
     pytest.param(
         "prefixed_code",
         marks=pytest.mark.skipif(
@@ -37,7 +40,13 @@ VERSIONS_WITH_CODE = [
         ),
     ),
 ]
-VERSIONS = ["without_code", "first_code", "prefixed_code", "merged_code"]
+VERSIONS = ["without_code", "first_code", "prefixed_code", "merged_code", "code_for_a_model"]
+# Folders of other kinds than the models of the Auto classes.
+KINDS_ARCHIVE = "code_for_a_model"
+ANSWERS = ARCHIVES / "answers.py"
+KINDS = runpy.run_path(str(ANSWERS))["KINDS"]
+MODEL_KINDS = [kind for kind in KINDS if kind not in ("eight-bit-encoder", "search-index")]
+needs_integers = pytest.mark.skipif(not multiplies_integers(), reason="torch has no products of integers here")
 TEXTS = ["a bad cab", "dab"]
 CURRENT_FILES = {
     *("config.json", "configuration_sequence_encoder.py", "model.safetensors", "modeling_sequence_encoder.py"),
@@ -56,14 +65,46 @@ for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
         save_file({"input_ids": batch["input_ids"], **model(**batch)}, f"{sys.argv[2]}/{folder.name}.safetensors")
 print("null")
 """
+ANSWER = """
+import json, pathlib, runpy
+kinds = runpy.run_path(sys.argv[1])["KINDS"]
+folders = [folder for folder in pathlib.Path(sys.argv[2]).iterdir() if folder.name != "search-index"]
+print(json.dumps({folder.name: kinds[folder.name](folder, trust_remote_code=True) for folder in folders}))
+"""
 
 
 @pytest.fixture
 def earlier(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folders of a version. The name of each begins with the Auto class of its model."""
     with tarfile.open(ARCHIVES / f"{request.param}.tar.xz") as packed:
-        packed.extractall(tmp_path / "earlier", filter="data")
+        members = [member for member in packed if not member.name.startswith("kinds/")]
+        packed.extractall(tmp_path / "earlier", members, filter="data")
     return tmp_path / "earlier"
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of `KINDS`."""
+    folder = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(ARCHIVES / f"{KINDS_ARCHIVE}.tar.xz") as packed:
+        members = [member for member in packed if member.name.startswith("kinds/")]
+        packed.extractall(folder, members, filter="data")
+    return folder / "kinds"
+
+
+@pytest.fixture(scope="module")
+def answers_without(kinds: Path, without_package: Build) -> dict[str, Any]:
+    """The class and the answers of the model of each kind, loaded with the code in its folder."""
+    return without_package(ANSWER, ANSWERS, kinds)
+
+
+def answers_of_then(folder: Path) -> Any:
+    """Return the answers that were saved. Numbers are equal to others that another CPU or kernel rounds differently."""
+
+    def number(digits: str) -> Any:
+        return pytest.approx(float(digits), rel=1e-6, abs=1e-6)
+
+    return json.loads((folder / "expected.json").read_text(), parse_float=number)
 
 
 @pytest.fixture
@@ -159,3 +200,27 @@ def test_only_a_model_that_answers_reads_its_last_layer_from_a_classifier(
     _, report = loading.from_pretrained(tmp_path / "other", output_loading_info=True)
     assert set(report["missing_keys"]) == {"qa_outputs.weight", "qa_outputs.bias"}
     assert set(report["unexpected_keys"]) == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_archive_has_a_folder_of_each_kind(kinds: Path) -> None:
+    assert {folder.name for folder in kinds.iterdir()} == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", [*MODEL_KINDS, pytest.param("eight-bit-encoder", marks=needs_integers)])
+def test_with_and_without_the_package_a_kind_gives_the_answers_of_then(
+    kinds: Path, answers_without: dict[str, Any], kind: str
+) -> None:
+    source, answers = KINDS[kind](kinds / kind)
+    assert source.startswith("sequence_encoder.")
+    answers = json.loads(json.dumps(answers))
+    assert answers == answers_of_then(kinds / kind)
+    source, again = answers_without[kind]
+    assert source.startswith("transformers_modules.")
+    assert again == answers
+
+
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
+def test_an_index_finds_the_hits_of_then(kinds: Path) -> None:
+    pytest.importorskip("lancedb", reason="needs the extra search")
+    _, hits = KINDS["search-index"](kinds / "search-index")
+    assert hits == answers_of_then(kinds / "search-index")
