@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..command_line.options import OVERWRITE, option
 from ..command_line.parser import Command
-from .families.family_modules import FAMILY_MODULES
+from .families import FAMILY_MODULES
 
 
 @dataclass

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from ..configuration import SequenceEncoderConfig
 from ..saving.auto_classes import model_classes
-from .families.family import Family, their_class
+from .family import Family, their_class
 
 # Fields that every configuration has under the same name.
 _COMMON = (

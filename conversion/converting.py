@@ -24,12 +24,12 @@ from ..modeling.given_weights import fill
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
 from .configurations import obstacles_to, read_config, write_config
-from .families.family import Family, their_class
-from .families.key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
+from .family import Family, their_class
 from .formats.checkpoints import load_checkpoint
 from .formats.flag_embedding import HEAD_FILES, with_heads
 from .formats.package_checkpoints import PackageCheckpoint
 from .formats.remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
+from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
 from .peft_adapters import check_merged
 from .source_models import FAMILIES, find_family, is_adapted
 

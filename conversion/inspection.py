@@ -19,7 +19,7 @@ from ..saving.code_bundle import BUNDLE_FILES
 from ..saving.module_list import MODULE_LIST
 from ..saving.saved_code import describe_code
 from .configurations import obstacles_to, read_config
-from .families.family import Family
+from .family import Family
 from .formats.gliner import GLINER_CONFIG
 from .formats.package_checkpoints import PackageCheckpoint
 from .formats.remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code

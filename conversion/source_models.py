@@ -14,8 +14,8 @@ from ..configuration import TaskAdapterConfig
 from ..configuration.shared_fields import check_number_of_labels
 from ..saving.loading import check_config_file, check_dtype
 from ..saving.module_list import module_paths
-from .families.family import Family
-from .families.family_modules import FAMILY_MODULES
+from .families import FAMILY_MODULES
+from .family import Family
 from .peft_adapters import find_adapter
 from .source_files import check_source
 

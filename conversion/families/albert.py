@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..family import Family, Head
+from ..key_mapping import SEPARATE_QKV, Rule, module
 from .bert import FIELDS, SETTINGS, TANH, TASK_HEADS, TRUNK, check_projected
-from .family import Family, Head
-from .key_mapping import SEPARATE_QKV, Rule, module
 
 # The index is that of the group. A group has one layer, since `inner_group_num` is 1.
 _LAYER = "encoder.albert_layer_groups.{}.albert_layers.0"

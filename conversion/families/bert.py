@@ -5,8 +5,8 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from ...configuration.presets import PRESETS
-from .family import SIZES, Family, Head
-from .key_mapping import SEPARATE_QKV, Rule, module
+from ..family import SIZES, Family, Head
+from ..key_mapping import SEPARATE_QKV, Rule, module
 
 FIELDS = {
     name: name

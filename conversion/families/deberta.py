@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import PreTrainedConfig
 
 from ...configuration.presets import PRESETS
+from ..family import Family, Head
+from ..key_mapping import CONVOLUTION, SEPARATE_QKV, Rule, module
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, NO_POOLER, PREDICTIONS, TRUNK
-from .family import Family, Head
-from .key_mapping import CONVOLUTION, SEPARATE_QKV, Rule, module
 
 if TYPE_CHECKING:
     import torch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..family import Family, Head
+from ..key_mapping import SEPARATE_QKV, Rule, module
 from .bert import ANSWERS, CLASSIFIER, NO_POOLER, SETTINGS
-from .family import Family, Head
-from .key_mapping import SEPARATE_QKV, Rule, module
 
 _BEFORE_CLASSIFIER = Head([*module("model.pooler.dense", "pre_classifier"), *CLASSIFIER], {"pooler_act": "relu"})
 _ATTENTION = "transformer.layer.{}.attention"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..family import Family, Head
+from ..key_mapping import module
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, NO_POOLER, REQUIRED, SETTINGS, TRUNK, classifier_dropout
-from .family import Family, Head
-from .key_mapping import module
 
 _GELU = {"pooler_act": "gelu"}
 ELECTRA_PROJECTION = module("embeddings.projection", "embeddings_project")

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..key_mapping import Rule
 from .bert import BERT, classifier_dropout
-from .key_mapping import Rule
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ...configuration.presets import PRESETS
+from ..family import SIZES, Family, Head, check_head_dim, read_rope, write_rope
+from ..key_mapping import SEPARATE_QKV, STACKED, Rule, module
 from .bert import CLASSIFIER, NO_POOLER
-from .family import SIZES, Family, Head, check_head_dim
-from .key_mapping import SEPARATE_QKV, STACKED, Rule, module
-from .rotary_fields import read_rope, write_rope
 
 FIELDS = {
     name: name

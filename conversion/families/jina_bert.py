@@ -6,9 +6,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from ..family import RemoteCodeFamily, share
+from ..key_mapping import Rule, Tensors, module
 from .bert import BERT, LAYER, POOLER, REQUIRED, SETTINGS, TRUNK, classifier_dropout
-from .key_mapping import Rule, Tensors, module
-from .remote_code_family import RemoteCodeFamily, share
 
 # The activation of the gate is that of `feed_forward_type`, whatever `hidden_act` says.
 _ACTIVATIONS = {"geglu": "gelu", "reglu": "relu"}

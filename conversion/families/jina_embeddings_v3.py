@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from ..family import Family, write_rope
+from ..key_mapping import module
 from .bert import FIELDS
-from .family import Family
-from .key_mapping import module
-from .nomic_bert import NOMIC_BERT, ROTARY_LAYER, ROTARY_TRUNK
+from .nomic_bert import NOMIC_BERT, ROTARY_LAYER, ROTARY_TRUNK, read_rotary
 from .roberta import ROBERTA
-from .rotary_fields import read_rotary, write_rope
 
 JINA_EMBEDDINGS_V3 = Family(
     name="jina_embeddings_v3",

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ...configuration.presets import PRESETS
-from .family import SIZES, Family, Head
-from .key_mapping import STACKED_QKV, Rule, module
+from ..family import SIZES, Family, Head
+from ..key_mapping import STACKED_QKV, Rule, module
 
 _FIELDS = {
     name: name

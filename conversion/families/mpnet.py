@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...configuration.presets import PRESETS
+from ..family import Family, Head
+from ..key_mapping import SEPARATE_QKV, Rule, module
 from .bert import FIELDS, LAYER, POOLER, TANH, TASK_HEADS, TRUNK
-from .family import Family, Head
-from .key_mapping import SEPARATE_QKV, Rule, module
 from .roberta import ROBERTA
 
 # MPNet has no segments, and its classifiers share the dropout of the layers.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .family import Family, Head
-from .key_mapping import QKV_OF_ADJACENT_PAIRS, Rule, module
-from .remote_code_family import RemoteCodeFamily
+from ..family import Family, Head, RemoteCodeFamily
+from ..key_mapping import QKV_OF_ADJACENT_PAIRS, Rule, module
 
 _MULTIPLE = 8
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..family import Family
+from ..key_mapping import module
 from .bert import BERT, LAYER
-from .family import Family
-from .key_mapping import module
 from .roberta import ROBERTA
 
 _PRE_NORM = {"norm_placement": "pre"}

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..family import Family, Head
+from ..key_mapping import module
 from .bert import FIELDS, LAYER, POOLER, REQUIRED, SETTINGS, TANH, TASK_HEADS, TRUNK, check_projected
-from .family import Family, Head
-from .key_mapping import module
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:

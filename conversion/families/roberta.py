@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..family import Family, Head
+from ..key_mapping import Rule, module
 from .bert import (
     FIELDS,
     LAYER,
@@ -18,8 +20,6 @@ from .bert import (
     TRUNK,
     classifier_dropout,
 )
-from .family import Family, Head
-from .key_mapping import Rule, module
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ..family import Family, Head
+from ..key_mapping import SEPARATE_QKV, SEPARATE_QKV_OF_ADJACENT_PAIRS
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, NO_POOLER, PREDICTIONS, REQUIRED, SETTINGS, TRUNK
 from .electra import ELECTRA_CLASSIFIER, ELECTRA_PROJECTION
-from .family import Family, Head
-from .key_mapping import SEPARATE_QKV, SEPARATE_QKV_OF_ADJACENT_PAIRS
 
 if TYPE_CHECKING:
     import torch

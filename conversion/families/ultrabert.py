@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ...configuration.rope_parameters import check_rope_parameters
+from ..family import Family, Head, check_head_dim
+from ..key_mapping import Rule
 from .bert import ANSWERS, CLASSIFIER, NO_POOLER
 from .eurobert import EUROBERT, FIELDS, LAYER, TRUNK
-from .family import Family, Head, check_head_dim
-from .key_mapping import Rule
 
 _FIELDS = FIELDS | {"layer_types": "layer_types", "pooling": "classifier_pooling"}
 _DROPOUT = {"classifier_dropout": "classifier_dropout"}

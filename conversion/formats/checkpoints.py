@@ -20,7 +20,7 @@ from ...command_line.quiet import new_head
 from ...configuration import SequenceEncoderConfig, TaskAdapterConfig
 from ...saving.auto_classes import model_classes
 from ...saving.loading import check_weight_maps
-from ..families.family import Family
+from ..family import Family
 from ..peft_adapters import PeftAdapter, find_adapter
 from ..source_models import config_fields, find_family, read_config, transformer_folder
 

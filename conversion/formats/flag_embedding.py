@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 
 from ...modeling import SequenceEncoderForRetrieval, SequenceEncoderModel
 from ...modeling.given_weights import fill
-from ..families.key_mapping import Tensors
+from ..key_mapping import Tensors
 from ..sidecar_files import folder_of, load_tokenizer
 from ..source_models import transformer_folder
 from .torch_save_files import check_stored, read_torch_save

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from ...configuration import SequenceEncoderConfig
-from ..families.key_mapping import Rule, Tensors, module
+from ..key_mapping import Rule, Tensors, module
 from .package_checkpoints import HeadedCheckpoint
 from .weight_files import read_weights
 

@@ -17,8 +17,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ...configuration import SequenceEncoderConfig
 from ..configurations import read_config
-from ..families.family import Family
-from ..families.key_mapping import Heads, Rule, Tensors, to_ours, with_prefixes
+from ..family import Family
+from ..key_mapping import Heads, Rule, Tensors, to_ours, with_prefixes
 from ..source_models import find_family
 
 if TYPE_CHECKING:

@@ -13,13 +13,12 @@ from transformers.utils import logging
 
 from ...configuration import SequenceEncoderConfig
 from ...saving.loading import check_dtype
-from ..families.family import Family
-from ..families.gte_remote_code import GTE_REMOTE_CODE
+from ..families.gte import GTE_REMOTE_CODE
 from ..families.jina_bert import JINA_BERT
-from ..families.key_mapping import Tensors
 from ..families.neobert import NEOBERT
-from ..families.nomic_remote_code import NOMIC_REMOTE_CODE
-from ..families.remote_code_family import RemoteCodeFamily
+from ..families.nomic_bert import NOMIC_REMOTE_CODE
+from ..family import Family, RemoteCodeFamily
+from ..key_mapping import Tensors
 from ..peft_adapters import find_adapter
 from ..source_models import config_fields, transformer_folder
 from .gliclass import GliclassCheckpoint

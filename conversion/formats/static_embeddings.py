@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from ...configuration import SequenceEncoderConfig
 from ...configuration.presets import static_fields
 from ...saving.module_list import MODULE_LIST, STATIC_MODULE, read_module_list
-from ..families.key_mapping import Tensors
+from ..key_mapping import Tensors
 from .package_checkpoints import PackageCheckpoint
 from .weight_files import find_file, read_file
 

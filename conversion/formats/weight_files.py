@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from ...saving.loading import check_weight_maps
-from ..families.key_mapping import Tensors
+from ..key_mapping import Tensors
 
 # Buffers that old checkpoints contain. Their values follow from the configuration.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|alibi)$")

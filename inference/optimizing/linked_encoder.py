@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...conversion.converting import check_constants, our_config, table_heads
-from ...conversion.families.key_mapping import SAME, Rule
+from ...conversion.key_mapping import SAME, Rule
 from ...conversion.source_models import find_family
 from ...modeling import SequenceEncoderModel
 from ...modeling.cpu.prepacked import number_of_steps

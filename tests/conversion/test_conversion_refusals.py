@@ -17,7 +17,7 @@ from sequence_encoder import (
     SequenceEncoderModel,
     convert,
 )
-from sequence_encoder.conversion.families import family as family_module
+from sequence_encoder.conversion import family as family_module
 from sequence_encoder.tests.fixtures.other_families import rewrite, tiny_model
 
 _GTE = pytest.mark.since("transformers", "5.18", "has GTE")

@@ -1,16 +1,18 @@
-"""The description of a model family for the conversion: tables of configuration fields, weights and heads."""
+"""What a family of models is for the conversion: tables of configuration fields, weights and heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers import PreTrainedConfig
 
-from ...configuration import SequenceEncoderConfig
-from .key_mapping import Rule, for_layers, with_prefixes
+from ..configuration import SequenceEncoderConfig
+from ..configuration.rope_parameters import check_rope_parameters
+from .key_mapping import Rule, Tensors, for_layers, with_prefixes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +26,7 @@ SIZES = (
     "intermediate_size",
     "max_position_embeddings",
 )
+_LAYER_TYPE = "full_attention"
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,44 @@ class Family:
         return [*with_prefixes(trunk, ours, theirs), *self.head(head, config).rules]
 
 
+@dataclass(frozen=True)
+class RemoteCodeFamily:
+    """A family whose code is on the Hub, so that its checkpoints are read without running that code.
+
+    Args:
+        table: Maps its fields and weights to ours. Nothing is converted back to it.
+        classes: Maps the names of its classes to their heads in `table`.
+        defaults: The values that its code uses for fields that `config.json` leaves out.
+        base_model_prefix: The attribute that holds the trunk in its classes.
+        model_types: The model types that no other family has.
+        core: The family of transformers with the same architecture, if there is one.
+        renamed_weights: Its classes that transformers also has, but with another prefix of the weights.
+        without_effect: Further fields, which do not change its outputs.
+        variant: Returns the table for a given configuration.
+        complete: Adds the tensors that a checkpoint leaves out because they are zero or shared with others.
+    """
+
+    table: Family
+    classes: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    base_model_prefix: str
+    model_types: Collection[str] = ()
+    core: str | None = None
+    renamed_weights: Collection[str] = ()
+    without_effect: Collection[str] = ()
+    variant: Callable[[Family, Any], Family] = lambda table, config: table
+    complete: Callable[[Tensors, SimpleNamespace], None] = lambda tensors, config: None
+
+    @property
+    def name(self) -> str:
+        """The name of the family."""
+        return self.table.name
+
+    def has(self, class_name: str | None) -> bool:
+        """Return whether this is a class of the family that transformers does not have."""
+        return class_name in self.classes and not hasattr(transformers, class_name or "")
+
+
 def their_class(name: str) -> Any:
     """Return the class of transformers with this name.
 
@@ -173,3 +214,31 @@ def check_head_dim(config: PreTrainedConfig) -> None:
             f"head_dim={config.head_dim} is not supported: it must equal hidden_size / num_attention_heads = "
             f"{channels} / {heads}."
         )
+
+
+def share(tensors: Tensors, *names: str) -> None:
+    """Give tensors that a model shares the same values, if a checkpoint has only one of them."""
+    given = [name for name in names if name in tensors]
+    for name in names:
+        if given and name not in tensors:
+            tensors[name] = tensors[given[0]]
+
+
+def read_rope(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return our `rope_parameters` for those of a family whose layers all have the same type.
+
+    Raises:
+        ValueError: If their type is not supported.
+    """
+    truncate = config.rope_parameters.get("truncate", True)
+    if not truncate:
+        # The function of transformers for "yarn" ignores it in parameters that are nested by layer type.
+        raise ValueError(f"rope_parameters['truncate']={truncate!r} is not supported: a SequenceEncoder needs True.")
+    nested = {_LAYER_TYPE: dict(config.rope_parameters)}
+    check_rope_parameters(nested, [_LAYER_TYPE])
+    return {"rope_parameters": nested}
+
+
+def write_rope(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the `rope_parameters` of such a family for ours."""
+    return {"rope_parameters": dict((config.rope_parameters or {}).get(_LAYER_TYPE, {}))}

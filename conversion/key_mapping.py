@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from transformers.utils import logging
 
-from ...command_line.progress import Progress, counted_by
+from ..command_line.progress import Progress, counted_by
 
 if TYPE_CHECKING:
     import torch
