@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .arguments import ConvertArguments
 from .converting import convert_and_release, our_config
 from .formats.flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
+from .key_mapping import Tensors
 from .sidecar_files import save_tokenizer
 from .source import Source
 from .source_models import is_adapted
@@ -50,6 +52,41 @@ describes the original model.
 """
 
 
+@dataclass(frozen=True)
+class _Original:
+    """A loaded checkpoint.
+
+    Attributes:
+        checkpoint: Where it is.
+        model: The model. If its code never runs, it is already converted.
+        tokenizer: Its tokenizer, or None.
+        config: Our configuration for the model.
+    """
+
+    checkpoint: Source
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    config: SequenceEncoderConfig
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is done with a loaded checkpoint.
+
+    Attributes:
+        converts: Whether the weights are converted. Loading is enough if the code of the checkpoint never runs, or if
+            it is an adapter of a model of this package.
+        to: The family to convert to; None for a SequenceEncoder.
+        only_encoder: Whether the head of the model is not converted.
+        heads: The weights of heads for retrieval, which are saved with the encoder; None if there are none.
+    """
+
+    converts: bool
+    to: str | None
+    only_encoder: bool
+    heads: Tensors | None
+
+
 def convert_checkpoint(
     source: str, output_dir: str, to: str | None = None, base_model: bool = False, overwrite: bool = False
 ) -> float | None:
@@ -75,22 +112,30 @@ def convert_checkpoint(
     output = Path(output_dir)
     check_replaceable(output, overwrite, "--overwrite", kept=Path(source))
     with Steps("Converting", 3) as steps:
-        difference = _convert(source, output, to, base_model, overwrite, steps)
-    print(f"Saved in {output}.")
+        steps.begin("loading the model")
+        original = _load(source, base_model)
+        plan = _decide(original, to, base_model)
+        steps.begin("converting the weights and comparing the outputs")
+        converted, difference = _convert(original, plan)
+        steps.begin("writing the model")
+        with atomic_folder(output, overwrite, "--overwrite") as written:
+            _write(original, plan, converted, written, output.resolve().name)
     return difference
 
 
 def convert_command(options: ConvertArguments) -> None:
     """Run `sequence-encoder convert`."""
     convert_checkpoint(options.model, options.output_dir, options.to, options.base_model, options.overwrite)
+    print(f"Saved in {Path(options.output_dir)}.")
 
 
-def _convert(
-    source: str, output: Path, to: str | None, base_model: bool, overwrite: bool, steps: Steps
-) -> float | None:
-    steps.begin("loading the model")
+def _load(source: str, base_model: bool) -> _Original:
+    """Load a checkpoint and its tokenizer.
+
+    Raises:
+        ValueError: If it cannot be converted.
+    """
     checkpoint = Source(source)
-    found, place = checkpoint.remote_code, checkpoint.place
     model = checkpoint.load_original(base_model)
     tokenizer = checkpoint.own_tokenizer(model)
     if tokenizer is None:
@@ -101,48 +146,77 @@ def _convert(
             f"pad_token_id is {config.pad_token_id} in the configuration but {tokenizer.pad_token_id} in the "
             "tokenizer. They must be equal, because this family's positions skip padding tokens."
         )
-    heads, is_encoder = None, type(model).__name__.endswith("Model")
+    return _Original(checkpoint, model, tokenizer, config)
+
+
+def _decide(original: _Original, to: str | None, base_model: bool) -> _Plan:
+    model, place = original.model, original.checkpoint.place
+    heads = None
     if isinstance(model, SequenceEncoderForRetrieval):
         heads = heads_of(model)
-    elif to is None and is_encoder and not base_model:
-        heads = read_heads(place, config.hidden_size)
-    steps.begin("converting the weights and comparing the outputs")
-    texts = sample_ids(config, tokenizer)
-    before, original = outputs_of(model, texts), type(model).__name__
-    converted, difference = model, None
-    if found is not None:
+    elif to is None and type(model).__name__.endswith("Model") and not base_model:
+        heads = read_heads(place, original.config.hidden_size)
+    loading_is_enough = to is None and (
+        original.checkpoint.remote_code is not None
+        or (isinstance(model, SequenceEncoderPreTrainedModel) and is_adapted(place))
+    )
+    return _Plan(not loading_is_enough, to, base_model or heads is not None, heads)
+
+
+def _convert(original: _Original, plan: _Plan) -> tuple[PreTrainedModel, float | None]:
+    """Convert a model, and compare its outputs with those of the original one.
+
+    Returns:
+        The new model, and the largest difference between the outputs; None if they cannot be compared.
+
+    Raises:
+        ValueError: If the model cannot be converted, or if the outputs differ.
+    """
+    model, tokenizer, name = original.model, original.tokenizer, type(original.model).__name__
+    texts = sample_ids(original.config, tokenizer)
+    before = outputs_of(model, texts)
+    if (code := original.checkpoint.remote_code) is not None:
         check_finite_outputs(before)
         say(
-            f"Converted {found.architecture} to {original}. Their outputs could not be compared, because the code of "
-            f"{found.architecture} is {found.where} and is not run. The new model uses all weights, and none is "
+            f"Converted {code.architecture} to {name}. Their outputs could not be compared, because the code of "
+            f"{code.architecture} is {code.where} and is not run. The new model uses all weights, and none is "
             "missing or has another shape."
         )
-    merged = to is None and isinstance(model, SequenceEncoderPreTrainedModel) and found is None and is_adapted(place)
-    if merged:
-        print(f"Loaded {original} from {source}, with the adapter in its weights.")
-    elif found is None or to is not None:
-        converted = convert_and_release(model, to, base_model or heads is not None)
-    if heads is not None and isinstance(converted, SequenceEncoderModel):
-        converted = add_heads(converted, heads, tokenizer)
+    elif not plan.converts:
+        print(f"Loaded {name} from {original.checkpoint.name}, with the adapter in its weights.")
+    converted = convert_and_release(model, plan.to, plan.only_encoder) if plan.converts else model
+    if plan.heads is not None and isinstance(converted, SequenceEncoderModel):
+        converted = add_heads(converted, plan.heads, tokenizer)
+    difference = None
     if converted is not model:
         difference = check_same_outputs(before, outputs_of(converted, texts))
-        names = f"{original} to {type(converted).__name__}"
+        names = f"{name} to {type(converted).__name__}"
         say(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
     if isinstance(converted, SequenceEncoderForMaskedLM) and tokenizer is not None:
         _set_special_tokens(converted.config, tokenizer)
-    if heads is not None:
+    if plan.heads is not None:
         say(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
-    steps.begin("writing the model")
-    with atomic_folder(output, overwrite, "--overwrite") as written:
-        folder = checkpoint.encoder_in(written)
-        converted.save_pretrained(folder)
-        if heads is not None and not isinstance(converted, SequenceEncoderForRetrieval):
-            write_heads(folder, heads)
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, folder, list(SAMPLES))
-        checkpoint.copy_sidecar_files(written)
-        _adjust_card(written, output.resolve().name, converted)
-    return difference
+    return converted, difference
+
+
+def _write(original: _Original, plan: _Plan, converted: PreTrainedModel, target: Path, name: str) -> None:
+    """Write the new model, and copy the other files of the checkpoint.
+
+    Args:
+        original: The checkpoint.
+        plan: What was done with it.
+        converted: The new model.
+        target: The folder to write.
+        name: The name that the folder will have, for the card.
+    """
+    folder = original.checkpoint.encoder_in(target)
+    converted.save_pretrained(folder)
+    if plan.heads is not None and not isinstance(converted, SequenceEncoderForRetrieval):
+        write_heads(folder, plan.heads)
+    if original.tokenizer is not None:
+        save_tokenizer(original.tokenizer, folder, list(SAMPLES))
+    original.checkpoint.copy_sidecar_files(target)
+    _adjust_card(target, name, converted)
 
 
 def _adjust_card(folder: Path, name: str, model: PreTrainedModel) -> None:

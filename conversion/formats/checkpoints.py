@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,19 @@ _CANNOT_BE_BUILT = (KeyError, TypeError, AttributeError, IndexError, ArithmeticE
 _LAST_LAYER = re.compile(r"(^|\.)classifier(\.out_proj)?\.weight$")
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A class of transformers that may have exactly the weights of a checkpoint.
+
+    Attributes:
+        name: The name of the class.
+        config: The configuration to load it with; None for that of the checkpoint.
+    """
+
+    name: str
+    config: PreTrainedConfig | None
+
+
 def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:
     """Load a checkpoint in its own dtype, with a peft adapter merged into its base model.
 
@@ -51,21 +65,46 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     if isinstance(config, TaskAdapterConfig):
         adapted: Any = _load_all(checkpoint, modeling.TaskAdapter, False)
         return cast(PreTrainedModel, adapted.encoder if base_model else adapted)
+    named = _named_class(config, checkpoint)
+    if isinstance(config, SequenceEncoderConfig):
+        name = "SequenceEncoderModel" if named is None or base_model else named
+        model_class = getattr(modeling, name, None)
+        if model_class is None:
+            raise ValueError(f"{checkpoint} has the architecture {name!r}, which is not a model of this package.")
+        return _load_all(checkpoint, model_class, base_model)
+    return _load_first(checkpoint, _candidates(checkpoint, config, named, base_model), base_model)
+
+
+def _named_class(config: PreTrainedConfig, checkpoint: str | os.PathLike[str]) -> str | None:
+    """Return the name of the class that a configuration names, or None if it names none.
+
+    Raises:
+        ValueError: If it is not a name.
+    """
     architectures: Any = config.architectures or [None]
     named = architectures[0] if isinstance(architectures, list) else architectures
     if not isinstance(named, str | None):
         raise ValueError(f"The configuration of {checkpoint} is not valid: architectures is {architectures!r}.")
-    if isinstance(config, SequenceEncoderConfig):
-        if named is None or base_model:
-            named = "SequenceEncoderModel"
-        model_class = getattr(modeling, named, None)
-        if model_class is None:
-            raise ValueError(f"{checkpoint} has the architecture {named!r}, which is not a model of this package.")
-        return _load_all(checkpoint, model_class, base_model)
+    return named
+
+
+def _candidates(
+    checkpoint: str | os.PathLike[str], config: PreTrainedConfig, named: str | None, base_model: bool
+) -> list[_Candidate]:
+    """Return the classes to try, in order.
+
+    Args:
+        checkpoint: A folder or a Hub id.
+        config: Its configuration.
+        named: The class that the configuration names, or None.
+        base_model: Whether to load only the encoder.
+
+    Raises:
+        ValueError: If the class or a field of the configuration is not supported.
+    """
     prefix = type(config).__name__.removesuffix("Config")
     family, head = find_family(f"{prefix}Model" if base_model or named is None else named)
     renamed = _with_new_names(config, family, checkpoint)
-    options = {} if renamed is config else {"config": renamed}
     family.check(head, renamed)
     family.read(renamed)  # Rejects values with which transformers cannot build the model.
     if base_model:
@@ -78,19 +117,32 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
-    attempts = [(name, options) for name in names]
+    candidates = [_Candidate(name, None if renamed is config else renamed) for name in names]
     if family.unstated and f"{prefix}ForMaskedLM" in names:
         stated = type(config).from_dict({**renamed.to_dict(), **family.unstated})
-        attempts.append((f"{prefix}ForMaskedLM", {"config": stated}))
+        candidates.append(_Candidate(f"{prefix}ForMaskedLM", stated))
+    return candidates
+
+
+def _load_first(
+    checkpoint: str | os.PathLike[str], candidates: Sequence[_Candidate], base_model: bool
+) -> PreTrainedModel:
+    """Load a checkpoint with the first class that has exactly its weights.
+
+    Raises:
+        ValueError: If there is none. The message is that of the first class.
+    """
     errors = []
-    for name, options in attempts:
+    for candidate in candidates:
+        options = {} if candidate.config is None else {"config": candidate.config}
         try:
-            model = _load_all(checkpoint, getattr(transformers, name), base_model, **options)
+            model = _load_all(checkpoint, getattr(transformers, candidate.name), base_model, **options)
         except ValueError as error:
             errors.append(error)
             continue
-        if head == "ForMaskedLM" and name.endswith("Model"):
-            logger.warning(f"{checkpoint} names {named} but has no weights of its head; only its encoder is loaded.")
+        first = candidates[0].name
+        if first.endswith("ForMaskedLM") and candidate.name.endswith("Model"):
+            logger.warning(f"{checkpoint} names {first} but has no weights of its head; only its encoder is loaded.")
         return model
     raise errors[0]
 
@@ -103,22 +155,9 @@ def _load_merged(adapter: PeftAdapter) -> PreTrainedModel:
     """
 
     def load(base: str, replaced: dict[str, tuple[int, ...]]) -> PreTrainedModel:
-        try:
-            place = transformer_folder(base)
-            config = read_config(place)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"The peft adapter in {adapter.folder} needs its base model {base}: {error}") from error
-        labels = [shape[0] for name, shape in replaced.items() if _LAST_LAYER.search(name)]
-        if labels and config.num_labels != labels[0]:
-            config.num_labels = labels[0]
-        if adapter.labels and len(adapter.labels) == config.num_labels:
-            config.id2label = dict(enumerate(adapter.labels))
-            config.label2id = {label: index for index, label in enumerate(adapter.labels)}
-        prefix = type(config).__name__.removesuffix("Config")
-        own = (config.architectures or ["Model"])[0]
+        place, config = _read_base(adapter, base, replaced)
+        named = _class_with_head(adapter, config, replaced)
         ours = isinstance(config, SequenceEncoderConfig)
-        named = own if ours and _fits_class(config, own, replaced) else adapter.model_class or own
-        named = named if named.startswith(prefix) else prefix + named
         if not ours:
             find_family(named)
         model_class = getattr(modeling if ours else transformers, named)
@@ -136,6 +175,33 @@ def _load_merged(adapter: PeftAdapter) -> PreTrainedModel:
         return cast(PreTrainedModel, model)
 
     return adapter.merged_into(load)
+
+
+def _read_base(
+    adapter: PeftAdapter, base: str, replaced: Mapping[str, tuple[int, ...]]
+) -> tuple[str | os.PathLike[str], PreTrainedConfig]:
+    """Return the folder of the base model of an adapter, and its configuration with the labels of the adapter."""
+    try:
+        place = transformer_folder(base)
+        config = read_config(place)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The peft adapter in {adapter.folder} needs its base model {base}: {error}") from error
+    labels = [shape[0] for name, shape in replaced.items() if _LAST_LAYER.search(name)]
+    if labels and config.num_labels != labels[0]:
+        config.num_labels = labels[0]
+    if adapter.labels and len(adapter.labels) == config.num_labels:
+        config.id2label = dict(enumerate(adapter.labels))
+        config.label2id = {label: index for index, label in enumerate(adapter.labels)}
+    return place, config
+
+
+def _class_with_head(adapter: PeftAdapter, config: PreTrainedConfig, replaced: Iterable[str]) -> str:
+    """Return the name of the class of the base model that has the head of an adapter."""
+    prefix = type(config).__name__.removesuffix("Config")
+    own = (config.architectures or ["Model"])[0]
+    keeps_class = isinstance(config, SequenceEncoderConfig) and _fits_class(config, own, replaced)
+    named: str = own if keeps_class else adapter.model_class or own
+    return named if named.startswith(prefix) else prefix + named
 
 
 def _fits_class(config: PreTrainedConfig, name: str, weights: Iterable[str]) -> bool:
@@ -168,28 +234,18 @@ def _with_new_names(config: PreTrainedConfig, family: Family, checkpoint: str | 
 def _load_all(
     checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], base_model: bool, **options: Any
 ) -> PreTrainedModel:
-    check_weight_maps(Path(checkpoint))
-    # Weights of other shapes are not ignored: the checks below report them by name.
-    try:
-        loaded: Any = model_class.from_pretrained(
-            checkpoint,
-            dtype="auto",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            use_safetensors=True,  # Other formats use pickle, which can run code.
-            **options,
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"The weights of {checkpoint} are damaged or incomplete ({error}); copy or download them again."
-        ) from error
-    except _CANNOT_BE_BUILT as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ValueError(
-            f"transformers cannot build a {model_class.__name__} from the configuration of {checkpoint} ({reason}). "
-            f"`sequence-encoder inspect {checkpoint}` names the fields that are not valid."
-        ) from error
-    model, info = loaded
+    """Load a checkpoint as a model of a class, with all of the weights of both.
+
+    Args:
+        checkpoint: A folder or a Hub id.
+        model_class: The class.
+        base_model: Whether the checkpoint may have weights of a head that the class does not have.
+        **options: Further options of `from_pretrained`.
+
+    Raises:
+        ValueError: If weights are missing, unused, damaged or of other shapes. The message names them.
+    """
+    model, info = _from_pretrained(checkpoint, model_class, **options)
     missing = set(info["missing_keys"])
     if not isinstance(model, modeling.SequenceEncoderPreTrainedModel | modeling.TaskAdapter):
         family, _ = find_family(model_class.__name__)
@@ -215,6 +271,38 @@ def _load_all(
             names = ", ".join(sorted(key if isinstance(key, str) else key[0] for key in keys))
             raise ValueError(f"{checkpoint} cannot be loaded as a {model_class.__name__}: it {fault}: {names}.")
     return model
+
+
+def _from_pretrained(
+    checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model, and return it with what transformers says about its weights.
+
+    Raises:
+        ValueError: If the weights are damaged, or the model cannot be built.
+    """
+    check_weight_maps(Path(checkpoint))
+    # Weights of other shapes are not ignored: `_load_all` reports them by name.
+    try:
+        loaded: Any = model_class.from_pretrained(
+            checkpoint,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,  # Other formats use pickle, which can run code.
+            **options,
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"The weights of {checkpoint} are damaged or incomplete ({error}); copy or download them again."
+        ) from error
+    except _CANNOT_BE_BUILT as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"transformers cannot build a {model_class.__name__} from the configuration of {checkpoint} ({reason}). "
+            f"`sequence-encoder inspect {checkpoint}` names the fields that are not valid."
+        ) from error
+    return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
 
 
 def _has_other_pooler(model_class: type[PreTrainedModel], missing: Iterable[str], left_over: Iterable[str]) -> bool:
