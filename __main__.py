@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("inference.quantization.arguments:QUANTIZE", "inference.quantization.command:quantize_checkpoint"),
     "calibrate": ("evaluation.calibration.arguments:CALIBRATE", "evaluation.calibration.command:calibrate_checkpoint"),
     "evaluate": ("evaluation.arguments:EVALUATE", "evaluation.evaluate_command:evaluate_checkpoint"),
-    "inspect": ("conversion.arguments:INSPECT", "conversion.inspect_command:inspect"),
+    "inspect": ("conversion.arguments:INSPECT", "conversion.arguments:inspect_command"),
     "embed": ("inference.corpora.arguments:EMBED", "inference.corpora.commands:embed"),
     "predict": ("inference.corpora.arguments:PREDICT", "inference.corpora.commands:predict"),
     "extract": ("inference.corpora.arguments:EXTRACT", "inference.corpora.commands:extract"),

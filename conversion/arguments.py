@@ -1,11 +1,17 @@
-"""The options of `sequence-encoder convert` and `sequence-encoder inspect`. Nothing here imports torch."""
+"""The options of `sequence-encoder convert` and `sequence-encoder inspect`, and what `inspect` runs.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from ..command_line.options import OVERWRITE, option
 from ..command_line.parser import Command
+from ..command_line.quiet import quiet_libraries
+from ..command_line.without_torch import without_torch
 from .families import FAMILY_MODULES
 
 
@@ -43,3 +49,12 @@ INSPECT = Command(
     (InspectArguments,),
     needs_models=lambda options: False,
 )
+
+
+def inspect_command(options: InspectArguments) -> None:
+    """Run `sequence-encoder inspect`."""
+    with without_torch(), quiet_libraries():
+        from .inspection import inspect
+
+        inspection = inspect(options.model)
+    print(json.dumps(inspection.as_dict(), indent=2) if options.json else inspection)

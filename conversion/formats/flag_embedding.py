@@ -20,7 +20,7 @@ from ...modeling.given_weights import fill
 from ..key_mapping import Tensors
 from ..sidecar_files import folder_of, load_tokenizer
 from ..source_models import transformer_folder
-from .torch_save_files import check_stored, read_torch_save
+from .weight_files import check_stored, read_torch_save
 
 # The file of each layer of `SequenceEncoderForRetrieval`.
 HEAD_FILES = {"sparse_linear": "sparse_linear.pt", "colbert_linear": "colbert_linear.pt"}

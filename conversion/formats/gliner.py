@@ -21,8 +21,7 @@ from ...saving.optional_files import optional_files
 from ..configurations import read_config
 from ..key_mapping import SAME, Heads, Layout, Rule, Tensors, module, to_ours, with_prefixes
 from .package_checkpoints import HeadedCheckpoint, family_of
-from .torch_save_files import check_stored, read_torch_save
-from .weight_files import find_file, read_file
+from .weight_files import check_stored, find_file, read_file, read_torch_save
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
