@@ -14,9 +14,12 @@ complete. Until then, a scratch folder next to it keeps what `--resume` needs:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,11 +98,78 @@ def run_distillation(run: Distillation) -> Report:
         raise KeyboardInterrupt(_progress_of(run)) from interruption
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run decides before it trains, which `plan.json` keeps for a resumed run. None is not decided yet.
+
+    Attributes:
+        share: The share of the texts that the teacher reads.
+        computed: Whether the teacher has read them.
+        layers: The layers of the teacher that the student starts from, none for a pretrained student.
+        steps: The number of training steps that fit into `--seconds`.
+    """
+
+    share: float | None = None
+    computed: bool = False
+    layers: list[int] | None = None
+    steps: int | None = None
+
+    @classmethod
+    def of(cls, run: Distillation) -> Plan:
+        """Return the plan of an interrupted run, or an empty one."""
+        file = run.scratch / _PLAN
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else cls()
+
+    def decide(self, run: Distillation, **decisions: Any) -> Plan:
+        """Return the plan with further decisions, which it also writes."""
+        plan = dataclasses.replace(self, **decisions)
+        decided = {name: value for name, value in dataclasses.asdict(plan).items() if value is not None}
+        write_atomically(run.scratch / _PLAN, [json.dumps(decided)])
+        return plan
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a run reads before it computes anything.
+
+    Attributes:
+        teacher: The teacher, and the pretrained student, if there is one.
+        labelled: The texts of `--test_file`.
+        settings: What must not change when the run is resumed.
+        started: When the command started, by `time.perf_counter`.
+    """
+
+    teacher: Teacher
+    labelled: LabelledTexts | None
+    settings: dict[str, Any]
+    started: float
+
+    @property
+    def digest(self) -> str:
+        """The digest that identifies the run in its report."""
+        return digest_of(self.settings)
+
+
 def _distill(run: Distillation) -> Report:
     args, started = run.args, command_start()
     earlier = Report.read(run.output / RESULTS) if args.resume else None
     for read in filter(None, (run.model.model, run.model.student)):
         check_replaceable(run.output, args.overwrite or earlier is not None, "--overwrite", Path(read))
+    start = _start(run, started)
+    if earlier is not None and earlier.run == start.digest:
+        print(f"The run in {run.output.resolve()} is finished.")
+        return earlier
+    check_replaceable(run.output, args.overwrite, "--overwrite")
+    with scratch_of(run, start.settings) as resumed:
+        if args.resume and not resumed:
+            print(f"--resume found no interrupted run for {run.output}; starting a new one.")
+        record_settings(run, start.settings)
+        set_seed(args.seed)
+        return _make_static(run, start) if run.model.static else _make_smaller(run, start, resumed)
+
+
+def _start(run: Distillation, started: float) -> _Start:
+    """Load the teacher and the labelled texts, and check the options against them."""
     teacher = load_teacher(run)
     names = [str(name) for _, name in sorted((cast(Any, teacher.model.config).id2label or {}).items())]
     labelled = read_labelled(run.data, teacher.objective, names)
@@ -108,79 +178,76 @@ def _distill(run: Distillation) -> Report:
             f"--static needs a sentence encoder, got a {type(teacher.model).__name__}; name a static encoder with "
             "--student instead."
         )
-    if args.learning_rate is None:
-        args.learning_rate = rate_of(teacher)
+    if run.args.learning_rate is None:
+        run.args.learning_rate = rate_of(teacher)
     settings = settings_of(run, {}) | {"content of the teacher": teacher.source.identity}
     if teacher.student is not None:
         settings["content of the student"] = teacher.student.source.identity
-    if earlier is not None and earlier.run == digest_of(settings):
-        print(f"The run in {run.output.resolve()} is finished.")
-        return earlier
-    check_replaceable(run.output, args.overwrite, "--overwrite")
-    with scratch_of(run, settings) as resumed:
-        if args.resume and not resumed:
-            print(f"--resume found no interrupted run for {run.output}; starting a new one.")
-        record_settings(run, settings)
-        set_seed(args.seed)
-        if run.model.static:
-            return _distill_static(run, teacher, labelled, digest_of(settings), started)
-        plan = _compute_outputs(run, teacher)
-        by_query = run.data.text_pair_column is not None
-        texts = read_outputs(run.scratch / "teacher", run.scratch / "texts", args.seed, by_query)
-        if not resumed:
-            what = counted(texts.count, "pair" if by_query else "text")
-            tokens = counted(sum(texts.lengths), "token")
-            print(f"{what} of {tokens} to learn from, {len(texts.held_out):,} held out.")
-        initial, plan["layers"] = initial_student(run, teacher, texts, plan.get("layers"))
-        _keep(run, plan)
-        teacher.loaded = None  # Nothing needs it during the training.
-        batches = TokenBudgetDataset(texts.units, args.max_tokens, args.seed, texts.lengths)
-
-        def trainer(own: DistillationArguments, checkpoint: Path | None = None) -> HubTrainer:
-            student = Student(copy.deepcopy(initial), teacher.objective)
-            return _trainer(own, student, batches, texts.held_out, checkpoint)
-
-        if args.max_steps <= 0:
-            if "steps" not in plan:
-                plan["steps"] = _affordable_steps(run, trainer, len(batches), started)
-                _keep(run, plan)
-            args.max_steps = plan["steps"]
-        folder = run.scratch / "trainings" / "student"
-        remove_incomplete(folder)
-        own = copy.deepcopy(args)
-        own.output_dir = str(folder)
-        checkpoint = last_complete_checkpoint(folder)
-        # The student may be best before training.
-        own.eval_on_start = checkpoint is None and own.eval_strategy != IntervalStrategy.NO
-        trained = trainer(own, checkpoint)
-        show_table(trained, ("loss", "eval_loss", f"eval_{teacher.objective.metric}"))
-        train_with_cleanup(trained, checkpoint)
-        if (steps := trained.state.global_step) < args.max_steps:
-            print(f"Stopped after {steps:,} of {args.max_steps:,} steps, because the held-out texts gain nothing more.")
-        averaged = isinstance(teacher.objective, SimilarityObjective) and average_with_start(
-            trained, initial, texts.held_out
-        )
-        started_from = teacher.model if teacher.student is None else teacher.student.model
-        student = with_dropout_of(cast(Any, trained.model).model.cpu(), started_from.config).eval()
-        report = Report(
-            run=digest_of(settings),
-            texts=texts.count + len(texts.held_out),
-            held_out=len(texts.held_out),
-            steps=steps,
-            epochs=round(steps / len(batches), 2),
-            seconds=0.0,
-            averaged=averaged,
-        )
-        compare(report, run, teacher, student, texts.held_out, labelled)
-        _save(report, run, teacher, student, teacher.student_tokenizer, trained, started)
-    return report
+    return _Start(teacher, labelled, settings, started)
 
 
-def _distill_static(
-    run: Distillation, teacher: Teacher, labelled: LabelledTexts | None, digest: str, started: float
-) -> Report:
+def _make_smaller(run: Distillation, start: _Start, resumed: bool) -> Report:
+    """Train a student with layers on the outputs of the teacher, and save it."""
+    teacher = start.teacher
+    plan = _compute_outputs(run, teacher)
+    by_query = run.data.text_pair_column is not None
+    texts = read_outputs(run.scratch / "teacher", run.scratch / "texts", run.args.seed, by_query)
+    if not resumed:
+        what = counted(texts.count, "pair" if by_query else "text")
+        tokens = counted(sum(texts.lengths), "token")
+        print(f"{what} of {tokens} to learn from, {len(texts.held_out):,} held out.")
+    initial, layers = initial_student(run, teacher, texts, plan.layers)
+    plan = plan.decide(run, layers=layers)
+    teacher.loaded = None  # Nothing needs it during the training.
+    batches = TokenBudgetDataset(texts.units, run.args.max_tokens, run.args.seed, texts.lengths)
+
+    def trainer_of(own: DistillationArguments, checkpoint: Path | None = None) -> HubTrainer:
+        student = Student(copy.deepcopy(initial), teacher.objective)
+        return _trainer(own, student, batches, texts.held_out, checkpoint)
+
+    if run.args.max_steps <= 0:
+        if plan.steps is None:
+            plan = plan.decide(run, steps=_affordable_steps(run, trainer_of, len(batches), start.started))
+        run.args.max_steps = cast(int, plan.steps)
+    trained = _train(run, teacher, trainer_of)
+    averaged = isinstance(teacher.objective, SimilarityObjective) and average_with_start(
+        trained, initial, texts.held_out
+    )
+    started_from = teacher.model if teacher.student is None else teacher.student.model
+    student = with_dropout_of(cast(Any, trained.model).model.cpu(), started_from.config).eval()
+    report = Report(
+        run=start.digest,
+        texts=texts.count + len(texts.held_out),
+        held_out=len(texts.held_out),
+        steps=trained.state.global_step,
+        epochs=round(trained.state.global_step / len(batches), 2),
+        seconds=0.0,
+        averaged=averaged,
+    )
+    compare(report, run, teacher, student, texts.held_out, start.labelled)
+    return _save(report, run, start, student, teacher.student_tokenizer, trained)
+
+
+def _train(run: Distillation, teacher: Teacher, trainer_of: Callable[..., HubTrainer]) -> HubTrainer:
+    """Train a student, from the last checkpoint of an interrupted run if there is one."""
+    folder = run.scratch / "trainings" / "student"
+    remove_incomplete(folder)
+    own = copy.deepcopy(run.args)
+    own.output_dir = str(folder)
+    checkpoint = last_complete_checkpoint(folder)
+    # The student may be best before training.
+    own.eval_on_start = checkpoint is None and own.eval_strategy != IntervalStrategy.NO
+    trained = trainer_of(own, checkpoint)
+    show_table(trained, ("loss", "eval_loss", f"eval_{teacher.objective.metric}"))
+    train_with_cleanup(trained, checkpoint)
+    if (steps := trained.state.global_step) < run.args.max_steps:
+        print(f"Stopped after {steps:,} of {run.args.max_steps:,} steps, because the held-out texts gain nothing more.")
+    return trained
+
+
+def _make_static(run: Distillation, start: _Start) -> Report:
     """Make a static student, from the vocabulary of the teacher alone or from texts, and save it."""
-    args, texts, vectors = run.args, None, None
+    args, teacher, texts, vectors = run.args, start.teacher, None, None
     if run.data.corpus is not None:
         _compute_outputs(run, teacher)
         texts, vectors = read_vectors(run.scratch / "teacher", run.scratch / "texts", run.data.text_column)
@@ -194,28 +261,25 @@ def _distill_static(
         max_length=run.model.max_length,
         seed=args.seed,
     )
-    report = Report(run=digest, texts=len(texts or ()), held_out=0, steps=0, epochs=0.0, seconds=0.0)
-    compare_static(report, run, teacher, student, tokenizer, texts, labelled)
-    _save(report, run, teacher, student, tokenizer, None, started)
+    report = Report(run=start.digest, texts=len(texts or ()), held_out=0, steps=0, epochs=0.0, seconds=0.0)
+    compare_static(report, run, teacher, student, tokenizer, texts, start.labelled)
+    return _save(report, run, start, student, tokenizer, None)
+
+
+def _save(report: Report, run: Distillation, start: _Start, student: Any, tokenizer: Any, trained: Any) -> Report:
+    """Write the folder of a student with its report, and print and return the report."""
+    report.seconds = time.perf_counter() - start.started
+    with atomic_folder(run.output, run.args.overwrite, "--overwrite") as written:
+        write_student(report, run, start.teacher, student, tokenizer, trained, written)
+        (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
+    print(f"{report}\nSaved in {run.output.resolve()}.")
     return report
 
 
-def _save(
-    report: Report, run: Distillation, teacher: Teacher, student: Any, tokenizer: Any, trained: Any, started: float
-) -> None:
-    """Write the folder of a student with its report, and print the report."""
-    report.seconds = time.perf_counter() - started
-    with atomic_folder(run.output, run.args.overwrite, "--overwrite") as written:
-        write_student(report, run, teacher, student, tokenizer, trained, written)
-        (written / RESULTS).write_text(report.as_json(), encoding="utf-8")
-    print(f"{report}\nSaved in {run.output.resolve()}.")
-
-
-def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
+def _compute_outputs(run: Distillation, teacher: Teacher) -> Plan:
     """Let the teacher compute its outputs, unless an earlier run did, and return what is planned."""
-    file, folder = run.scratch / _PLAN, run.scratch / "teacher"
-    plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if plan.get("computed"):
+    plan, folder = Plan.of(run), run.scratch / "teacher"
+    if plan.computed:
         return plan
     computation, sentence = prepared_computation(run, copy.deepcopy(teacher.model), teacher.tokenizer)
     if teacher.student is not None:
@@ -225,25 +289,19 @@ def _compute_outputs(run: Distillation, teacher: Teacher) -> dict[str, Any]:
     rows = SampledRows(run.data, shards, run.data.text_pair_column)
     if isinstance(teacher.objective, VectorObjective) and not run.model.static and run.model.hidden_size is None:
         rows.longest_joined = min(LONGEST_JOINED, cast(Any, computation).prepared.max_length or LONGEST_JOINED)
-    if "share" not in plan:
+    if plan.share is None:
         of_teacher = _OF_TEACHER_OF_STATIC if run.model.static else _OF_TEACHER
         seconds = math.inf if run.args.max_steps > 0 or not run.args.seconds else of_teacher * run.args.seconds
-        plan["share"] = 1.0
+        share = 1.0
         if seconds < math.inf:
             rows.open(folder / ".sequence-encoder")
-            plan["share"] = affordable_share(rows, computation, seconds)
+            share = affordable_share(rows, computation, seconds)
             rows.deadline = time.monotonic() + 2 * seconds
-        _keep(run, plan)
-    rows.share = plan["share"]
+        plan = plan.decide(run, share=share)
+    rows.share = cast(float, plan.share)
     parts = (run.model, run.data, shards)
     Run("distill", parts, teacher.source, folder, rows, "parquet", lambda: (computation, sentence))()
-    plan["computed"] = True
-    _keep(run, plan)
-    return plan
-
-
-def _keep(run: Distillation, plan: dict[str, Any]) -> None:
-    write_atomically(run.scratch / _PLAN, [json.dumps(plan)])
+    return plan.decide(run, computed=True)
 
 
 def _trainer(
