@@ -33,6 +33,7 @@ _MODULES = {
     **dict.fromkeys(("HubTrainer", "training_of"), "training.hub_trainer"),
     **dict.fromkeys(("Neighbour", "nearest_examples"), "evaluation.explanation.neighbours"),
     **dict.fromkeys(("QuantizationReport", "quantize"), "inference.quantization.quantizing"),
+    **dict.fromkeys(("PretrainingReport", "pretrain"), "training.pretraining.pretrain"),
     **dict.fromkeys(("TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"), "data.token_batches"),
     **dict.fromkeys(("Training", "model_card"), "hub.card.card"),
     **dict.fromkeys(("correct_label_shift", "match_label_shares"), "evaluation.shift.label_correction"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..command_line.progress import Progress
@@ -29,13 +29,25 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
         with Progress("Loading the encoder"):
             model = source.load_original(base_model)
         tokenizer = source.tokenizer_for(model)
+    except (OSError, ValueError) as error:
+        raise named_error(checkpoint, error) from error
+    save_model(model, folder, checkpoint)
+    return tokenizer
+
+
+def save_model(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """Save a model, which errors call by its name, as a SequenceEncoder in float32, converted if necessary.
+
+    Raises:
+        UsageError: If it cannot be converted.
+    """
+    try:
         check_trainable(model.config)
         with Progress("Converting the encoder"):
             ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except (OSError, ValueError) as error:
-        raise named_error(checkpoint, error) from error
+        raise named_error(name, error) from error
     ours.float().save_pretrained(folder)
-    return tokenizer
 
 
 def named_error(checkpoint: str, error: Exception) -> UsageError:

@@ -25,7 +25,7 @@ from sequence_encoder.training.checkpoints import (
     remove_incomplete,
     step_of,
 )
-from sequence_encoder.training.pretraining.pretrain import pretrain
+from sequence_encoder.training.pretraining.pretrain import run_pretraining
 from sequence_encoder.training.pretraining.run import parse
 
 STEPS, SAVED_EVERY = 16, 4
@@ -73,7 +73,7 @@ def newest_step(folder: Path) -> int:
 def uninterrupted(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run in this process, which iterates over sets in another order than the other runs."""
     output = tmp_path_factory.mktemp("uninterrupted")
-    pretrain(parse(arguments(output)))
+    run_pretraining(parse(arguments(output)))
     return output
 
 
@@ -91,7 +91,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
         process.kill()
         process.communicate()
     assert not (tmp_path / "config.json").exists()
-    pretrain(parse(arguments(tmp_path, resume=True)))
+    run_pretraining(parse(arguments(tmp_path, resume=True)))
     assert_same_weights(tmp_path, uninterrupted)
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_keeps_the_last_complete_checkpoint_and_names_the_remedy(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """A limit on the file size simulates the full disk: writing fails in the same way."""
-    pretrain(parse(arguments(tmp_path, max_steps=SAVED_EVERY)))
+    run_pretraining(parse(arguments(tmp_path, max_steps=SAVED_EVERY)))
     (tmp_path / "config.json").unlink()
     # In blocks of 1,024 bytes. The small files fit, but the state of the optimizer does not.
     largest = (tmp_path / f"checkpoint-{SAVED_EVERY}" / "optimizer.pt").stat().st_size
@@ -146,7 +146,7 @@ def test_a_full_disk_keeps_the_last_complete_checkpoint_and_names_the_remedy(
     assert "--resume" in output_text
     assert "Traceback" not in output_text
     assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{SAVED_EVERY}"]
-    pretrain(parse(arguments(tmp_path, **continued)))
+    run_pretraining(parse(arguments(tmp_path, **continued)))
 
 
 def test_a_nan_loss_stops_the_run_before_saving(corpus: Path, tmp_path: Path) -> None:

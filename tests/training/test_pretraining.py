@@ -18,7 +18,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.fixtures.pretraining_runs import command, losses, rewind, run_here, write_corpus
 from sequence_encoder.training.checkpoints import CompleteCheckpointsCallback
-from sequence_encoder.training.pretraining.pretrain import pretrain
+from sequence_encoder.training.pretraining.pretrain import run_pretraining
 from sequence_encoder.training.pretraining.run import parse
 from sequence_encoder.training.pretraining.trainer import settle_rates
 
@@ -301,4 +301,4 @@ def test_seconds_set_the_number_of_steps(
     assert run_here(corpus, tmp_path / "stopped", **options, resume=True).state.max_steps == planned
 
     resumed = ["--output_dir", str(tmp_path / "stopped"), "--resume", "--max_steps", str(planned + 2)]
-    assert pretrain(parse(resumed)).state.global_step == planned + 2
+    assert run_pretraining(parse(resumed)).state.global_step == planned + 2

@@ -111,12 +111,12 @@ def test_a_resumed_run_restores_the_arguments_that_are_not_given(corpus: Path, t
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"mlm_probability": 0.4, "max_steps": 5, "overwrite": True}))
     output, arguments = tmp_path / "out", command(corpus, tmp_path / "out", max_steps=None, save_steps=2)
-    pretraining.pretrain(parse([str(settings), *arguments, "--seed=3"]))
+    pretraining.run_pretraining(parse([str(settings), *arguments, "--seed=3"]))
     resumed = parse(["--resume", "--output-dir", str(output), "--max_steps", "7"])
     assert resumed.corpus.corpus == str(corpus)
     assert resumed.objectives.mlm_probability == 0.4
     assert (resumed.args.seed, resumed.args.save_steps, resumed.args.max_steps) == (3, 2, 7)
-    assert pretraining.pretrain(resumed).state.global_step == 7
+    assert pretraining.run_pretraining(resumed).state.global_step == 7
     # Later resumptions use the arguments that were given last.
     assert parse(["--resume", "--output_dir", str(output)]).args.max_steps == 7
 

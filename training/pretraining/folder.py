@@ -69,7 +69,8 @@ def check_folder(run: Pretraining) -> None:
             model or tokenizer that the run starts from.
     """
     output, scratch, args = run.output, run.scratch, run.args
-    check_no_overlap(output, run.corpus.corpus)
+    if run.in_memory.texts is None:
+        check_no_overlap(output, run.corpus.corpus)
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output_dir {output} is a file; choose a folder.")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,10 @@ from .objective_arguments import Objectives
 _TOKENIZER_TEXTS = 200_000
 
 
-def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that the user named, or train one on the first texts.
+def make_tokenizer(
+    arguments: ModelArguments, texts: Iterable[str], given: PreTrainedTokenizerBase | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that the user named, unless it is given, or train one on the first texts.
 
     Raises:
         UsageError: If it cannot be loaded or trained.
@@ -40,7 +43,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
                 # The trainer would show five bars, even without a terminal.
                 show_progress=False,
             )
-        tokenizer = read_tokenizer(arguments.tokenizer)
+        tokenizer = read_tokenizer(arguments.tokenizer) if given is None else copy.deepcopy(given)
     except UsageError:
         raise
     except (ValueError, OSError) as error:

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoTokenizer,
+    IntervalStrategy,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerState,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ...command_line import UsageError
 from ...command_line.clock import command_start
@@ -20,6 +30,7 @@ from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ...data.windows import windows_of
+from ...inference.corpora.arguments import PathOrName
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ..arguments import HUB_ERRORS
 from ..checkpoints import last_complete_checkpoint, train_with_cleanup
@@ -27,6 +38,7 @@ from ..encoders import save_as_sequence_encoder
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
+from .arguments import OUTPUT
 from .budget import keep_to_seconds
 from .diffusion_bound import BoundWindows
 from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
@@ -35,18 +47,95 @@ from .new_model import load_converted_model, make_tokenizer, new_model
 from .objective_kinds import KINDS
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
-from .run import Pretraining, parse
+from .run import Pretraining, parse, run_of
 from .trainer import make_trainer, packs_per_step
+
+
+@dataclass(frozen=True)
+class PretrainingReport:
+    """What a pretraining has done.
+
+    Attributes:
+        output_dir: The folder with the model, its tokenizer, its card and the checkpoints.
+        steps: The number of training steps.
+        epochs: How often the model has read the texts.
+        parameters: The number of parameters.
+        metrics: The results of the last evaluation on held-out texts, by their names, empty without `eval_documents`.
+        history: Everything that was logged, as `log_history` of a `Trainer`.
+    """
+
+    output_dir: Path
+    steps: int
+    epochs: float
+    parameters: int
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+
+    @property
+    def losses(self) -> list[float]:
+        """The logged losses of the training, in their order."""
+        return [entry["loss"] for entry in self.history if "loss" in entry]
+
+
+def pretrain(
+    corpus: Any,
+    model: PathOrName | PreTrainedModel | None = None,
+    tokenizer: PathOrName | PreTrainedTokenizerBase | None = None,
+    output_dir: PathOrName = OUTPUT,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PretrainingReport]:
+    """Pretrain an encoder on texts, as `sequence-encoder pretrain`.
+
+    The same options give the same model as the command. Ctrl-C saves a checkpoint, and `resume=True` with the same
+    arguments continues from it.
+
+    Args:
+        corpus: Texts, documents (mappings with the key `text_column`), a `datasets.Dataset`, or the name of a file, a
+            folder, a pattern or a Hub dataset.
+        model: The model to continue, or its folder or Hub id; by default, a new one of the options `preset` and `size`.
+            A model in memory needs its `tokenizer`, and does not change.
+        tokenizer: The tokenizer of a new model, or its folder or Hub id; by default, a new one for these texts.
+        output_dir: The folder to write the model and its checkpoints to.
+        **options: The options of the command and of `TrainingArguments`, by their names.
+
+    Returns:
+        The model in evaluation mode on the CPU, its tokenizer, and a report.
+
+    Raises:
+        ValueError: If an option or a text is not allowed, or the loss becomes NaN or infinite.
+        FileExistsError: If the folder contains a model or a checkpoint and neither `resume` nor `overwrite` is set, or
+            another run uses it.
+        KeyboardInterrupt: If the user interrupts the run. The message says what is saved.
+
+    Example:
+        >>> model, tokenizer, report = pretrain(["One text.", "Another text."], size="tiny", max_steps=100)
+        >>> report.losses[-1]
+    """
+    given = {"corpus": corpus, "model": model, "tokenizer": tokenizer, "output_dir": output_dir, **options}
+    run = run_of(given)
+    trainer = run_pretraining(run)
+    trained = type(trainer.accelerator.unwrap_model(trainer.model)).from_pretrained(run.output)
+    state = TrainerState.load_from_json(str(run.output / TRAINER_STATE_NAME))
+    evaluated = [entry for entry in state.log_history if "eval_loss" in entry]
+    report = PretrainingReport(
+        output_dir=run.output,
+        steps=state.global_step,
+        epochs=round(state.epoch or 0.0, 2),
+        parameters=trained.num_parameters(),
+        metrics={name.removeprefix("eval_"): value for name, value in (evaluated or [{}])[-1].items()},
+        history=state.log_history,
+    )
+    return trained, AutoTokenizer.from_pretrained(run.output), report
 
 
 def run_command(arguments: list[str]) -> None:
     """Run `sequence-encoder pretrain`."""
     # If the process group is not destroyed, the processes can exit with an error.
-    pretrain(parse(arguments)).accelerator.end_training()
+    run_pretraining(parse(arguments)).accelerator.end_training()
 
 
-def pretrain(run: Pretraining) -> HubTrainer:
-    """Pretrain an encoder, from reading the corpus to saving the model.
+def run_pretraining(run: Pretraining) -> HubTrainer:
+    """Run a pretraining, from reading the corpus to saving the model. See `pretrain`.
 
     Raises:
         FileExistsError: If the output folder contains a model or a checkpoint and neither `resume` nor `overwrite` is
@@ -76,13 +165,13 @@ def pretrain(run: Pretraining) -> HubTrainer:
     return trainer
 
 
-def prepare(run: Pretraining, started: float) -> HubTrainer:
-    """Read and tokenise the texts, and build the trainer of a run that `started` at this `time.perf_counter`.
+def check_supported(run: Pretraining) -> None:
+    """Check that the options for the texts fit those of the training.
 
     Raises:
-        UsageError: If arguments contradict each other, or texts cannot be read.
+        UsageError: If they contradict each other.
     """
-    model, corpus, args = run.model, run.corpus, run.args
+    corpus, args = run.corpus, run.args
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps, because the length of a stream is unknown.")
     if args.seconds and tensor_parallel_size() > 1:
@@ -96,11 +185,25 @@ def prepare(run: Pretraining, started: float) -> HubTrainer:
         raise UsageError(
             f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs --eval_documents to evaluate on."
         )
+
+
+def prepare(run: Pretraining, started: float) -> HubTrainer:
+    """Read and tokenise the texts, and build the trainer of a run that `started` at this `time.perf_counter`.
+
+    Raises:
+        UsageError: If arguments contradict each other, or texts cannot be read.
+    """
+    model, corpus, args, in_memory = run.model, run.corpus, run.args, run.in_memory
+    check_supported(run)
     # The first process does the work, and the others load the results.
     with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
         prepare_folder(run)
         set_seed(args.seed)
-        train_texts, eval_texts = load_corpus(corpus, run.scratch, args.seed)
+        train_texts, eval_texts = (
+            load_corpus(corpus, run.scratch, args.seed)
+            if in_memory.texts is None
+            else in_memory.split(corpus, args.seed)
+        )
         tokenizer = prepare_tokenizer(run, train_texts)
         encoder = (
             new_model(model, run.objectives, tokenizer)
@@ -166,7 +269,11 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
             # Reading would advance the position of the stream.
             texts = copy.deepcopy(texts) if run.corpus.streaming else texts
             with Progress("Training the tokenizer"):
-                tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
+                tokenizer = make_tokenizer(
+                    run.model, (text_of(item["text"]) for item in texts), run.in_memory.tokenizer
+                )
+        elif run.in_memory.model is not None:
+            tokenizer = run.in_memory.save_model(run.scratch / "encoder")
         else:
             tokenizer = save_as_sequence_encoder(checkpoint, run.scratch / "encoder", base_model=False)
         temporary = run.scratch / "tokenizer.part"

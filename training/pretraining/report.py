@@ -90,8 +90,8 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         "average of weights": run.args.ema_decay or "none",
         **({"share of the weights before the training": run.args.start_share} if run.args.start_share else {}),
     }
-    origin = run.model.model
-    of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None
+    origin, named = run.origin, run.in_memory.texts is None and not documented
+    of_the_hub = named and find_files(run.corpus.corpus, "corpus") is None
     card = model_card(
         model,
         trainer.hub_model_id or run.output.resolve().name,

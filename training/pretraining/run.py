@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
 from ...command_line import UsageError
 from ...command_line.options import check_least
 from ...data.corpus import CorpusArguments
+from ...inference.corpora.arguments import arguments_of
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import PRETRAIN, SCRATCH, ModelArguments, PretrainingOptions, with_saved_arguments
+from .in_memory import TEXTS, InMemory
 from .objective_arguments import Objectives
 
 
@@ -54,13 +60,14 @@ class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: igno
 
 @dataclass
 class Pretraining:
-    """The arguments of one run, and the command line that these were parsed from, if any."""
+    """The arguments of one run, the command line that would give them, and what the run has in memory instead."""
 
     model: ModelArguments
     corpus: CorpusArguments
     objectives: Objectives
     args: PretrainingArguments
     arguments: list[str] = field(default_factory=list)
+    in_memory: InMemory = field(default_factory=InMemory)
 
     @property
     def output(self) -> Path:
@@ -68,9 +75,18 @@ class Pretraining:
         return Path(self.args.output_dir or "")
 
     @property
+    def origin(self) -> str | None:
+        """The folder or the Hub id of the model to continue, if there is one."""
+        model = self.in_memory.model
+        return self.model.model if model is None else model.name_or_path or None
+
+    @property
     def scratch(self) -> Path:
         """The folder for what an interrupted run needs to resume."""
         return self.output / SCRATCH
+
+
+_KINDS = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
 
 
 def parse(arguments: list[str]) -> Pretraining:
@@ -80,6 +96,31 @@ def parse(arguments: list[str]) -> Pretraining:
         UsageError: If a name or a value is not allowed.
     """
     arguments = with_saved_arguments(PRETRAIN.as_options(arguments))
-    kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
-    model, corpus, objectives, args = PRETRAIN.read(arguments, kinds)
+    model, corpus, objectives, args = PRETRAIN.read(arguments, _KINDS)
     return Pretraining(model, corpus, objectives, args, arguments)
+
+
+def run_of(options: Mapping[str, Any]) -> Pretraining:
+    """Return the run for options that were given in Python, with the defaults of the command.
+
+    Raises:
+        MissingLibraryError: If a library is missing.
+        UsageError: If a name or a value is not allowed.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    in_memory = InMemory.taken_from(given)
+    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    model, corpus, objectives, args = arguments_of(PRETRAIN, {**PRETRAIN.defaults(given), **given}, _KINDS)
+    PRETRAIN.check(model, corpus, objectives, args)
+    if in_memory.texts is not None:
+        corpus.corpus = TEXTS
+    return Pretraining(model, corpus, objectives, args, _as_words(given), in_memory)
+
+
+def _as_words(options: Mapping[str, Any]) -> list[str]:
+    """Return the command line with these options, which a command that resumes the run reads."""
+    words = []
+    for name, value in options.items():
+        values = value if isinstance(value, list | tuple) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{name}", *map(str, values)]
+    return words

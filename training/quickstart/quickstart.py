@@ -34,7 +34,7 @@ from ..adaptation.adapt import adapt
 from ..adaptation.run import parse as parse_adaptation
 from ..encoders import save_as_sequence_encoder
 from ..hardware import device_name, peak_memory
-from ..pretraining.pretrain import pretrain
+from ..pretraining.pretrain import run_pretraining
 from ..pretraining.run import parse as parse_pretraining
 from .arguments import QuickstartArguments
 
@@ -146,7 +146,7 @@ def _pretrain(docs: list[Docstring], folder: Path, steps: int, seed: int) -> dic
         "seed": seed,
     }
     with redirect_stdout(io.StringIO()):
-        history = pretrain(parse_pretraining(_as_options(options))).state.log_history
+        history = run_pretraining(parse_pretraining(_as_options(options))).state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
     speeds = [entry["tokens_per_second"] for entry in history if "tokens_per_second" in entry]
     metrics = {name: [entry[f"eval_{name}"] for entry in evaluations] for name in ("mlm_loss", "sop_accuracy")}
