@@ -58,7 +58,7 @@ _MODULES = {
     "convert": "conversion.converting",
     "create_app": "serving.app",
     "distill": "training.distillation.distill",
-    "distill_static": "training.distillation.static_learning",
+    "distill_static": "training.distillation.static_student",
     "explain": "evaluation.explanation.explaining",
     "export": "inference.runtimes.exporting",
     "exported_pipeline": "inference.runtimes.pipelines",

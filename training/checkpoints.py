@@ -21,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..command_line import UsageError
 from ..command_line.quiet import without_warning
 from ..saving.code_bundle import BUNDLE_FILES, OLDER_FILES
-from .freed_memory import freed_memory_kept
+from .hardware import freed_memory_kept
 
 MARKER = "complete"
 # The files that `Trainer` and its callbacks write into a checkpoint.

@@ -8,7 +8,7 @@ import platform
 import pytest
 import torch
 
-from sequence_encoder.training.freed_memory import freed_memory_kept
+from sequence_encoder.training.hardware import freed_memory_kept
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 _FLOATS, _TIMES = 2**24, 8

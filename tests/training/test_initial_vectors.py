@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sequence_encoder import SequenceEncoderForMaskedLM
 from sequence_encoder.data.packs import PackedWindows
 from sequence_encoder.tests.fixtures.pretraining_runs import command, write_corpus
-from sequence_encoder.training.pretraining.initial_vectors import start_from_neighbours
+from sequence_encoder.training.pretraining.new_model import start_from_neighbours
 from sequence_encoder.training.pretraining.pretrain import prepare
 from sequence_encoder.training.pretraining.run import parse
 

@@ -11,8 +11,7 @@ import torch
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer, static_encoder
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.tests.fixtures.texts import TEXTS
-from sequence_encoder.training.distillation.static_learning import distill_static
-from sequence_encoder.training.distillation.static_table import static_from_vocabulary
+from sequence_encoder.training.distillation.static_student import distill_static, static_from_vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -42,13 +42,12 @@ from ..interruptions import GracefulStop
 from ..sparse_embeddings import with_sparse_embeddings
 from ..trials import affordable_steps, trial_arguments
 from .arguments import DISTILL
-from .initial_student import initial_student
+from .initial_student import average_with_start, initial_student, rate_of
 from .labelled import LabelledTexts, read_labelled
 from .objectives import SimilarityObjective, VectorObjective
-from .pretrained_student import average_with_start, rate_of
 from .report import Report, compare, compare_static, write_student
 from .run import KINDS, Distillation, DistillationArguments, parse
-from .static_learning import distill_static
+from .static_student import distill_static
 from .student import Student, with_dropout_of
 from .teacher import Teacher, load_teacher, prepared_computation
 from .teacher_outputs import TARGET

@@ -1,10 +1,13 @@
-"""Makes a student before it learns: from layers and channels of its teacher, which it fits, or from a pretrained model.
+"""Where a student starts: the layers and channels of its teacher, which it fits, or a pretrained model.
+
+That decides its learning rate, and whether it ends as a mean with the model that it started from.
 
 Shapes: N texts, S sequence.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -15,11 +18,12 @@ from torch.nn import functional as F
 
 from ...command_line.progress import Progress
 from ...data.batching import token_batches
+from ..hub_trainer import HubTrainer
+from ..weight_averages import TowardsStart
 from .layer_fitting import fit_layers
-from .narrowing import varied_channels
-from .objectives import VectorObjective
+from .objectives import SimilarityObjective, VectorObjective
 from .run import Distillation
-from .student import choose_layers, make_student, spread_layers, token_states
+from .student import choose_layers, make_student, spread_layers, token_states, varied_channels
 from .teacher import Teacher
 from .teacher_outputs import INPUTS, TARGET
 from .texts import Collator, LearningTexts
@@ -33,6 +37,11 @@ _TRIED, _FEWEST_TRIED = 15 * 1024, 128
 # Tokens with which layers are fitted, those of a batch, and the share of `--seconds` that this may take for each choice
 # of layers. One text of so many compares the choices instead.
 _FITTED, _BATCH, _OF_FIT, _COMPARED = 40_960, 4096, 0.04, 10
+# Default learning rates. Sentence encoders forget what they know at a higher rate. Static encoders need a higher one,
+# because only a few batches update each row.
+_RATE, _RATE_OF_SENTENCE_ENCODER, _RATE_OF_STATIC = 5e-4, 1e-4, 2e-3
+# The weight of the parameters before the training in the average.
+_OF_START = 0.5
 
 
 def initial_student(
@@ -141,3 +150,44 @@ def _nearest(
     wanted = wanted if channels is None else wanted[:, channels]
     found = [float(F.cosine_similarity(token_states(each, inputs), wanted, dim=-1).mean()) for each in students]
     return int(np.argmax(found))
+
+
+def rate_of(teacher: Teacher) -> float:
+    """Return the default learning rate of the student of a teacher."""
+    if teacher.student is None:
+        return _RATE
+    if not cast(Any, teacher.student.model.config).num_hidden_layers:
+        return _RATE_OF_STATIC
+    return _RATE_OF_SENTENCE_ENCODER if isinstance(teacher.objective, SimilarityObjective) else _RATE
+
+
+def average_with_start(trained: HubTrainer, initial: Any, held_out: Any) -> bool:
+    """Average the weights of a student before and after the training, if the student was already good before.
+
+    The average keeps more of what the student knew about texts unlike the corpus (see `TowardsStart`). If it gives up
+    more than half of the gain on the held-out texts, the student was not good before, and keeps its trained weights.
+
+    Args:
+        trained: The `Trainer` of a `Student`, after the training.
+        initial: The model before the training.
+        held_out: The texts that are held out.
+
+    Returns:
+        Whether the weights are the average.
+    """
+    student: Any = trained.model
+    metric = student.objective.metric
+    weights, scores = copy.deepcopy(student.model.state_dict()), []
+    for share in (1.0, 0.0, _OF_START):
+        student.model.load_state_dict(weights)
+        TowardsStart(initial.parameters(), share).average(student.model)
+        scores.append(cast(Any, trained.predict(held_out).metrics)[f"test_{metric}"])
+    before, after, mean = scores
+    is_mean = bool(mean >= (before + after) / 2)
+    if not is_mean:
+        student.model.load_state_dict(weights)
+    print(
+        f"The {metric} on the held-out texts was {before:.4f} before the training, is {after:.4f} after it, and "
+        f"{mean:.4f} with the mean of the weights. The student is {'that mean' if is_mean else 'the model after it'}."
+    )
+    return is_mean

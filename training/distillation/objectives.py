@@ -17,7 +17,6 @@ from ...modeling.label_checks import IGNORED
 from ...modeling.pooling import POOLINGS
 from ...modeling.text_encoding.embedding_recipe import Dense, Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
-from .narrowing import principal_directions
 
 # Vectors that are cut off at fewer dimensions are of little use.
 _SMALLEST = 32
@@ -236,6 +235,11 @@ class ScoreObjective(LabelObjective):
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return the correlation of the scores. See `Objective`."""
         return correlation(outputs.ravel(), targets.ravel())
+
+
+def principal_directions(vectors: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the directions (D, d) that keep most of the lengths of vectors (N, D), the most important one first."""
+    return torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, :size].contiguous()
 
 
 def matryoshka_sizes(channels: int) -> list[int]:

@@ -23,7 +23,6 @@ from ...modeling import (
 )
 from ...saving.exported_models import check_not_exported
 from ..encoders import check_trainable, named_error, pooling_fields
-from .narrowing import check_hidden_size
 from .objectives import (
     LabelObjective,
     Objective,
@@ -35,7 +34,7 @@ from .objectives import (
     matryoshka_sizes,
 )
 from .run import Distillation
-from .student import check_layers
+from .student import check_hidden_size, check_layers
 from .teacher_outputs import TeacherLogits, TeacherTags, TeacherVectors
 
 # What computes the outputs of a model, by the class of the model.

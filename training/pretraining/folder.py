@@ -40,9 +40,8 @@ from ..checkpoints import (
 )
 from ..interruptions import LOCK, acquire_lock, check_unchanged
 from .arguments import SAVED_ARGUMENTS, serialize_arguments
-from .budget import BUDGET, TRIAL
 from .run import Pretraining
-from .trainer import packs_per_step
+from .trainer import BUDGET, TRIAL, packs_per_step
 
 _SETTINGS, _WINDOWS = "settings.json", "windows.json"
 _PREPARED = (

@@ -39,16 +39,14 @@ from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
 from .arguments import OUTPUT
-from .budget import keep_to_seconds
 from .diffusion_bound import BoundWindows
 from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
-from .initial_vectors import start_from_neighbours
-from .new_model import load_converted_model, make_tokenizer, new_model
+from .new_model import load_converted_model, make_tokenizer, new_model, start_from_neighbours
 from .objective_kinds import KINDS
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
 from .run import Pretraining, parse, run_of
-from .trainer import make_trainer, packs_per_step
+from .trainer import keep_to_seconds, make_trainer, packs_per_step
 
 
 @dataclass(frozen=True)

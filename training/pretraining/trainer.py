@@ -1,15 +1,17 @@
-"""Build the `Trainer` of a pretraining run: its schedule, optimizer, metrics, checkpoints and average of weights."""
+"""Build the `Trainer` of a pretraining run: its number of steps, schedule, optimizer, metrics and checkpoints."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_utils import SchedulerType
 
 from ...command_line.console import show_table
@@ -26,6 +28,7 @@ from ..hardware import product_speed
 from ..hub_trainer import HubTrainer
 from ..optimizer import MuonWithAdamW
 from ..tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
+from ..trials import affordable_steps, planned_once, trial_arguments
 from ..weight_averages import ExponentialMovingAverage, TowardsStart
 from .arguments import RATE
 from .diffusion_bound import BoundWindows
@@ -36,6 +39,7 @@ from .run import Pretraining, PretrainingArguments
 
 # The default learning rate falls between these numbers of steps, from 5e-3 to 1e-3.
 _RATE_STEPS = (320, 8000)
+BUDGET, TRIAL = "budget.json", "trial"
 
 
 def packs_per_step(args: PretrainingArguments) -> int:
@@ -179,3 +183,36 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = config.vocab_size * config.prediction_dim * run.objectives.masked_share
     return 6 * (inside + attention + vocabulary)
+
+
+def keep_to_seconds(
+    run: Pretraining, train: PackedWindows, trainer_of: Callable[[Pretraining], Trainer], started: float
+) -> None:
+    """Set the number of steps to what `--seconds` leaves time for, but no more than those of `--num_train_epochs`.
+
+    A resumed run keeps its number of steps, because its schedule and its checkpoints belong to it.
+
+    Args:
+        run: The run, whose `max_steps` is set.
+        train: What it trains on.
+        trainer_of: Builds a trainer with a copy of the model.
+        started: When the run started, by `time.perf_counter`.
+    """
+    file, args = run.scratch / BUDGET, run.args
+    kept = planned_once(file, args.should_save, lambda: {"steps": _affordable_steps(run, train, trainer_of, started)})
+    args.max_steps = kept["steps"]
+
+
+def _affordable_steps(
+    run: Pretraining, train: PackedWindows, trainer_of: Callable[[Pretraining], Trainer], started: float
+) -> int:
+    args = run.args
+    trial = trial_arguments(args, run.scratch / TRIAL)
+    trial.resume = trial.push_to_hub = trial.load_best_model_at_end = False
+    trial.ema_decay, trial.start_share = None, 0.0
+    most = math.ceil(args.num_train_epochs * len(train) / packs_per_step(args))
+    # The model is evaluated again after the training.
+    steps = affordable_steps(trainer_of(dataclasses.replace(run, args=trial)), args, most, started, more=1)
+    # The trial must not change what the run draws.
+    set_seed(args.seed)
+    return steps
