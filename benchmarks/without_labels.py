@@ -35,7 +35,7 @@ from vector_tasks import DOCUMENTS, QUERIES, TASKS, Encode, Retrieval
 
 from sequence_encoder.data.text_pairs import pairs_from_text
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
-from sequence_encoder.training.adaptation.adapt import adapt
+from sequence_encoder.training.adaptation.adapt import run_adaptation
 from sequence_encoder.training.adaptation.run import parse
 
 BATCH, LENGTH = 64, 128
@@ -111,7 +111,7 @@ def with_adapt(texts: list[str], folder: Path, options: Sequence[str]) -> Path:
     file, output = folder / "texts.jsonl", folder / "adapted"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     fixed = ["--max_length", str(LENGTH), "--output_dir", str(output), "--disable_tqdm", "True"]
-    adapt(parse([str(MINILM), "--task", "embedding", "--train_file", str(file), *fixed, *options]))
+    run_adaptation(parse([str(MINILM), "--task", "embedding", "--train_file", str(file), *fixed, *options]))
     return output
 
 

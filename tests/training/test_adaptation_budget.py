@@ -170,7 +170,7 @@ def test_the_time_before_the_command_runs_counts(
     arguments = ["--task", "ner", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
     # As if importing torch had taken all the time.
     with running_since(time.perf_counter() - 1_000):
-        adapt.adapt(parse([str(encoder), *arguments]))
+        adapt.run_adaptation(parse([str(encoder), *arguments]))
     assert "There is no time for 10 steps within 1000 seconds, but no training has fewer." in capsys.readouterr().out
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import glob
 import shutil
-from dataclasses import asdict
+from collections.abc import Set
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,7 @@ from .extraction_setup import ExtractionSetup
 from .head_setup import HeadSetup
 from .hyperparameter_search import search
 from .label_check import facts_of, list_label_errors
-from .plan import PLANNED, in_words, plan_for, rate_for
+from .plan import FALLBACK, MANY_EXAMPLES, PLANNED, Plan, plan_for, rate_for
 from .report import Results, errors_as_warnings, plot_confusion
 from .run import Adaptation, parse
 from .scratch import (
@@ -59,21 +60,45 @@ from .without_labels import label_by_names, read_class_names, with_names_in_turn
 from .without_pairs import lacks_pairs, with_made_pairs
 from .writing_setup import WritingSetup
 
+Setup = HeadSetup | SimilaritySetup
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a run has trained.
+
+    Attributes:
+        plan: What it trained, on what and why.
+        results: The results of all training runs; empty if the run was already finished.
+        files: The files that it wrote into the output folder.
+        text: What the console shows; empty in processes that print nothing.
+    """
+
+    plan: Plan
+    results: Results
+    files: frozenset[str] = frozenset()
+    text: str = ""
+
 
 def run_command(arguments: list[str]) -> None:
     """Run `sequence-encoder adapt`."""
-    adapt(parse(arguments))
+    run = parse(arguments)
+    adapted = run_adaptation(run)
+    if adapted.text:
+        print(adapted.text)
+    if run.args.should_save and run.args.push_to_hub:
+        push(run, adapted.files)
     PartialState().destroy_process_group()
 
 
-def adapt(run: Adaptation) -> Results:
+def run_adaptation(run: Adaptation) -> Adapted:
     """Fine-tune an encoder, from reading the examples to saving the model.
 
     Args:
         run: The arguments of the run.
 
     Returns:
-        The results of all training runs. If `resume` is set and the run is finished, nothing is trained again.
+        What was trained. If `resume` is set and the run is finished, nothing is trained again.
 
     Raises:
         FileExistsError: If the output folder is not empty and `overwrite` is not set, or it contains something other
@@ -84,109 +109,32 @@ def adapt(run: Adaptation) -> Results:
     """
     try:
         with GracefulStop().watch():
-            return _adapt(run)
+            return _run_steps(run)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(progress_of(run)) from interruption
 
 
-def _adapt(run: Adaptation) -> Results:
-    args, started = run.args, command_start()
-    may_be_finished = args.resume and (run.output / "results.json").exists()
-    check_output(run, may_be_finished)
-    setup, labelling = read_examples(run), {}
-    calibrated_on = calibration_split(setup)
-    settings = settings_of(run, setup.rows, setup.unlabelled, setup.class_names)
-    done = may_be_finished and is_finished(run, settings)
-    if not done:
+def _run_steps(run: Adaptation) -> Adapted:
+    started = command_start()
+    check_output(run, may_be_finished=run.args.resume and (run.output / "results.json").exists())
+    setup = read_examples(run)
+    plan = decide(run, setup)
+    if not plan.is_finished:
         check_output(run)
-    with scratch_of(run, settings) as resumed:
-        if done:
-            if args.process_index == 0:
-                print(f"The run in {run.output.resolve()} is finished.")
-            if args.should_save and args.push_to_hub:
-                push(run, model_files(run.output))
-            return Results(run.model.task, run.model.tuning, run.args.masked_tuning)
-        if args.resume and not resumed and args.should_save:
-            print(f"--resume found no interrupted run for {run.output}; starting a new one.")
-        with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
-            any_family = run.model.tuning == "adapter"
-            set_seed(args.seed)
-            checkpoint, tokenizer = encoder_of(
-                run.model.model,
-                run.scratch / "base",
-                any_family,
-                args.should_save and not resumed,
-                run.model.task,
-            )
-            record_settings(run, settings)
-            if run.data.lacks_labels:
-                labelling = label_by_names(setup, checkpoint, tokenizer)
-            with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
-                setup.prepare(checkpoint, tokenizer)
-            if run.model.tuning in PLANNED and "learning_rate" in args.planned:
-                knows = run.model.task == "embedding" and read_recipe(checkpoint) is not None
-                rate = cast(float, args.learning_rate)
-                args.learning_rate = rate_for(rate, setup.hidden_size, knows, bool(setup.made_pairs))
-            calibrated_on = check_calibrated_model(setup, calibrated_on)
-        if args.process_index == 0:
-            for split, cut in setup.cut.items():
-                print(f"{split}: {counted(len(setup.rows[split]), 'example')}; {cut.in_words(setup.max_length)}.")
-        results = finished(run)
-        results.run, results.labelling = digest_of(settings), labelling
-        results.unlabelled, results.made_pairs = learn_from_unlabelled(setup), setup.made_pairs
-        if results.tuning == "auto" and not setup.folds:
-            results.tuning = "linear" if labelling else "full"
-        results.labels, results.cut = setup.labels, {split: asdict(cut) for split, cut in setup.cut.items()}
-        if args.search_trials and not results.found:
-            results.found = search(run, setup)
-            record(run, results)
-        if args.seconds and results.tuning != "linear":
-            keep_to_budget(run, setup, results, started, calibrated_on)
-        results.searched = setup.searched
-        if args.process_index == 0 and run.model.tuning in PLANNED and not fits_only_head(setup, results):
-            print(in_words(args, args.planned, len(setup.rows["train"])), end="")
-        trained = {result.seed for result in results.trainings}
-        for seed in range(args.seed, args.seed + args.seeds):
-            if seed not in trained:
-                train(run, setup, seed, results)
-        if args.average_seeds and results.average is None:
-            average(run, setup, results)
-        if args.should_save:
-            calibration: CalibrationReport | None = None
-            doubts: LabelErrors | None = None
-            with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
-                kept = "average" if results.average else str(results.best.seed)
-                shutil.copytree(run.scratch / "models" / kept, written, dirs_exist_ok=True)
-                if calibrated_on is not None:
-                    with errors_as_warnings("the calibration"):
-                        calibration = calibrate_model(setup, calibrated_on, written, results)
-                        results.calibration = calibration.calibration.facts
-                with errors_as_warnings("the list of labels that look wrong"):
-                    doubts = list_label_errors(setup, written)
-                    results.label_errors = facts_of(doubts)
-                for runs in run.scratch.glob("trainings/*/runs"):
-                    shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
-                (written / "results.json").write_text(results.as_json(), encoding="utf-8")
-                with errors_as_warnings("the model card"):
-                    setup.write_cards(results, written)
-                    if calibration is not None:
-                        add_to_card(written, calibration)
-                with errors_as_warnings("the picture of the confusion matrix"):
-                    plot_confusion(results, written / "confusion_matrix.png")
-                files = files_in(written)
-    if args.should_save:
-        print(results.as_text())
-        if calibration is not None:
-            print(calibration)
-        if doubts is not None and doubts.found:
-            print(f"{doubts} See {run.output / FILE}.")
-        print(f"Saved in {run.output.resolve()}.")
-        if args.push_to_hub:
-            push(run, files)
-    return results
+    with scratch_of(run, plan.settings) as resumed:
+        if plan.is_finished:
+            return describe_finished(run, plan)
+        plan = prepare(run, plan, setup, resumed)
+        results = start_results(run, plan, setup)
+        choose_options(run, plan, setup, results, started)
+        train_all(run, plan, setup, results)
+        return save(run, plan, setup, results) if run.args.should_save else Adapted(plan, results)
 
 
-def read_examples(run: Adaptation) -> HeadSetup | SimilaritySetup:
+# Decide.
+
+
+def read_examples(run: Adaptation) -> Setup:
     """Read the examples, and check everything that can be checked without an encoder."""
     with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
         examples = load_examples(run.data)
@@ -195,45 +143,206 @@ def read_examples(run: Adaptation) -> HeadSetup | SimilaritySetup:
         if names is not None and run.data.lacks_labels:
             examples = with_names_in_turn(run, examples, names.names)
         examples, made_pairs = with_made_pairs(run, examples) if lacks_pairs(run, examples) else (examples, {})
-        kinds = {
-            **dict.fromkeys(HEAD_TASKS, HeadSetup),
-            **dict.fromkeys(EXTRACTION_TASKS, ExtractionSetup),
-            **dict.fromkeys(WRITING_TASKS, WritingSetup),
-        }
-        setup = kinds.get(run.model.task, SimilaritySetup)(run, examples)
+        setup = setup_of(run, examples)
         setup.class_names, setup.made_pairs = names, made_pairs
         setup.unlabelled = None if unlabelled is None else check_unlabelled(setup, unlabelled)
-        # The setup has read the labels before, since a rare label may be held out.
-        classes = setup.classes
-        train = setup.rows["train"]
-        if classes is not None and run.args.should_save and not run.data.lacks_labels:
-            warn_about_contradictions(run.data, number_texts(train, setup.task.texts), classes)
-        if setup.can_start_linear and is_cross_validated(run, setup.rows):
-            setup.folds = folds_of(classes, number_texts(train, setup.task.texts), run.args.seed)
-            setup.rows = {**setup.rows, "validation": train.select(np.concatenate(setup.folds))}
-        else:
-            setup.rows, setup.positions = hold_out(setup.rows, run.data, run.args.seed, classes)
-        if run.data.lacks_labels and run.model.tuning == "auto":
-            # Only the head is fitted.
-            run.args.planned = []
-        elif run.model.tuning in PLANNED:
-            planned = plan_for(
-                len(setup.rows["train"]),
-                run.args.world_size,
-                steps_of(run, setup),
-                starts_linear=setup.can_start_linear,
-                is_embedding=run.model.task == "embedding",
-                makes_pairs=bool(made_pairs),
-            )
-            for name in run.args.planned:
-                setattr(run.args, name, planned[name])
-        if run.args.should_save:
-            others = [split for split in setup.rows if split != "train" and split not in setup.cross_validated]
-            warn_about_shared_texts(setup.rows, setup.task.texts, others)
         return setup
 
 
-def steps_of(run: Adaptation, setup: Any) -> float | None:
+def setup_of(run: Adaptation, examples: dict[str, Any]) -> Setup:
+    """Return the setup of the task, which has read the examples."""
+    kinds = {
+        **dict.fromkeys(HEAD_TASKS, HeadSetup),
+        **dict.fromkeys(EXTRACTION_TASKS, ExtractionSetup),
+        **dict.fromkeys(WRITING_TASKS, WritingSetup),
+    }
+    return kinds.get(run.model.task, SimilaritySetup)(run, examples)
+
+
+def decide(run: Adaptation, setup: Setup) -> Plan:
+    """Return the plan of a run, given the setup that has read its examples."""
+    args = run.args
+    with args.main_process_first(local=args.save_on_each_node, desc="dividing examples"):
+        judged_by = choose_validation(run, setup)
+        plan_options(run, setup)
+        if args.should_save:
+            others = [split for split in setup.rows if split != "train" and split not in setup.cross_validated]
+            warn_about_shared_texts(setup.rows, setup.task.texts, others)
+    calibrated_on = calibration_split(setup)
+    settings = settings_of(run, setup.rows, setup.unlabelled, setup.class_names)
+    return Plan(
+        model=run.model.model,
+        task=run.model.task,
+        tuning=run.model.tuning,
+        output=run.output,
+        examples={split: len(rows) for split, rows in setup.rows.items()},
+        judged_by=judged_by,
+        options=_options_of(run),
+        planned=tuple(args.planned),
+        seeds=tuple(range(args.seed, args.seed + args.seeds)),
+        search_trials=args.search_trials,
+        seconds=args.seconds,
+        calibrated_on=calibrated_on,
+        settings=settings,
+        is_finished=args.resume and is_finished(run, settings),
+    )
+
+
+def choose_validation(run: Adaptation, setup: Setup) -> str:
+    """Split the training examples into folds, or hold out some of them, unless there are validation examples.
+
+    Returns:
+        What the model is judged by, and why.
+    """
+    # The setup has read the labels before, since a rare label may be held out.
+    classes, train = setup.classes, setup.rows["train"]
+    if classes is not None and run.args.should_save and not run.data.lacks_labels:
+        warn_about_contradictions(run.data, number_texts(train, setup.task.texts), classes)
+    if setup.can_start_linear and is_cross_validated(run, setup.rows):
+        setup.folds = folds_of(classes, number_texts(train, setup.task.texts), run.args.seed)
+        setup.rows = {**setup.rows, "validation": train.select(np.concatenate(setup.folds))}
+        parts = f"{len(setup.folds)} folds" if len(setup.folds) > 1 else "a part"
+        return (
+            f"cross-validation on {parts} of the training examples, because these are fewer than {MANY_EXAMPLES:,} "
+            "and there are no others"
+        )
+    given = "validation" in setup.rows
+    setup.rows, setup.positions = hold_out(setup.rows, run.data, run.args.seed, classes)
+    if "validation" in setup.made_pairs:
+        return "pairs made from texts that are not trained on"
+    return "the validation examples" if given else "training examples that are held out, because there are no others"
+
+
+def plan_options(run: Adaptation, setup: Setup) -> None:
+    """Set the options that the user has not set by the number of training examples."""
+    if run.data.lacks_labels and run.model.tuning == "auto":
+        # Only the head is fitted.
+        run.args.planned = []
+    elif run.model.tuning in PLANNED:
+        planned = plan_for(
+            len(setup.rows["train"]),
+            run.args.world_size,
+            steps_of(run, setup),
+            starts_linear=setup.can_start_linear,
+            is_embedding=run.model.task == "embedding",
+            makes_pairs=bool(setup.made_pairs),
+        )
+        for name in run.args.planned:
+            setattr(run.args, name, planned[name])
+
+
+def _options_of(run: Adaptation) -> dict[str, Any]:
+    return {name: getattr(run.args, name) for name in FALLBACK}
+
+
+# Run.
+
+
+def describe_finished(run: Adaptation, plan: Plan) -> Adapted:
+    """Return that an earlier run has already done all."""
+    said = f"The run in {run.output.resolve()} is finished." if run.args.process_index == 0 else ""
+    files = frozenset(model_files(run.output)) if run.args.should_save else frozenset()
+    return Adapted(plan, Results(run.model.task, run.model.tuning, run.args.masked_tuning), files, said)
+
+
+def prepare(run: Adaptation, plan: Plan, setup: Setup, resumed: bool) -> Plan:
+    """Load the encoder, and encode the examples for it.
+
+    Returns:
+        The plan, with the learning rate for this encoder, and without a calibration that it does not support.
+    """
+    args, calibrated_on = run.args, plan.calibrated_on
+    if args.resume and not resumed and args.should_save:
+        print(f"--resume found no interrupted run for {run.output}; starting a new one.")
+    with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
+        set_seed(args.seed)
+        may_write = args.should_save and not resumed
+        any_family = run.model.tuning == "adapter"
+        checkpoint, tokenizer = encoder_of(run.model.model, run.scratch / "base", any_family, may_write, run.model.task)
+        record_settings(run, plan.settings)
+        if run.data.lacks_labels:
+            setup.labelling = label_by_names(setup, checkpoint, tokenizer)
+        with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
+            setup.prepare(checkpoint, tokenizer)
+        if run.model.tuning in PLANNED and "learning_rate" in args.planned:
+            knows = run.model.task == "embedding" and read_recipe(checkpoint) is not None
+            rate = cast(float, args.learning_rate)
+            args.learning_rate = rate_for(rate, setup.hidden_size, knows, bool(setup.made_pairs))
+        calibrated_on = check_calibrated_model(setup, calibrated_on)
+    if args.process_index == 0:
+        for split, cut in setup.cut.items():
+            print(f"{split}: {counted(len(setup.rows[split]), 'example')}; {cut.in_words(setup.max_length)}.")
+    return replace(plan, options=_options_of(run), calibrated_on=calibrated_on)
+
+
+def start_results(run: Adaptation, plan: Plan, setup: Setup) -> Results:
+    """Return the results of an interrupted run, or new ones, with what is known about the examples."""
+    results = finished(run)
+    results.run, results.labelling = digest_of(plan.settings), setup.labelling
+    results.unlabelled, results.made_pairs = learn_from_unlabelled(setup), setup.made_pairs
+    if results.tuning == "auto" and not setup.folds:
+        results.tuning = "linear" if setup.labelling else "full"
+    results.labels, results.cut = setup.labels, {split: asdict(cut) for split, cut in setup.cut.items()}
+    return results
+
+
+def choose_options(run: Adaptation, plan: Plan, setup: Setup, results: Results, started: float) -> None:
+    """Search for better options, or shorten the training to the time that there is. `results.found` gets the options.
+
+    The run has `started` at this time of `time.perf_counter`.
+    """
+    if plan.search_trials and not results.found:
+        results.found = search(run, setup)
+        record(run, results)
+    if plan.seconds and results.tuning != "linear":
+        keep_to_budget(run, setup, results, started, plan.calibrated_on)
+    results.searched = setup.searched
+    shows = run.args.process_index == 0 and plan.tuning in PLANNED and not fits_only_head(setup, results)
+    if shows and plan.choices:
+        print(plan.choices)
+
+
+def train_all(run: Adaptation, plan: Plan, setup: Setup, results: Results) -> None:
+    """Run the training of each seed that is not finished, and average their weights if the user wants that."""
+    trained = {result.seed for result in results.trainings}
+    for seed in plan.seeds:
+        if seed not in trained:
+            train(run, setup, seed, results)
+    if run.args.average_seeds and results.average is None:
+        average(run, setup, results)
+
+
+def save(run: Adaptation, plan: Plan, setup: Setup, results: Results) -> Adapted:
+    """Write the kept model into the output folder, calibrated, with its report and its card."""
+    calibration: CalibrationReport | None = None
+    doubts: LabelErrors | None = None
+    with atomic_folder(run.output, run.args.overwrite, "--overwrite") as written:
+        kept = "average" if results.average else str(results.best.seed)
+        shutil.copytree(run.scratch / "models" / kept, written, dirs_exist_ok=True)
+        if plan.calibrated_on is not None:
+            with errors_as_warnings("the calibration"):
+                calibration = calibrate_model(setup, plan.calibrated_on, written, results)
+                results.calibration = calibration.calibration.facts
+        with errors_as_warnings("the list of labels that look wrong"):
+            doubts = list_label_errors(setup, written)
+            results.label_errors = facts_of(doubts)
+        for runs in run.scratch.glob("trainings/*/runs"):
+            shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
+        (written / "results.json").write_text(results.as_json(), encoding="utf-8")
+        with errors_as_warnings("the model card"):
+            setup.write_cards(results, written)
+            if calibration is not None:
+                add_to_card(written, calibration)
+        with errors_as_warnings("the picture of the confusion matrix"):
+            plot_confusion(results, written / "confusion_matrix.png")
+        files = frozenset(files_in(written))
+    said = [results.as_text(), *([] if calibration is None else [str(calibration)])]
+    if doubts is not None and doubts.found:
+        said.append(f"{doubts} See {run.output / FILE}.")
+    return Adapted(plan, results, files, "\n".join([*said, f"Saved in {run.output.resolve()}."]))
+
+
+def steps_of(run: Adaptation, setup: Setup) -> float | None:
     """Return the number of steps if the user has set it or the number of epochs, else None."""
     args = run.args
     if args.max_steps > 0:
@@ -257,7 +366,7 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
             check_replaceable(run.output, replace, "--overwrite", Path(kept) if kept else None)
 
 
-def push(run: Adaptation, files: set[str]) -> None:
+def push(run: Adaptation, files: Set[str]) -> None:
     """Upload the files that a run wrote to the Hub in one commit, except those that contain texts of the user.
 
     Raises:

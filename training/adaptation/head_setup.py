@@ -75,6 +75,7 @@ class HeadSetup(HeadFiles):
         self.unlabelled: Any = None  # more texts, without labels
         self.class_names: Any = None  # those of `--label_names_file`
         self.made_pairs: dict[str, dict[str, int]] = {}  # only texts for embeddings have any
+        self.labelling: dict[str, Any] = {}  # what is known about labels that were found by names
         # The evaluations of the linear head, until it is clear whether it is kept, and they need not be repeated.
         self.judged_linear: dict[str, Evaluation] = {}
         # The numbers of the training examples in their source.

@@ -1,13 +1,16 @@
-"""Plans the options of a training that the user has not set, from the number of examples.
+"""The plan of an adaptation: what is trained, on what and why, before anything is computed.
 
-With a fixed number of epochs, 16 examples would be trained on for a few steps only. The constants were chosen with
-all-MiniLM-L6-v2 by `benchmarks/few_labels.py`.
+The number of examples decides the options of the training that the user has not set. With a fixed number of epochs, 16
+examples would be trained on for a few steps only. The constants were chosen with all-MiniLM-L6-v2 by
+`benchmarks/few_labels.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import SaveStrategy
@@ -43,6 +46,70 @@ _WIDTH = 384
 _SHORT = 100
 # At the full learning rate, only the shortest can do without.
 _PAIRS_SHORT = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains, on what and why. `str` describes it in a few lines.
+
+    Attributes:
+        model: The folder or the Hub id of the encoder.
+        task: The name of the task.
+        tuning: The tuning method.
+        output: The folder to write.
+        examples: The number of examples in each split.
+        judged_by: What the weights and the model are chosen by, and why.
+        options: The options that `FALLBACK` names, which the number of examples decides unless the user does.
+        planned: The names of those that it decides.
+        seeds: The seeds of the training runs.
+        search_trials: The number of trials of a search for better options.
+        seconds: The seconds that the run may take, if they are limited.
+        calibrated_on: The split that the model is calibrated on, if it is.
+        settings: What must not change when the run is resumed.
+        is_finished: Whether the output folder already has the results of this run.
+    """
+
+    model: str
+    task: str
+    tuning: str
+    output: Path
+    examples: Mapping[str, int]
+    judged_by: str
+    options: Mapping[str, Any]
+    planned: tuple[str, ...]
+    seeds: tuple[int, ...]
+    search_trials: int = 0
+    seconds: float | None = None
+    calibrated_on: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_finished: bool = False
+
+    @property
+    def choices(self) -> str:
+        """The options that the number of examples decides, in a line; empty if the user or the tuning has set all."""
+        said = {
+            "num_train_epochs": "{:g} epochs",
+            "per_device_train_batch_size": "batches of {}",
+            "learning_rate": "a learning rate of {:.2g}",
+        }
+        parts = [form.format(self.options[name]) for name, form in said.items() if name in self.planned]
+        return f"Plan for {self.examples['train']:,} examples: {', '.join(parts)}." if parts else ""
+
+    def __str__(self) -> str:
+        """Describe the plan for the console."""
+        given = {name: value for name, value in self.options.items() if name not in self.planned}
+        lines = [
+            f"Train {self.model} for {self.task}, with the tuning {self.tuning}, into {self.output}.",
+            f"Examples: {', '.join(f'{count:,} {split}' for split, count in self.examples.items())}.",
+            f"Judged by {self.judged_by}.",
+            self.choices,
+            f"Set: {', '.join(f'{name} {value}' for name, value in given.items())}." if given else "",
+            f"Training runs with the seeds {', '.join(map(str, self.seeds))}." if len(self.seeds) > 1 else "",
+            f"A search with {self.search_trials} trials comes first." if self.search_trials else "",
+            f"Shortened to {self.seconds:g} seconds." if self.seconds else "",
+            f"Calibrated on the {self.calibrated_on} examples." if self.calibrated_on else "",
+        ]
+        return "\n".join(filter(None, lines))
 
 
 def plan_for(
@@ -89,14 +156,3 @@ def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False, m
     if is_sentence_encoder and not makes_pairs:
         rate *= _SENTENCE_ENCODER
     return rate * min(1.0, _WIDTH / hidden_size)
-
-
-def in_words(args: Any, planned: Iterable[str], examples: int) -> str:
-    """Describe for the console which options were planned, in a line; empty if none was."""
-    said = {
-        "num_train_epochs": "{:g} epochs",
-        "per_device_train_batch_size": "batches of {}",
-        "learning_rate": "a learning rate of {:.2g}",
-    }
-    parts = [form.format(getattr(args, name)) for name, form in said.items() if name in planned]
-    return f"Plan for {examples:,} examples: {', '.join(parts)}.\n" if parts else ""

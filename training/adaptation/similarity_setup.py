@@ -51,6 +51,7 @@ class SimilaritySetup:
         self.task = SIMILARITY_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
         self.made_pairs: dict[str, dict[str, int]] = {}
+        self.labelling: dict[str, Any] = {}  # only classes have names
         self.judged_linear: dict[str, Evaluation] = {}  # only heads start from a linear fit
         if run.args.class_weights != "none":
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")

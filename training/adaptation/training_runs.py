@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,15 +27,14 @@ from .scratch import record
 from .without_labels import temper
 
 
-def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
-    """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
+def train(run: Adaptation, setup: Any, seed: int, results: Results) -> Result:
+    """Run or resume one training run, and keep its model in the scratch folder if it is the best so far.
+
+    Returns:
+        The result of the training run, which is also added to the results.
+    """
     folder = run.scratch / "trainings" / str(seed)
-    args = training_arguments(run, folder, seed, results.found)
-    if setup.folds or results.labelling:
-        args = without_evaluation(args)
-    elif setup.linear is not None and last_complete_checkpoint(folder) is None:
-        # The model may be best before training.
-        args.eval_on_start = args.keep_best and args.eval_strategy != "no"
+    args = arguments_of_seed(run, setup, seed, results)
     if not results.baselines:
         # The baselines need a separate trainer: Accelerate would take the evaluated model as prepared for training,
         # and would not synchronise its gradients.
@@ -45,48 +45,83 @@ def train(run: Adaptation, setup: Any, seed: int, results: Results) -> None:
     if args.process_index == 0 and args.seeds > 1:
         print(f"Seed {seed}")
     started = time.perf_counter()
-    try:
+    with without_diverged(run, seed):
         held_out = cross_validate(run, setup, args, results) if setup.folds else None
         # A new trainer sets the random seed, so that the model does not depend on which folds an earlier run finished.
         trainer = setup.trainer(args, checkpoint)
-        show_table(trainer, setup.logged)
-        weights = list(trainer.model.parameters())
-        results.parameters = sum(weight.numel() for weight in weights)
-        if results.tuning == "linear":
-            setup.set_linear(trainer.model)
-            results.trained = sum(weight.numel() for weight in trainer.model.classifier.parameters())
-        else:
-            results.trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-            train_with_cleanup(trainer, checkpoint)
-        if results.labelling:
-            temper(trainer, setup, results.labelling)
+        fit(setup, trainer, checkpoint, results)
+    seconds = time.perf_counter() - started
+    judged = judge_trained(setup, trainer, held_out, results)
+    result = result_of(setup, judged, seed, seconds, asdict(setup.training(trainer)))
+    results.metric = setup.metric
+    results.trainings.append(result)
+    results.average = None  # that of fewer training runs
+    results.peak_memory = max(results.peak_memory, peak_memory())
+    if args.should_save:
+        keep_best(run, setup, trainer, judged, results)
+    trainer.accelerator.wait_for_everyone()
+    return result
+
+
+def arguments_of_seed(run: Adaptation, setup: Any, seed: int, results: Results) -> AdaptationArguments:
+    """Return the arguments of the `Trainer` of one training run."""
+    folder = run.scratch / "trainings" / str(seed)
+    args = training_arguments(run, folder, seed, results.found)
+    if setup.folds or results.labelling:
+        return without_evaluation(args)
+    if setup.linear is not None and last_complete_checkpoint(folder) is None:
+        # The model may be best before training.
+        args.eval_on_start = args.keep_best and args.eval_strategy != "no"
+    return args
+
+
+@contextmanager
+def without_diverged(run: Adaptation, seed: int) -> Iterator[None]:
+    """Remove what a training run has saved if it diverges, because it would diverge again."""
+    try:
+        yield
     except DivergedError:
-        # It would diverge again.
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(run.scratch / "trainings" / str(seed), ignore_errors=True)
         for finished_fold in run.scratch.glob(f"folds/{seed}-*"):
             finished_fold.unlink(missing_ok=True)
         raise
-    seconds = time.perf_counter() - started
+
+
+def fit(setup: Any, trainer: Any, checkpoint: Path | None, results: Results) -> None:
+    """Train the model of a trainer, or give it the linear head if only that is kept."""
+    show_table(trainer, setup.logged)
+    weights = list(trainer.model.parameters())
+    results.parameters = sum(weight.numel() for weight in weights)
+    if results.tuning == "linear":
+        setup.set_linear(trainer.model)
+        results.trained = sum(weight.numel() for weight in trainer.model.classifier.parameters())
+    else:
+        results.trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+        train_with_cleanup(trainer, checkpoint)
+    if results.labelling:
+        temper(trainer, setup, results.labelling)
+
+
+def judge_trained(setup: Any, trainer: Any, held_out: Evaluation | None, results: Results) -> dict[str, Evaluation]:
+    """Evaluate a trained model on each split, except where its evaluation is already known."""
     judged = {} if held_out is None else {"validation": held_out}
     if results.tuning == "linear" and not results.labelling:
         judged |= setup.judged_linear
     setup.judged_linear = {}
-    judged |= judge_splits(setup, trainer, [split for split in ("validation", "test") if split not in judged])
-    results.metric = setup.metric
-    results.trainings.append(result_of(setup, judged, seed, seconds, asdict(setup.training(trainer))))
-    results.average = None  # that of fewer training runs
-    results.peak_memory = max(results.peak_memory, peak_memory())
-    if args.should_save:
-        best, models = str(results.best.seed), run.scratch / "models"
-        if best == str(seed) or args.average_seeds:
-            write_model(setup, trainer, models / str(seed), judged)
-        record(run, results)
-        for model in () if args.average_seeds else models.iterdir():
-            if model.name != best:
-                shutil.rmtree(model)
-        for each in checkpoints_in(folder):
-            shutil.rmtree(each)
-    trainer.accelerator.wait_for_everyone()
+    return judged | judge_splits(setup, trainer, [split for split in ("validation", "test") if split not in judged])
+
+
+def keep_best(run: Adaptation, setup: Any, trainer: Any, judged: Mapping[str, Evaluation], results: Results) -> None:
+    """Write the model of the last training run if it is the best so far, and remove what is no longer needed."""
+    best, seed, models = str(results.best.seed), str(results.trainings[-1].seed), run.scratch / "models"
+    if best == seed or run.args.average_seeds:
+        write_model(setup, trainer, models / seed, judged)
+    record(run, results)
+    for model in () if run.args.average_seeds else models.iterdir():
+        if model.name != best:
+            shutil.rmtree(model)
+    for each in checkpoints_in(run.scratch / "trainings" / seed):
+        shutil.rmtree(each)
 
 
 def cross_validate(run: Adaptation, setup: Any, args: AdaptationArguments, results: Results) -> Evaluation:

@@ -30,7 +30,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import atomic_folder, check_replaceable
-from ..adaptation.adapt import adapt
+from ..adaptation.adapt import run_adaptation
 from ..adaptation.run import parse as parse_adaptation
 from ..encoders import save_as_sequence_encoder
 from ..hardware import device_name, peak_memory
@@ -117,8 +117,8 @@ def _run(arguments: QuickstartArguments, scratch: Path, finished: Path) -> dict[
     for name, model in models.items():
         folder = scratch / name / Path(arguments.output_dir).resolve().name
         with redirect_stdout(io.StringIO()):
-            adapted = adapt(parse_adaptation([str(model), *_as_options(options, output_dir=folder)]))
-        results[name] = adapted.kept.metrics["test"]["accuracy"]
+            adapted = run_adaptation(parse_adaptation([str(model), *_as_options(options, output_dir=folder)]))
+        results[name] = adapted.results.kept.metrics["test"]["accuracy"]
     results["majority_accuracy"] = Counter(doc.library for doc in test).most_common(1)[0][1] / len(test)
     shutil.copytree(folder, finished, dirs_exist_ok=True)
     with Progress("Loading the classifier in a fresh process and predicting"):
