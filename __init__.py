@@ -24,6 +24,7 @@ from .tokenizer import SequenceEncoderTokenizer as SequenceEncoderTokenizer
 
 # Everything else that is documented is imported on first use, from these modules.
 _MODULES = {
+    **dict.fromkeys(("AdaptationReport", "adapt"), "training.adaptation.adapt"),
     **dict.fromkeys(("AttentionMap", "attention_of"), "evaluation.explanation.attention_map"),
     **dict.fromkeys(("CalibrationReport", "calibrate"), "evaluation.calibration.calibrating"),
     **dict.fromkeys(("DiffusionBound", "diffusion_bound"), "training.pretraining.diffusion_bound"),
@@ -76,6 +77,7 @@ _EXTRAS = {
     "evaluation.calibration": ("adapt", "sklearn"),
     "evaluation.evaluating": ("adapt", "sklearn"),
     "evaluation.shift": ("adapt", "sklearn"),
+    "training.adaptation": ("adapt", "datasets", "filelock", "sklearn"),
     "training.labelling": ("embed", "pyarrow"),
     "search": ("search", "pyarrow"),
 }

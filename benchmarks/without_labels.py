@@ -35,8 +35,8 @@ from vector_tasks import DOCUMENTS, QUERIES, TASKS, Encode, Retrieval
 
 from sequence_encoder.data.text_pairs import pairs_from_text
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
-from sequence_encoder.training.adaptation.adapt import run_adaptation
 from sequence_encoder.training.adaptation.run import parse
+from sequence_encoder.training.adaptation.steps import run_adaptation
 
 BATCH, LENGTH = 64, 128
 # Of an ontology's definitions, at most as many as phenotypes have. The recipes that learn from single texts take fewer,

@@ -22,8 +22,8 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     run,
     save_encoder,
 )
-from sequence_encoder.training.adaptation.adapt import push
 from sequence_encoder.training.adaptation.run import parse
+from sequence_encoder.training.adaptation.steps import push
 
 CLASSES = ("a", "b", "c", "d")
 

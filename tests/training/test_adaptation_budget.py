@@ -21,7 +21,7 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.fixtures.comparisons import assert_same_weights
-from sequence_encoder.training.adaptation import adapt, budget, training_runs
+from sequence_encoder.training.adaptation import budget, steps, training_runs
 from sequence_encoder.training.adaptation.head_setup import HeadSetup
 from sequence_encoder.training.adaptation.run import parse
 
@@ -108,7 +108,7 @@ def test_a_resumed_run_searches_among_as_many_texts_as_before(
 
     with monkeypatch.context() as patched:
         train = training_runs.train
-        patched.setattr(adapt, "train", interrupted)
+        patched.setattr(steps, "train", interrupted)
         with pytest.raises(KeyboardInterrupt, match="the finished training runs of seeds 0"):
             run("embedding", encoder, tmp_path / "out", **options)
     results = run("embedding", encoder, tmp_path / "out", **options, resume=True)
@@ -170,7 +170,7 @@ def test_the_time_before_the_command_runs_counts(
     arguments = ["--task", "ner", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
     # As if importing torch had taken all the time.
     with running_since(time.perf_counter() - 1_000):
-        adapt.run_adaptation(parse([str(encoder), *arguments]))
+        steps.run_adaptation(parse([str(encoder), *arguments]))
     assert "There is no time for 10 steps within 1000 seconds, but no training has fewer." in capsys.readouterr().out
 
 

@@ -28,7 +28,8 @@ from ...command_line.options import (
 )
 from ...command_line.parser import Command, check_used, read_label_descriptions
 from ...evaluation.calibration.arguments import CALIBRATED_TASKS, CALIBRATION_FILE
-from ...evaluation.tasks.example_arguments import ExampleArguments
+from ...evaluation.tasks.example_arguments import ExampleArguments, ExampleFiles
+from .given_rows import GivenRows
 from .tasks import EXTRACTION_TASKS, HEAD_TASKS, TASKS, WRITING_TASKS
 
 
@@ -162,6 +163,10 @@ class AdaptedModelArguments:
 class TaskDataArguments(ExampleArguments):
     """The source of the examples, and the names of their columns.
 
+    Attributes:
+        given: The examples of the splits that a program passes instead of files. The options of their files only say
+            how they are called.
+
     Raises:
         UsageError: If a value is not allowed.
     """
@@ -200,6 +205,7 @@ class TaskDataArguments(ExampleArguments):
         if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
         self.label_descriptions = read_label_descriptions(self.label_descriptions)
+        self.given: dict[str, GivenRows] = {}
         super().__post_init__()
 
     @property
@@ -216,6 +222,10 @@ class TaskDataArguments(ExampleArguments):
         """See `ExampleArguments`."""
         source = getattr(self, argument := f"{split}_file")
         return None if source is None else (argument, source)
+
+    def files_of(self, split: str) -> ExampleFiles | None:
+        """See `ExampleArguments`."""
+        return self.given.get(split) or super().files_of(split)
 
 
 @dataclass

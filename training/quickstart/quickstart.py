@@ -30,8 +30,8 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import atomic_folder, check_replaceable
-from ..adaptation.adapt import run_adaptation
 from ..adaptation.run import parse as parse_adaptation
+from ..adaptation.steps import run_adaptation
 from ..encoders import save_as_sequence_encoder
 from ..hardware import device_name, peak_memory
 from ..pretraining.pretrain import run_pretraining
