@@ -33,9 +33,13 @@ from transformers import AutoTokenizer
 
 from sequence_encoder import convert
 from sequence_encoder.evaluation.metrics import log_softmax
-from sequence_encoder.training.adaptation.cross_validation import folds_of
+from sequence_encoder.training.adaptation.examples.cross_validation import folds_of
+from sequence_encoder.training.adaptation.examples.unlabelled_texts import (
+    SelfTrainedFit,
+    clearly_lower,
+    held_out_losses,
+)
 from sequence_encoder.training.adaptation.linear_head import LinearFit, LinearHead
-from sequence_encoder.training.adaptation.unlabelled_texts import SelfTrainedFit, clearly_lower, held_out_losses
 from sequence_encoder.training.labelling.design import choose_by_design
 
 POOL = 2000

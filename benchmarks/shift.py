@@ -35,7 +35,7 @@ from sequence_encoder.evaluation.shift.label_shift import (
     maximum_likelihood_shares,
 )
 from sequence_encoder.examples.sentiment import write_sentiment
-from sequence_encoder.training.adaptation.training_runs import load_average
+from sequence_encoder.training.adaptation.runs.training import load_average
 
 HOME, AWAY, LABELS = "movies-test", ("products", "news", "tweets"), ["negative", "positive"]
 EPOCHS, SMALL = 2, 1300

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 
 from sequence_encoder.conversion.source import Source
 from sequence_encoder.evaluation.label_errors import find_label_errors
-from sequence_encoder.training.adaptation.cross_validation import folds_of
+from sequence_encoder.training.adaptation.examples.cross_validation import folds_of
 from sequence_encoder.training.adaptation.label_check import FOLDS, logits_of_vectors, logits_of_words
 from sequence_encoder.training.adaptation.linear_head import LinearFit
 

@@ -13,7 +13,7 @@ import pytest
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.fixtures.adaptation_runs import examples_of, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.examples import load_examples
+from sequence_encoder.training.adaptation.examples.loading import load_examples
 from sequence_encoder.training.adaptation.tasks import TASKS
 
 Read = Callable[..., tuple[list[dict[str, Any]], Any]]

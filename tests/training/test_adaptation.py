@@ -30,8 +30,8 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
 )
 from sequence_encoder.tests.fixtures.forked_python import forked_python
 from sequence_encoder.training.adaptation.arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.runs.training import load_average
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
-from sequence_encoder.training.adaptation.training_runs import load_average
 
 Build = Callable[..., Any]
 

@@ -21,9 +21,10 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.fixtures.comparisons import assert_same_weights
-from sequence_encoder.training.adaptation import budget, steps, training_runs
-from sequence_encoder.training.adaptation.head_setup import HeadSetup
+from sequence_encoder.training.adaptation import linear_head, steps
 from sequence_encoder.training.adaptation.run import parse
+from sequence_encoder.training.adaptation.runs import budget, training
+from sequence_encoder.training.adaptation.setups.head import HeadSetup
 
 COUNTS = {"train": 64, "validation": 16}
 
@@ -107,7 +108,7 @@ def test_a_resumed_run_searches_among_as_many_texts_as_before(
         train(*given)
 
     with monkeypatch.context() as patched:
-        train = training_runs.train
+        train = training.train
         patched.setattr(steps, "train", interrupted)
         with pytest.raises(KeyboardInterrupt, match="the finished training runs of seeds 0"):
             run("embedding", encoder, tmp_path / "out", **options)
@@ -154,7 +155,7 @@ def test_a_kept_linear_head_is_not_evaluated_again(
 def test_the_linear_head_is_fitted_to_as_many_examples_as_there_is_time_for(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(budget, "_LINEAR", 0)
+    monkeypatch.setattr(linear_head, "_SHARE_OF_TIME", 0)
     files = write_examples(tmp_path, "classification", {"train": 240, "validation": 40, "test": 40})
     results = run("classification", encoder, tmp_path / "out", **files, **FAST, seconds=100_000)
     assert "The linear head is fitted to 64 of 240 examples." in capsys.readouterr().out

@@ -23,9 +23,9 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     write_rows,
 )
 from sequence_encoder.tests.fixtures.comparisons import assert_same_weights
-from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
-from sequence_encoder.training.adaptation.scratch import scratch_of
+from sequence_encoder.training.adaptation.runs import scratch as adaptation_scratch
+from sequence_encoder.training.adaptation.runs.scratch import scratch_of
 
 # 8 steps, 4 per epoch, and a checkpoint every 2 steps: within epochs and at their ends.
 COUNTS = {"train": 160, "validation": 24, "test": 24}

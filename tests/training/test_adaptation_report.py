@@ -8,8 +8,8 @@ import re
 import pytest
 
 from sequence_encoder.hub.card.card import Training
-from sequence_encoder.training.adaptation.head_files import complete
 from sequence_encoder.training.adaptation.report import Result, Results, _short
+from sequence_encoder.training.adaptation.setups.head_files import complete
 
 
 def results_of(score: float, **metrics: float) -> Results:

@@ -29,7 +29,7 @@ from sequence_encoder import (
 )
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.fixtures.adaptation_runs import WORDS, save_encoder
-from sequence_encoder.training.adaptation.callbacks import BestWeights
+from sequence_encoder.training.adaptation.runs.callbacks import BestWeights
 from sequence_encoder.training.distillation.objectives import SimilarityObjective
 from sequence_encoder.training.distillation.report import Report
 from sequence_encoder.training.distillation.run import parse

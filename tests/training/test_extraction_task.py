@@ -27,10 +27,10 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
 )
 from sequence_encoder.tests.fixtures.gliner_folders import save_gliner
 from sequence_encoder.training.adaptation.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.draws import Draws
-from sequence_encoder.training.adaptation.known_mentions import known_mentions
+from sequence_encoder.training.adaptation.setups.batches import Draws
+from sequence_encoder.training.adaptation.setups.extraction import known_mentions
 from sequence_encoder.training.adaptation.tasks import Extraction
-from sequence_encoder.training.adaptation.tasks.span_measures import best_threshold, measured
+from sequence_encoder.training.adaptation.tasks.extraction import best_threshold, measured
 
 Rows = list[dict[str, Any]]
 # What a tiny encoder with a new head learns within seconds.

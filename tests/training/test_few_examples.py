@@ -18,7 +18,7 @@ from transformers import Trainer
 
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.fixtures.adaptation_runs import examples_of, run, save_encoder
-from sequence_encoder.training.adaptation.cross_validation import OutOfFold, folds_of, prefers_linear
+from sequence_encoder.training.adaptation.examples.cross_validation import OutOfFold, folds_of, prefers_linear
 from sequence_encoder.training.adaptation.linear_head import LinearFit
 from sequence_encoder.training.adaptation.plan import plan_for
 

@@ -19,7 +19,7 @@ from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.fixtures.adaptation_runs import FAST, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.draws import Draws
+from sequence_encoder.training.adaptation.setups.batches import Draws
 from sequence_encoder.training.adaptation.tasks.infilling import Infilling
 
 IGNORED = -100

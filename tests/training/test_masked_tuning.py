@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.fixtures.adaptation_runs import FAST, run, save_encoder, write_examples
-from sequence_encoder.training.adaptation.draws import RandomMasks
 from sequence_encoder.training.adaptation.run import parse
+from sequence_encoder.training.adaptation.setups.batches import RandomMasks
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sequence_encoder.training.adaptation import near_batches
-from sequence_encoder.training.adaptation.near_batches import NearBatches, _near_parts
+from sequence_encoder.training.adaptation.setups import batches as batches_of_training
+from sequence_encoder.training.adaptation.setups.batches import NearBatches, _near_parts
 
 # Each text is about one of eight things, and its vector says which.
 THINGS = [f"thing{number}" for number in range(8)]
@@ -67,7 +67,7 @@ def test_no_text_is_in_a_batch_twice(column: int) -> None:
 
 
 def test_pairs_that_a_window_leaves_are_in_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_batches, "_WINDOW", 20)
+    monkeypatch.setattr(batches_of_training, "_WINDOW", 20)
     found = batches([(f"query {number % 20}", text) for number, (_, text) in enumerate(PAIRS)])
     assert sorted(number for batch in found for number in batch) == [*range(130)]
     assert [len(batch) for batch in found[:15]] == [8] * 15

@@ -25,9 +25,9 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     save_encoder,
     write_rows,
 )
-from sequence_encoder.training.adaptation import near_batches
-from sequence_encoder.training.adaptation.near_batches import with_near_batches
 from sequence_encoder.training.adaptation.plan import rate_for
+from sequence_encoder.training.adaptation.setups import batches
+from sequence_encoder.training.adaptation.setups.batches import with_near_batches
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 
 
@@ -115,7 +115,7 @@ def test_adapt_trains_on_near_pairs(bert_folder: Path, tmp_path: Path, monkeypat
     weights = []
     # In windows of one batch, there is no choice of pairs.
     for name, window in (("near", 4096), ("random", 8)):
-        monkeypatch.setattr(near_batches, "_WINDOW", window)
+        monkeypatch.setattr(batches, "_WINDOW", window)
         run("embedding", bert_folder, tmp_path / name, train_file=file, **FAST | {"per_device_train_batch_size": 8})
         weights.append(SequenceEncoderModel.from_pretrained(tmp_path / name).state_dict())
     assert not all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())

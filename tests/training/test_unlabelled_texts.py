@@ -21,10 +21,10 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     write_examples,
     write_rows,
 )
-from sequence_encoder.training.adaptation.cross_validation import OutOfFold, prefers_linear
+from sequence_encoder.training.adaptation.examples.cross_validation import OutOfFold, prefers_linear
+from sequence_encoder.training.adaptation.examples.self_training import spread_labels
+from sequence_encoder.training.adaptation.examples.unlabelled_texts import SelfTrainedFit, clearly_lower
 from sequence_encoder.training.adaptation.linear_head import LinearFit
-from sequence_encoder.training.adaptation.self_training import spread_labels
-from sequence_encoder.training.adaptation.unlabelled_texts import SelfTrainedFit, clearly_lower
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from sequence_encoder.tests.fixtures.adaptation_runs import (
     save_encoder,
     write_rows,
 )
-from sequence_encoder.training.adaptation.self_training import by_vectors, find_classes
+from sequence_encoder.training.adaptation.examples.self_training import by_vectors, find_classes
 
 
 @pytest.fixture(scope="module")

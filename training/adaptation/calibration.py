@@ -18,7 +18,7 @@ from ...evaluation.calibration.calibrating import (
     encoded_rows,
 )
 from ...evaluation.calibration.choice_of_scaling import KEEP_PREDICTIONS
-from .cross_validation import LEAST_TO_CHOOSE, out_of_fold
+from .examples.cross_validation import LEAST_TO_CHOOSE, out_of_fold
 from .report import Results
 
 # With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects. Models

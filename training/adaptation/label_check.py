@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from ...evaluation.label_errors import FILE, LabelErrors, as_csv, find_label_errors
 from .baselines import texts_of, tfidf_outputs
-from .cross_validation import folds_of
-from .examples import number_texts
+from .examples.cross_validation import folds_of
+from .examples.loading import number_texts
+from .examples.unlabelled_texts import SelfTrainedFit
 from .linear_head import LinearFit
-from .unlabelled_texts import SelfTrainedFit
 
 Array = npt.NDArray[Any]
 

@@ -8,11 +8,15 @@ Shapes: N examples (texts, or tokens with a label), D hidden, C outputs.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
+import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from ...command_line.progress import Progress
 from ...modeling.label_checks import IGNORED
+from ...saving.whole_folders import write_atomically
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +39,8 @@ _TO_TRAIN = 1.0
 _MOST_FOLDS = 5
 # The share of the length of vectors below which they are the same.
 _ROUNDING = 1e-3
+# The share of `--seconds` in which the examples are encoded that a head is fitted to, and the file with their number.
+_SHARE_OF_TIME, _FILE = 0.2, "linear_head.json"
 
 
 @dataclass(frozen=True)
@@ -226,3 +233,25 @@ def frozen_vectors(model: Any, inputs: Any, collator: Callable[..., Any], args: 
         return stacked, known  # of tokens
     back = np.argsort(order)
     return stacked[back], known[back]
+
+
+def examples_within(run: Any, model: Any, inputs: Any, collator: Any) -> int:
+    """Return how many examples a model encodes in the part of `--seconds` that is for fitting a linear head.
+
+    A resumed run keeps the number, because the training of every seed starts from the same head. The other processes
+    read it, since they wait until the first one has prepared the examples.
+    """
+    file, args = run.scratch / _FILE, copy.deepcopy(run.args)
+    if file.exists():
+        return int(json.loads(file.read_text(encoding="utf-8")))
+    args.disable_tqdm = True
+    order, size = np.random.default_rng(0).permutation(len(inputs)), args.per_device_eval_batch_size
+    # The first batch is slower.
+    for sample in (order[:size], order[:size]):
+        started = time.perf_counter()
+        frozen_vectors(model, inputs.select(sample), collator, args)
+        seconds_of_one = (time.perf_counter() - started) / len(sample)
+    count = max(len(sample), math.floor(_SHARE_OF_TIME * cast(float, args.seconds) / seconds_of_one))
+    if args.should_save:
+        write_atomically(file, [json.dumps(count)])
+    return count

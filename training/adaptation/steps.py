@@ -29,19 +29,26 @@ from ...saving.staged_files import files_in
 from ...saving.whole_folders import atomic_folder, check_replaceable
 from ..arguments import HUB_ERRORS
 from ..interruptions import GracefulStop
-from .budget import keep_to_budget
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
-from .cross_validation import fits_only_head, folds_of, is_cross_validated
 from .encoder import encoder_of
-from .examples import hold_out, load_examples, number_texts, warn_about_contradictions, warn_about_shared_texts
-from .extraction_setup import ExtractionSetup
-from .head_setup import HeadSetup
-from .hyperparameter_search import search
+from .examples.cross_validation import fits_only_head, folds_of, is_cross_validated
+from .examples.label_names import label_by_names, read_class_names, with_names_in_turn
+from .examples.loading import (
+    hold_out,
+    lacks_pairs,
+    load_examples,
+    number_texts,
+    warn_about_contradictions,
+    warn_about_shared_texts,
+    with_made_pairs,
+)
+from .examples.unlabelled_texts import check_unlabelled, learn_from_unlabelled
 from .label_check import facts_of, list_label_errors
 from .plan import FALLBACK, MANY_EXAMPLES, PLANNED, Plan, plan_for, rate_for
 from .report import Results, errors_as_warnings, plot_confusion
 from .run import Adaptation
-from .scratch import (
+from .runs.budget import keep_to_budget
+from .runs.scratch import (
     digest_of,
     finished,
     is_finished,
@@ -51,15 +58,8 @@ from .scratch import (
     scratch_of,
     settings_of,
 )
-from .similarity_setup import SimilaritySetup
-from .tasks import EXTRACTION_TASKS, HEAD_TASKS, WRITING_TASKS
-from .training_runs import average, train
-from .unlabelled_texts import check_unlabelled, learn_from_unlabelled
-from .without_labels import label_by_names, read_class_names, with_names_in_turn
-from .without_pairs import lacks_pairs, with_made_pairs
-from .writing_setup import WritingSetup
-
-Setup = HeadSetup | SimilaritySetup
+from .runs.training import average, search, train
+from .setups import SETUPS, Setup
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,10 @@ def read_examples(run: Adaptation) -> Setup:
         if names is not None and run.data.lacks_labels:
             examples = with_names_in_turn(run, examples, names.names)
         examples, made_pairs = with_made_pairs(run, examples) if lacks_pairs(run, examples) else (examples, {})
-        setup = setup_of(run, examples)
+        setup = SETUPS[run.model.task](run, examples)
         setup.class_names, setup.made_pairs = names, made_pairs
         setup.unlabelled = None if unlabelled is None else check_unlabelled(setup, unlabelled)
         return setup
-
-
-def setup_of(run: Adaptation, examples: dict[str, Any]) -> Setup:
-    """Return the setup of the task, which has read the examples."""
-    kinds = {
-        **dict.fromkeys(HEAD_TASKS, HeadSetup),
-        **dict.fromkeys(EXTRACTION_TASKS, ExtractionSetup),
-        **dict.fromkeys(WRITING_TASKS, WritingSetup),
-    }
-    return kinds.get(run.model.task, SimilaritySetup)(run, examples)
 
 
 def decide(run: Adaptation, setup: Setup) -> Plan:

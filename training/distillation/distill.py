@@ -4,7 +4,7 @@ The output folder contains the student, its tokenizer, its card and `distillatio
 complete. Until then, a scratch folder next to it keeps what `--resume` needs:
 
 .NAME-distillation/
-  lock, settings.json   as in `adaptation/scratch.py`
+  lock, settings.json   as in `adaptation/runs/scratch.py`
   plan.json             the layers, and the share of the texts and the number of steps that fit into `--seconds`
   teacher/              what the teacher has computed, as `embed` writes it
   texts/                the same, mapped into memory
@@ -34,8 +34,8 @@ from ...data.token_batches import TokenBudgetCollator, TokenBudgetDataset
 from ...inference.corpora.arguments import PathOrName, RowArguments, arguments_of
 from ...inference.corpora.run import Run
 from ...saving.whole_folders import atomic_folder, check_replaceable, write_atomically
-from ..adaptation.callbacks import callbacks_of
-from ..adaptation.scratch import digest_of, has_progress, record_settings, scratch_of, settings_of
+from ..adaptation.runs.callbacks import callbacks_of
+from ..adaptation.runs.scratch import digest_of, has_progress, record_settings, scratch_of, settings_of
 from ..checkpoints import last_complete_checkpoint, remove_incomplete, train_with_cleanup
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop

@@ -6,16 +6,16 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...hub.card.card import Training
-from ...modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
-from ..arguments import check_fixed
-from ..diffusion import DiffusionTrainer
-from ..encoders import set_special_tokens
-from .draws import Draws
-from .encoder import text_length
-from .head_setup import HeadSetup
-from .run import Adaptation, AdaptationArguments
-from .tasks import WRITING_TASKS, WritingTask
+from ....hub.card.card import Training
+from ....modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
+from ...arguments import check_fixed
+from ...diffusion import DiffusionTrainer
+from ...encoders import set_special_tokens
+from ..encoder import text_length
+from ..run import Adaptation, AdaptationArguments
+from ..tasks import WRITING_TASKS, WritingTask
+from .batches import Draws
+from .head import HeadSetup
 
 
 class WritingSetup(HeadSetup):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from ...command_line import UsageError
-from ...saving.finite_weights import find_non_finite, summarize_names
-from ..checkpoints import CompleteCheckpointsCallback, checkpoint_at
+from ....command_line import UsageError
+from ....saving.finite_weights import find_non_finite, summarize_names
+from ...checkpoints import CompleteCheckpointsCallback, checkpoint_at
 
 _FILE = "best_weights"
 

@@ -26,13 +26,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...command_line.counts import counted
-from ...saving.whole_folders import write_atomically
-from ..checkpoints import MARKER, last_complete_checkpoint, step_of
-from ..interruptions import LOCK, acquire_lock, check_unchanged
-from .examples import fingerprint
-from .report import Results
-from .run import Adaptation
+from ....command_line.counts import counted
+from ....saving.whole_folders import write_atomically
+from ...checkpoints import MARKER, last_complete_checkpoint, step_of
+from ...interruptions import LOCK, acquire_lock, check_unchanged
+from ..examples.loading import fingerprint
+from ..report import Results
+from ..run import Adaptation
 
 _SETTINGS, SEARCH, _RESULTS = "settings.json", "search.db", "results.json"
 # Prefixes of the arguments that do not affect what is learned.

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, EvalPrediction, PreTrainedTokenizerBase
 
-from ...command_line import UsageError
-from ...command_line.quiet import new_head
-from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...configuration.span_extraction_field import span_extraction_fields
-from ...modeling.heads.span_extraction import SequenceEncoderForSpanExtraction
-from ..arguments import check_fixed
-from ..extraction_trainer import ExtractionTrainer
-from .draws import Draws
-from .encoder import text_length
-from .head_setup import HeadSetup
-from .known_mentions import known_mentions
-from .report import Evaluation, Results
-from .run import Adaptation, AdaptationArguments
-from .tasks import EXTRACTION_TASKS, Extraction
+from ....command_line import UsageError
+from ....command_line.quiet import new_head
+from ....configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ....configuration.span_extraction_field import span_extraction_fields
+from ....modeling.heads.span_extraction import SequenceEncoderForSpanExtraction
+from ...arguments import check_fixed
+from ...extraction_trainer import ExtractionTrainer
+from ..encoder import text_length
+from ..report import Evaluation, Results
+from ..run import Adaptation, AdaptationArguments
+from ..tasks import EXTRACTION_TASKS, Extraction
+from ..tasks.extraction import measured
+from .batches import Draws
+from .head import HeadSetup
 
 # Tokens around labels, as in GLiNER.
 _LABEL_TOKEN, _SEPARATOR = "<<ENT>>", "<<SEP>>"
@@ -161,3 +163,44 @@ def _set_new_embeddings(model: Any, tokens: list[int]) -> None:
     others = weight[: min(tokens)]
     noise = torch.randn(len(tokens), weight.shape[1]) * others.std(dim=0)
     weight[tokens] = others.mean(dim=0) + 0.1 * noise
+
+
+def known_mentions(task: Extraction, rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the metrics of each split for the words that are an entity in at least half of their training texts."""
+    names = {name: number for number, name in enumerate(task.names)}
+    labels: dict[tuple[str, ...], Counter[str]] = {}
+    train = [(task.words_of(row), task.entities_of(row)) for row in rows["train"]]
+    for words, entities in train:
+        for first, last, label in entities:
+            if names[label] not in task.unseen:
+                labels.setdefault(tuple(words[first : last + 1]), Counter())[label] += 1
+    widths = sorted({len(words) for words in labels}, reverse=True)
+    occurrences: Counter[tuple[str, ...]] = Counter()
+    for words, _ in train:
+        occurrences.update(
+            part
+            for width in widths
+            for start in range(len(words) - width + 1)
+            if (part := tuple(words[start : start + width])) in labels
+        )
+    known = {
+        words: counts.most_common(1)[0][0]
+        for words, counts in labels.items()
+        if 2 * counts.total() >= occurrences[words]
+    }
+    found = {}
+    for split in ("validation", "test"):
+        if split in rows:
+            spans, truth = [], set()
+            for number, row in enumerate(rows[split]):
+                words, start = task.words_of(row), 0
+                truth |= {(number, a, b, names[label]) for a, b, label in task.entities_of(row)}
+                while start < len(words):
+                    parts = (tuple(words[start : start + width]) for width in widths)
+                    part = next((part for part in parts if part in known), ())
+                    if part:
+                        spans.append(((number, start, start + len(part) - 1, names[known[part]]), 1.0))
+                    start += max(len(part), 1)
+            truth = {span for span in truth if span[3] not in task.unseen}
+            found[split] = measured(spans, truth, 0.5)
+    return found

@@ -11,23 +11,23 @@ from typing import Any, cast
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from ...command_line import UsageError
-from ...command_line.counts import counted
-from ...command_line.progress import Progress
-from ...command_line.quiet import new_head, without_bars_of
-from ...hub.card.card import Training
-from ...modeling.text_encoding.recipe_files import read_recipe
-from ...saving.card_mark import save_card
-from ..encoders import card_fields_of
-from ..sparse_embeddings import with_sparse_embeddings
-from ..weight_averages import TowardsStart
-from .callbacks import callbacks_of
-from .encoder import text_length
-from .near_batches import with_near_batches
-from .report import Evaluation, Results, metrics_of
-from .run import Adaptation, AdaptationArguments
-from .tasks import SIMILARITY_TASKS
-from .tasks.similarity import POOL
+from ....command_line import UsageError
+from ....command_line.counts import counted
+from ....command_line.progress import Progress
+from ....command_line.quiet import new_head, without_bars_of
+from ....hub.card.card import Training
+from ....modeling.text_encoding.recipe_files import read_recipe
+from ....saving.card_mark import save_card
+from ...encoders import card_fields_of
+from ...sparse_embeddings import with_sparse_embeddings
+from ...weight_averages import TowardsStart
+from ..encoder import text_length
+from ..report import Evaluation, Results, metrics_of
+from ..run import Adaptation, AdaptationArguments
+from ..runs.callbacks import callbacks_of
+from ..tasks import SIMILARITY_TASKS
+from ..tasks.similarity import POOL
+from .batches import with_near_batches
 
 # The share of the weights before the training in a sentence encoder that learns from pairs made of texts.
 _START_SHARE = 0.3
@@ -67,6 +67,7 @@ class SimilaritySetup:
     cross_validated: tuple[str, ...] = ()
     linear = classes = positions = unlabelled = class_names = None
     can_start_linear = False
+    is_of_sentence_transformers = True
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Build the evaluators. The trainers tokenise the texts themselves."""

@@ -10,24 +10,24 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...command_line.counts import counted
-from ...command_line.quiet import new_head
-from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...conversion.converting import classifier_of
-from ...conversion.peft_adapters import merge_adapter
-from ...evaluation.tasks import HeadTask
-from ...hub.card.card import Training, model_card
-from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
-from ...saving.auto_classes import auto_classes, model_classes
-from ...saving.card_mark import save_card
-from ..encoders import card_fields_of, pooling_fields
-from ..hub_trainer import training_of
-from .adapters import record_adapter
-from .arguments import TUNINGS, AdaptedModelArguments
-from .baselines import BASELINES
-from .callbacks import BestWeights
-from .report import Results
-from .run import Adaptation
+from ....command_line.counts import counted
+from ....command_line.quiet import new_head
+from ....configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ....conversion.converting import classifier_of
+from ....conversion.peft_adapters import merge_adapter
+from ....evaluation.tasks import HeadTask
+from ....hub.card.card import Training, model_card
+from ....modeling.modeling_sequence_encoder import SequenceEncoderModel
+from ....saving.auto_classes import auto_classes, model_classes
+from ....saving.card_mark import save_card
+from ...encoders import card_fields_of, pooling_fields
+from ...hub_trainer import training_of
+from ..adapters import record_adapter
+from ..arguments import TUNINGS, AdaptedModelArguments
+from ..baselines import BASELINES
+from ..report import Results
+from ..run import Adaptation
+from ..runs.callbacks import BestWeights
 
 # Heads that use one vector per text.
 _POOLING = ("SequenceClassification", "MultipleChoice")

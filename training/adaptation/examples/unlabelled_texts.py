@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from transformers import set_seed
 
-from ...command_line import UsageError
-from ...command_line.counts import counted
-from ...command_line.progress import Progress
-from ...evaluation.tasks.columns import check_columns, check_texts
-from ...evaluation.tasks.task import TruncationCounts
-from .baselines import texts_of
+from ....command_line import UsageError
+from ....command_line.counts import counted
+from ....command_line.progress import Progress
+from ....evaluation.tasks.columns import check_columns, check_texts
+from ....evaluation.tasks.task import TruncationCounts
+from ..baselines import texts_of
+from ..linear_head import MOST_EXAMPLES, LinearFit, LinearHead, frozen_vectors
+from ..plan import PLANNED
 from .cross_validation import folds_of, tempered_losses
-from .examples import number_texts
-from .linear_head import MOST_EXAMPLES, LinearFit, LinearHead, frozen_vectors
-from .plan import PLANNED
+from .loading import number_texts
 from .self_training import spread_labels
 
 Array = npt.NDArray[Any]

@@ -1,4 +1,4 @@
-"""Trains the models of an adaptation, one for each seed, and evaluates them beside the baselines."""
+"""Trains the models of an adaptation: one for each seed, beside the baselines, and those of a search with Optuna."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SaveStrategy
 
-from ...command_line.console import show_table
-from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
-from ..hardware import peak_memory
+from ....command_line import UsageError
+from ....command_line.console import show_table
+from ...checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
+from ...hardware import peak_memory
+from ..examples.cross_validation import out_of_fold, prefers_linear, without_evaluation
+from ..examples.label_names import temper
+from ..report import Evaluation, Result, Results, write_predictions
+from ..run import Adaptation, AdaptationArguments, training_arguments
 from .callbacks import DivergedError
-from .cross_validation import out_of_fold, prefers_linear, without_evaluation
-from .report import Evaluation, Result, Results, write_predictions
-from .run import Adaptation, AdaptationArguments, training_arguments
-from .scratch import record
-from .without_labels import temper
+from .scratch import SEARCH, record
 
 
 def train(run: Adaptation, setup: Any, seed: int, results: Results) -> Result:
@@ -216,3 +218,55 @@ def baselines(setup: Any, judged: Mapping[str, Evaluation]) -> dict[str, dict[st
     before = {split: found.metrics for split, found in judged.items()}
     name = "before_training" if setup.linear is None else "linear_head"
     return {name: before, **setup.baselines()}
+
+
+def search(run: Adaptation, setup: Any) -> dict[str, Any]:
+    """Search the best learning rate, epochs and batch size with `Trainer.hyperparameter_search` and Optuna.
+
+    A resumed search keeps its finished trials. Its later trials differ from those of an uninterrupted search, because
+    the state of the sampler's random numbers is not saved.
+
+    Raises:
+        UsageError: If all trials diverge.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    args = run.args
+    metric = str(args.metric_for_best_model or "loss").removeprefix("eval_")
+    # `AdaptationArguments` has set them.
+    rate, epochs = cast(float, args.learning_rate), cast(float, args.num_train_epochs)
+    study: dict[str, Any] = {
+        "study_name": "search",
+        "storage": f"sqlite:///{run.scratch / SEARCH}",
+        "load_if_exists": True,
+        "direction": "maximize" if args.greater_is_better else "minimize",
+    }
+    with args.main_process_first(local=args.save_on_each_node, desc="reading finished trials"):
+        trials = optuna.create_study(**study).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def space(trial: Any) -> dict[str, Any]:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", rate / 10, 10 * rate, log=True),
+            "num_train_epochs": trial.suggest_int("num_train_epochs", 1, max(2, round(2 * epochs))),
+            "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32, 64]),
+        }
+
+    trial_args = training_arguments(run, run.scratch / "search", args.seed, {"save_strategy": SaveStrategy.NO})
+    try:
+        trainer = setup.trainer(trial_args, with_model=False)
+        # Optuna already logs a line for each trial.
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        best: Any = trainer.hyperparameter_search(
+            hp_space=space,
+            backend="optuna",
+            n_trials=max(0, args.search_trials - len(trials)),
+            compute_objective=lambda metrics: metrics[f"eval_{metric}"],
+            sampler=optuna.samplers.TPESampler(seed=args.seed + len(trials)),
+            catch=(DivergedError,),
+            **study,
+        )
+    except ValueError as error:
+        raise UsageError(f"--search_trials {args.search_trials}: {error}") from error
+    return dict(best.hyperparameters)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import time
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 from transformers.trainer_utils import IntervalStrategy
 
-from ...saving.whole_folders import write_atomically
-from ..trials import (
+from ...trials import (
     LEAST_STEPS,
     PLANNED,
     evaluations_of,
@@ -22,18 +18,15 @@ from ..trials import (
     seconds_of_step,
     trial_arguments,
 )
-from .cross_validation import LEAST_TO_CHOOSE
-from .linear_head import frozen_vectors
-from .plan import plan_for
-from .report import Results
-from .run import Adaptation, training_arguments
-from .similarity_setup import SimilaritySetup
-from .training_runs import baselines, judge_before_training
+from ..examples.cross_validation import LEAST_TO_CHOOSE
+from ..plan import plan_for
+from ..report import Results
+from ..run import Adaptation, training_arguments
+from .training import baselines, judge_before_training
 
-_FILE, _LINEAR_FILE = "budget.json", "linear_head.json"
-# The shares of `--seconds` in which the examples are encoded that a linear head is fitted to, and in which evaluations
-# of embeddings encode the texts that they search.
-_LINEAR, _SEARCHES = 0.2, 0.1
+_FILE = "budget.json"
+# The share of `--seconds` in which evaluations of embeddings encode the texts that they search.
+_SEARCHES = 0.1
 # The time to calibrate a model on an example, in float32, beside that of an evaluation, which may be in bfloat16.
 _CALIBRATION = 4
 
@@ -61,28 +54,6 @@ def keep_to_budget(
         results.tuning, results.choice = "linear", kept["said"]
 
 
-def examples_within(run: Adaptation, model: Any, inputs: Any, collator: Any) -> int:
-    """Return how many examples a model encodes in the part of `--seconds` that is for fitting a linear head.
-
-    A resumed run keeps the number, because the training of every seed starts from the same head. The other processes
-    read it, since they wait until the first one has prepared the examples.
-    """
-    file, args = run.scratch / _LINEAR_FILE, copy.deepcopy(run.args)
-    if file.exists():
-        return int(json.loads(file.read_text(encoding="utf-8")))
-    args.disable_tqdm = True
-    order, size = np.random.default_rng(0).permutation(len(inputs)), args.per_device_eval_batch_size
-    # The first batch is slower.
-    for sample in (order[:size], order[:size]):
-        started = time.perf_counter()
-        frozen_vectors(model, inputs.select(sample), collator, args)
-        seconds_of_one = (time.perf_counter() - started) / len(sample)
-    count = max(len(sample), math.floor(_LINEAR * cast(float, args.seconds) / seconds_of_one))
-    if args.should_save:
-        write_atomically(file, [json.dumps(count)])
-    return count
-
-
 def _shortened(run: Adaptation, setup: Any, results: Results, started: float, calibration: int) -> dict[str, Any]:
     """Return what `--seconds` leaves time for, and set the baselines of the results.
 
@@ -103,7 +74,7 @@ def _shortened(run: Adaptation, setup: Any, results: Results, started: float, ca
     # The check of the labels fits models like those of the simple baselines.
     after = time.perf_counter() - before + _CALIBRATION * forward * calibration
     judging = sum(found.seconds for found in judged.values())
-    if isinstance(setup, SimilaritySetup):
+    if setup.is_of_sentence_transformers:
         judging += forward * len(setup.rows.get("test", ()))  # the scores of the test pairs
     after += args.average_seeds * judging
     left = (PLANNED * cast(float, args.seconds) - (time.perf_counter() - started) - after) / args.seeds - judging
@@ -138,7 +109,7 @@ def _search_among_fewer(setup: Any, forward: float) -> tuple[int | None, str]:
     Returns:
         The number, if they search, and a sentence for the user if it is smaller than without a limit.
     """
-    if not isinstance(setup, SimilaritySetup) or setup.searched is None:
+    if setup.searched is None:
         return None, ""
     args, without = setup.run.args, setup.searched
     # Each split is evaluated before the training, and after that of each seed. A pair has two texts.
@@ -168,7 +139,7 @@ def _affordable_epochs(setup: Any, left: float, steps: int, step: float, evaluat
     if setup.linear is not None and args.keep_best and args.eval_strategy != IntervalStrategy.NO:
         fixed += 1  # The model may be best before training.
     epochs = (left - fixed * evaluation) / (epoch + of_step * steps * evaluation)
-    if isinstance(setup, SimilaritySetup) and args.eval_strategy == IntervalStrategy.EPOCH:
+    if setup.is_of_sentence_transformers and args.eval_strategy == IntervalStrategy.EPOCH:
         # A single epoch is not evaluated.
         epochs = max(epochs, min(1.0, left / epoch))
     return epochs

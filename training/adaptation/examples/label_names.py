@@ -24,22 +24,22 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...command_line import UsageError
-from ...command_line.counts import counted
-from ...command_line.progress import Progress
-from ...conversion.source import Source
-from ...data.corpus_files import find_files
-from ...data.text_files import TextFormat, text_lines
-from ...evaluation.tasks.columns import is_missing, label_text
-from ...evaluation.tasks.example_arguments import ExampleFiles
-from ...inference.corpora.arguments import ModelArguments, PredictionArguments
-from ...inference.corpora.models import load_classifier
-from ...inference.corpora.zero_shot_predictions import EntailmentPredictions, entailment_id
-from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
-from ...saving.whole_folders import write_atomically
-from .arguments import TaskDataArguments
-from .plan import PLANNED
-from .run import Adaptation
+from ....command_line import UsageError
+from ....command_line.counts import counted
+from ....command_line.progress import Progress
+from ....conversion.source import Source
+from ....data.corpus_files import find_files
+from ....data.text_files import TextFormat, text_lines
+from ....evaluation.tasks.columns import is_missing, label_text
+from ....evaluation.tasks.example_arguments import ExampleFiles
+from ....inference.corpora.arguments import ModelArguments, PredictionArguments
+from ....inference.corpora.models import load_classifier
+from ....inference.corpora.zero_shot_predictions import EntailmentPredictions, entailment_id
+from ....modeling.modeling_sequence_encoder import SequenceEncoderModel
+from ....saving.whole_folders import write_atomically
+from ..arguments import TaskDataArguments
+from ..plan import PLANNED
+from ..run import Adaptation
 from .self_training import Found, by_vectors, by_wordings, find_classes, temperature_for
 
 Array = npt.NDArray[Any]

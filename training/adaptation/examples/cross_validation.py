@@ -19,15 +19,15 @@ import numpy.typing as npt
 import torch
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from ...command_line.console import show_table
-from ...command_line.counts import counted
-from ...evaluation.calibration.scaling import fit_temperature, multi_label_loss, single_label_loss
-from ...saving.whole_folders import write_atomically
-from ..checkpoints import train_with_cleanup
-from .linear_head import loss_of
-from .plan import MANY_EXAMPLES
-from .report import Results
-from .run import Adaptation
+from ....command_line.console import show_table
+from ....command_line.counts import counted
+from ....evaluation.calibration.scaling import fit_temperature, multi_label_loss, single_label_loss
+from ....saving.whole_folders import write_atomically
+from ...checkpoints import train_with_cleanup
+from ..linear_head import loss_of
+from ..plan import MANY_EXAMPLES
+from ..report import Results
+from ..run import Adaptation
 
 Array = npt.NDArray[Any]
 

@@ -21,30 +21,29 @@ from transformers import (
     set_seed,
 )
 
-from ...command_line import UsageError
-from ...command_line.progress import Progress
-from ...command_line.quiet import new_head
-from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...evaluation.tasks import HEAD_TASKS, HeadTask
-from ...evaluation.tasks.classification import Classification
-from ...evaluation.tasks.task import TruncationCounts
-from ...modeling.heads.losses import cross_entropy_per_label, divided_by_count
-from ...modeling.heads.task_adapter import TaskAdapter
-from ...modeling.label_checks import IGNORED
-from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
-from ..hub_trainer import HubTrainer
-from ..sparse_embeddings import with_sparse_embeddings
-from .adapters import apply_tuning, check_adapter
-from .arguments import is_better_if_greater
-from .baselines import simple_baselines
-from .budget import examples_within
-from .callbacks import callbacks_of
-from .draws import CurrentEpoch, Draws, RandomMasks
-from .encoder import CLASSIFIERS, say_new_head, text_length
+from ....command_line import UsageError
+from ....command_line.progress import Progress
+from ....command_line.quiet import new_head
+from ....configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ....evaluation.tasks import HEAD_TASKS, HeadTask
+from ....evaluation.tasks.classification import Classification
+from ....evaluation.tasks.task import TruncationCounts
+from ....modeling.heads.losses import cross_entropy_per_label, divided_by_count
+from ....modeling.heads.task_adapter import TaskAdapter
+from ....modeling.label_checks import IGNORED
+from ....modeling.modeling_sequence_encoder import SequenceEncoderModel
+from ...hub_trainer import HubTrainer
+from ...sparse_embeddings import with_sparse_embeddings
+from ..adapters import apply_tuning, check_adapter
+from ..arguments import is_better_if_greater
+from ..baselines import simple_baselines
+from ..encoder import CLASSIFIERS, say_new_head, text_length
+from ..linear_head import MOST_EXAMPLES, KeptHead, LinearFit, LinearHead, examples_within, frozen_vectors, loss_of
+from ..report import Evaluation, metrics_of
+from ..run import Adaptation, AdaptationArguments
+from ..runs.callbacks import callbacks_of
+from .batches import CurrentEpoch, Draws, RandomMasks
 from .head_files import HeadFiles
-from .linear_head import MOST_EXAMPLES, KeptHead, LinearFit, LinearHead, frozen_vectors, loss_of
-from .report import Evaluation, metrics_of
-from .run import Adaptation, AdaptationArguments
 
 # Tuning methods that save all trained weights with the model.
 _AVERAGED = ("auto", "full", "head")
@@ -65,6 +64,7 @@ class HeadSetup(HeadFiles):
     # The class of the model that an adapter is trained on, without the weights that the adapter contains.
     base_class: type[PreTrainedModel] = SequenceEncoderModel
     searched = None  # Only evaluations of embeddings search.
+    is_of_sentence_transformers = False
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         self.run = run

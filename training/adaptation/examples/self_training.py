@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...evaluation.metrics import log_softmax
+from ....evaluation.metrics import log_softmax
 
 Array = npt.NDArray[Any]
 # Returns how similar texts and names of classes are (N, C), as far as these channels of vectors say, or one of two

@@ -1,0 +1,1 @@
+"""The examples of an adaptation: how they are read and divided, and what texts without labels add."""
