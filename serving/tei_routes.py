@@ -102,36 +102,11 @@ def tei_routes(service: Service) -> APIRouter:
 
     @routes.post("/embed_all")
     async def embed_all(body: TextsBody, request: Request) -> Response:
-        model = service.model(body.model, EMBED_ALL)
-        rows, _ = await _rows_of(service, model, body)
-        _check_numbers(sum(len(row.ids) for row in rows) * model.token_channels)
-        texts = await service.compute(request, Group(model, EMBED_ALL, reading=_reading_of(body)), rows)
-        written = []
-        for vectors in texts:
-            written.append(json_list(await json_vectors(np.ascontiguousarray(vectors))))
-            # Other requests get their turn.
-            await asyncio.sleep(0)
-        return Response(json_list(written), media_type="application/json")
+        return await _token_vectors(service, body, request)
 
     @routes.post("/embed_sparse")
     async def embed_sparse(body: TextsBody, request: Request) -> Response:
-        model = service.model(body.model, EMBED_SPARSE)
-        rows, _ = await _rows_of(service, model, body)
-        # Nobody knows how many weights of a text are not 0 before it is computed.
-        numbers = 0
-
-        def count(vector: Any) -> None:
-            nonlocal numbers
-            numbers += len(vector[1])
-            _check_numbers(numbers)
-
-        vectors = await service.compute(request, Group(model, EMBED_SPARSE), rows, count)
-        written = []
-        for indices, values in vectors:
-            pairs = [{"index": index, "value": value} for index, value in zip(indices, values, strict=True)]
-            written.append(orjson.dumps(pairs, option=orjson.OPT_SERIALIZE_NUMPY))
-            await asyncio.sleep(0)
-        return Response(json_list(written), media_type="application/json")
+        return await _sparse_vectors(service, body, request)
 
     @routes.post("/similarity")
     async def similarity(body: SimilarityBody, request: Request) -> Response:
@@ -139,15 +114,7 @@ def tei_routes(service: Service) -> APIRouter:
 
     @routes.post("/rerank")
     async def rerank(body: RerankBody, request: Request) -> Response:
-        model = service.model(body.model, RERANK)
-        _, logits = await service.rank(request, model, body.query, body.texts, body.truncate)
-        scores = (logits if body.raw_scores else probabilities(logits, several=True))[:, 0]
-        return json_response(
-            [
-                {"index": index, **({"text": body.texts[index]} if body.return_text else {}), "score": score}
-                for index, score in ranking(scores)
-            ]
-        )
+        return await _reranked(service, body, request)
 
     @routes.post("/predict")
     async def predict(body: PredictBody, request: Request) -> Response:
@@ -169,6 +136,41 @@ async def embed_texts(service: Service, body: EmbedBody, request: Request) -> Re
     return Response(json_list(await json_vectors(vectors)), media_type="application/json")
 
 
+async def _token_vectors(service: Service, body: TextsBody, request: Request) -> Response:
+    """Return the vectors of all tokens of texts."""
+    model = service.model(body.model, EMBED_ALL)
+    rows, _ = await _rows_of(service, model, body)
+    _check_numbers(sum(len(row.ids) for row in rows) * model.token_channels)
+    texts = await service.compute(request, Group(model, EMBED_ALL, reading=_reading_of(body)), rows)
+    written = []
+    for vectors in texts:
+        written.append(json_list(await json_vectors(np.ascontiguousarray(vectors))))
+        # Other requests get their turn.
+        await asyncio.sleep(0)
+    return Response(json_list(written), media_type="application/json")
+
+
+async def _sparse_vectors(service: Service, body: TextsBody, request: Request) -> Response:
+    """Return the weights of texts that are not 0."""
+    model = service.model(body.model, EMBED_SPARSE)
+    rows, _ = await _rows_of(service, model, body)
+    # Nobody knows how many weights of a text are not 0 before it is computed.
+    numbers = 0
+
+    def count(vector: Any) -> None:
+        nonlocal numbers
+        numbers += len(vector[1])
+        _check_numbers(numbers)
+
+    vectors = await service.compute(request, Group(model, EMBED_SPARSE), rows, count)
+    written = []
+    for indices, values in vectors:
+        pairs = [{"index": index, "value": value} for index, value in zip(indices, values, strict=True)]
+        written.append(orjson.dumps(pairs, option=orjson.OPT_SERIALIZE_NUMPY))
+        await asyncio.sleep(0)
+    return Response(json_list(written), media_type="application/json")
+
+
 async def compare_sentences(service: Service, body: SimilarityBody, request: Request) -> Response:
     """Return the cosine of each sentence with the first."""
     model = service.model(body.model, EMBED)
@@ -179,6 +181,19 @@ async def compare_sentences(service: Service, body: SimilarityBody, request: Req
     rows = await service.tokenize(model, texts, options.truncate, prompt)
     vectors = await service.embed(request, model, rows, prompt, normalize=True)
     return json_response(vectors[1:] @ vectors[0])
+
+
+async def _reranked(service: Service, body: RerankBody, request: Request) -> Response:
+    """Return the score of each text for the query, the best first."""
+    model = service.model(body.model, RERANK)
+    _, logits = await service.rank(request, model, body.query, body.texts, body.truncate)
+    scores = (logits if body.raw_scores else probabilities(logits, several=True))[:, 0]
+    return json_response(
+        [
+            {"index": index, **({"text": body.texts[index]} if body.return_text else {}), "score": score}
+            for index, score in ranking(scores)
+        ]
+    )
 
 
 async def classify(service: Service, body: PredictBody, request: Request) -> list[list[dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,49 +59,92 @@ def explain_texts(
     output = None if options.output_dir is None else Path(options.output_dir)
     if output is not None:
         _check_output(output, options.overwrite)
-    pairs = _read(texts)
-    examples = None
-    if options.train_file is not None:
-        columns = [texts.text_column, options.label_column]
-        examples = read_columns(options.train_file, "train_file", columns, texts.encoding, texts.delimiter)
+    pairs, examples = _read(texts), _read_examples(texts, options)
     model, tokenizer = _load(texts)
-    depth = model.base_model.config.num_hidden_layers
-    if wrong := [layer for layer in options.attention if not 0 <= layer < depth]:
-        raise UsageError(f"--attention must be layers from 0 to {depth - 1}, got {wrong[0]}.")
-    near: list[list[Neighbour]] = [[] for _ in pairs]
-    asked = [pair[0] for pair in pairs]
-    if indexed is not None:
-        near = indexed.nearest(model, tokenizer, asked, options.nearest)
-    elif examples is not None:
-        known, labels = (list(column) for column in zip(*examples, strict=True))
-        near = nearest_examples(model, tokenizer, asked, known, [*map(str, labels)], count=options.nearest)
-    chosen: dict[str, Any] = {
-        name: getattr(options, name) for name in ("target", "method", "removal", "samples", "seed")
-    }
-    chosen |= {"max_length": texts.max_length, "max_tokens": texts.max_tokens}
+    _check_layers(options.attention, model)
+    near = _nearest(model, tokenizer, [pair[0] for pair in pairs], options, examples, indexed)
+    explained = zip(pairs, _explained(model, tokenizer, pairs, texts, options), near, strict=True)
     found: list[Explanation] = []
-    explained = zip(pairs, iter_explain(model, tokenizer, pairs, **chosen), near, strict=True)
-    # The console shows all explanations only if they are not saved.
     for pair, explanations, neighbours in counted_by(Progress("Explaining", len(pairs), "text"), explained):
-        lines = [*pair, *(each.table(options.top_words) for each in explanations)]
-        if not explanations:
-            lines.append("The model finds no entities to explain.")
-        lines += [f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}" for neighbour in neighbours]
+        # The console shows all explanations only if they are not saved.
         if output is None or len(found) < _SHOWN:
-            say("\n".join([*lines, ""]))
+            say(_in_words(pair, explanations, neighbours, options.top_words))
         found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
     if len(found) > 1:
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
         print(f"{better:,} of {len(found):,} explanations are more faithful than random word orders.")
     if output is not None:
-        read = [each for pair in pairs[:_SHOWN] for each in _read_at_once(model, pair)]
-        maps = (
-            attention_of(model, tokenizer, *each, layer=layer, max_length=texts.max_length)
-            for each in read
-            for layer in options.attention
-        )
-        _write(output, found, maps)
+        _write(output, found, _attention_maps(model, tokenizer, pairs[:_SHOWN], options.attention, texts.max_length))
     return found
+
+
+def _check_layers(layers: list[int], model: Any) -> None:
+    depth = model.base_model.config.num_hidden_layers
+    if wrong := [layer for layer in layers if not 0 <= layer < depth]:
+        raise UsageError(f"--attention must be layers from 0 to {depth - 1}, got {wrong[0]}.")
+
+
+def _nearest(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    options: ExplanationArguments,
+    examples: list[tuple[Any, ...]] | None,
+    indexed: IndexedExamples | None,
+) -> list[list[Neighbour]]:
+    """Return the nearest training examples of each text, from the index or the file; none without either."""
+    if indexed is not None:
+        return indexed.nearest(model, tokenizer, texts, options.nearest)
+    if examples is None:
+        return [[] for _ in texts]
+    known, labels = (list(column) for column in zip(*examples, strict=True))
+    return nearest_examples(model, tokenizer, texts, known, [*map(str, labels)], count=options.nearest)
+
+
+def _explained(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[tuple[str, ...]],
+    texts: ExplainedTexts,
+    options: ExplanationArguments,
+) -> Iterator[list[Explanation]]:
+    return iter_explain(
+        model,
+        tokenizer,
+        pairs,
+        target=options.target,
+        method=options.method,
+        removal=options.removal,
+        samples=options.samples,
+        seed=options.seed,
+        max_length=texts.max_length,
+        max_tokens=texts.max_tokens,
+    )
+
+
+def _in_words(
+    pair: tuple[str, ...], explanations: list[Explanation], neighbours: list[Neighbour], top_words: int
+) -> str:
+    """Return what the console says about a text."""
+    lines = [*pair, *(each.table(top_words) for each in explanations)]
+    if not explanations:
+        lines.append("The model finds no entities to explain.")
+    lines += [f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}" for neighbour in neighbours]
+    return "\n".join([*lines, ""])
+
+
+def _attention_maps(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[tuple[str, ...]],
+    layers: list[int],
+    max_length: int | None,
+) -> Iterator[AttentionMap]:
+    """Yield the attention of each layer for each of the texts."""
+    for pair in pairs:
+        for read in _read_at_once(model, pair):
+            for layer in layers:
+                yield attention_of(model, tokenizer, *read, layer=layer, max_length=max_length)
 
 
 def _read_at_once(model: Any, pair: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -118,6 +161,14 @@ def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
         return paired(*([row[index] for row in rows] for index in range(len(columns))))
     except ValueError as error:
         raise UsageError(f"--text_file {texts.text_file}: {error}") from error
+
+
+def _read_examples(texts: ExplainedTexts, options: ExplanationArguments) -> list[tuple[Any, ...]] | None:
+    """Return the text and the label of each training example, if there is a file with them."""
+    if options.train_file is None:
+        return None
+    columns = [texts.text_column, options.label_column]
+    return read_columns(options.train_file, "train_file", columns, texts.encoding, texts.delimiter)
 
 
 def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
