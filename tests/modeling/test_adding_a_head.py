@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs" / "add-a-head.md").read_text(encoding="utf-8")
+from sequence_encoder.tests.fixtures.guides import blocks_of
+from sequence_encoder.tests.fixtures.package_copies import ROOT, save_package_copy
 
 WITH_THE_HEAD = """
 import json
@@ -58,22 +56,13 @@ print(json.dumps([model(input_ids=torch.arange(5, 19).view(2, 7)).logits.tolist(
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """Copy the package with the head of the guide, whose other files are links, and return the folder with the copy."""
-    copy = tmp_path / "packages" / "sequence_encoder"
-    heads = copy / "modeling" / "heads"
-    for folder in (copy, copy / "modeling", heads):
-        folder.mkdir(parents=True)
-        for each in (ROOT / folder.relative_to(copy)).iterdir():
-            if each.name not in ("modeling", "heads", "tests") and not each.name.startswith("."):
-                (folder / each.name).symlink_to(each)
-    code, line = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    (heads / "next_sentence.py").write_text(code, encoding="utf-8")
-    names = copy / "modeling" / "__init__.py"
-    names.unlink()
-    shutil.copy(ROOT / "modeling" / "__init__.py", names)
-    text = names.read_text(encoding="utf-8")
-    names.write_text(text.replace("from .heads.", f"{line}from .heads.", 1), encoding="utf-8")
-    return copy.parent
+    """Save a copy of the package with the head of the guide."""
+    module, line = (block.code for block in blocks_of(ROOT / "docs" / "add-a-head.md"))
+    names = (ROOT / "modeling" / "__init__.py").read_text(encoding="utf-8")
+    names = names.replace("from .heads.", f"{line}from .heads.", 1)
+    return save_package_copy(
+        tmp_path / "packages", {"modeling/heads/next_sentence.py": module, "modeling/__init__.py": names}
+    )
 
 
 def test_the_head_of_the_guide_is_trained_saved_and_described(
