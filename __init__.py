@@ -52,7 +52,7 @@ _MODULES = {
     "PretrainingCollator": "training.pretraining.objectives",
     "QuestionAnsweringPipeline": "inference.pipelines.question_answering",
     "Reranker": "search.reranking",
-    "SearchHit": "search.hit",
+    "SearchHit": "search.ranking",
     "SearchIndex": "search.search_index",
     "ServerLimits": "serving.arguments",
     "choose_texts": "training.labelling.choosing",

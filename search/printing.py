@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from .arguments import SearchArguments
-from .hit import SearchHit
+from .ranking import SearchHit
 from .search_index import SearchIndex
 
 # The number of lines of a text to print.

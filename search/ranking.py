@@ -1,11 +1,11 @@
-"""Rankings of rows whose order does not depend on how many rows a search asks for.
+"""Rankings of rows whose order does not depend on how many rows a search asks for, and the texts that it finds.
 
 Shapes: N rows that were found.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -92,3 +92,22 @@ def merged(first: Ranking, second: Ranking) -> Ranking:
     inverse[1, places[len(first.rows) :]] = 1 / (SMOOTHING + 1 + np.arange(len(second.rows)))
     counted = np.where(inverse >= 1 / (SMOOTHING + POOL), inverse, 0).sum(0)
     return Ranking.sorted(rows, np.where(counted > 0, counted, inverse.max(0)))
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    """A text that a search has found.
+
+    Attributes:
+        id: The id of its row.
+        text: The text.
+        score: How well it fits, for comparison with other hits of the same search: the cosine of the vectors (the
+            product of sparse ones, the sum of the largest cosines of several ones), BM25, the sum of inverse ranks, or
+            the score of the reranker.
+        fields: The other columns of the index.
+    """
+
+    id: Any
+    text: str
+    score: float
+    fields: dict[str, Any] = field(default_factory=dict)

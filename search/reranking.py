@@ -19,7 +19,7 @@ from ..inference.corpora.predictions import Predictions
 from ..inference.runtimes.exported_graph import is_classifier
 from ..inference.uses import use_of
 from ..modeling import SequenceEncoderModel
-from .hit import SearchHit
+from .ranking import SearchHit
 
 
 class Reranker:

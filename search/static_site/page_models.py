@@ -18,8 +18,7 @@ from ...inference.runtimes.transformers_js import is_in_eight_bits
 from ...modeling.text_encoding.embedding_recipe import Normalize
 from ...modeling.text_encoding.prepared_encoding import PreparedEncoding
 from ...saving.model_files import GRAPHS
-from .eight_bits import in_eight_bits
-from .site_folder import SiteFiles
+from .site_folder import SiteFiles, in_eight_bits
 from .wordpiece import differences, wordpiece_fields
 
 _DTYPE = "q8"

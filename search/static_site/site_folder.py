@@ -1,15 +1,20 @@
-"""The folder of a search page: what it may replace, and how its files are written and named."""
+"""The folder of a search page: what it may replace, and how its files are written and named.
+
+Shapes: N vectors, D channels.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...saving.staged_files import staged
 from ...saving.whole_folders import check_writable
@@ -118,3 +123,17 @@ def site_folder(folder: Path) -> Iterator[Path]:
             with suppress(OSError):  # Others may have written into it.
                 folder.rmdir()
         raise
+
+
+def in_eight_bits(vectors: Iterable[np.ndarray[Any, Any]]) -> bytes:
+    """Return vectors in eight bits, as the page reads them: the scales in float32, and then integers from -127 to 127.
+
+    Args:
+        vectors: (N, D) in parts.
+    """
+    scales, numbers = [], []
+    for part in vectors:
+        scale = np.abs(part).max(1, keepdims=True).astype("<f4") / 127
+        scales.append(scale.tobytes())
+        numbers.append(np.rint(part / np.where(scale, scale, 1)).astype(np.int8).tobytes())
+    return b"".join([*scales, *numbers])

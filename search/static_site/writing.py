@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..ranking import POOL, SMOOTHING
-from .eight_bits import in_eight_bits
 from .page_models import PageModel
-from .site_folder import MANIFEST, SUFFIX, SiteFiles, site_folder
+from .site_folder import MANIFEST, SUFFIX, SiteFiles, in_eight_bits, site_folder
 from .words import index_words
 
 # The bytes of a file with texts, before they are compressed. A hit needs a whole file.
