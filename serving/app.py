@@ -51,12 +51,12 @@ def create_app(
     from fastapi.responses import Response
     from starlette.exceptions import HTTPException
 
-    from .errors import RequestError, error_response, invalid_body
     from .extraction_routes import extraction_routes
     from .guard import Guard
     from .hub_routes import hub_routes
     from .openai_routes import openai_routes
     from .page_routes import label_routes, page_route, status_routes
+    from .responses import RequestError, error_response, invalid_body
     from .service import Service
     from .tei_routes import tei_routes
     from .token_routes import token_routes

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from ..modeling.extraction.prepared_extraction import PreparedExtraction, TokenizedTexts
 from ..modeling.extraction.text_windows import TooManyTokensError
-from .errors import RequestError
-from .responses import Body, Items, StrictJsonRoute, json_response
+from .responses import Body, Items, RequestError, StrictJsonRoute, json_response
 from .served_model import EXTRACT, ServedModel, WindowRow
 from .service import SHORT, Service
 

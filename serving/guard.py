@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import RequestError, error_response
+from .responses import RequestError, error_response
 from .service import Service
 
 # Routes without a key: probes have none, and the pages ask for it.

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ConfigDict, Field, ValidationError
 
-from .errors import invalid_body
-from .responses import Body, StrictJsonRoute, json_response
+from .responses import Body, StrictJsonRoute, invalid_body, json_response
 from .served_model import EMBED, FILL_MASK, PREDICT
 from .service import Service
 from .tei_routes import EmbedBody, PredictBody, SimilarityBody, classify, compare_sentences, embed_texts

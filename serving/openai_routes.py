@@ -10,8 +10,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from .errors import RequestError
-from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
+from .responses import (
+    Body,
+    Items,
+    RequestError,
+    StrictJsonRoute,
+    Texts,
+    as_texts,
+    json_list,
+    json_response,
+    json_vectors,
+)
 from .scores import probabilities, ranking
 from .served_model import EMBED, FILL_MASK, RERANK, Row, ServedModel
 from .service import Service

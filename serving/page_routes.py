@@ -17,8 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 
 from ..data.label_file import LABEL, REASON, TEXT, ConflictError, LabelFile
-from .errors import RequestError
-from .responses import Body, StrictJsonRoute, json_response
+from .responses import Body, RequestError, StrictJsonRoute, json_response
 from .service import Service
 
 

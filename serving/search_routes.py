@@ -19,8 +19,7 @@ from ..data.vector_kinds import DENSE, QUERY
 from ..search.arguments import check_candidates
 from ..search.query_encoding import text_vectors_encoding
 from ..search.search_index import LEAST_COSINE, SearchIndex
-from .errors import RequestError
-from .responses import Body, StrictJsonRoute
+from .responses import Body, RequestError, StrictJsonRoute
 from .scores import probabilities
 from .served_model import EMBED, RERANK, VECTOR_TASKS, Group, ServedModel
 from .service import Service

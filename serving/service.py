@@ -12,8 +12,8 @@ from fastapi import Request
 
 from ..data.vector_kinds import DOCUMENT
 from .arguments import ServerLimits, check_different
-from .errors import RequestError
 from .metrics import Metrics
+from .responses import RequestError
 from .scheduler import DroppedError, Scheduler
 from .served_model import RERANK, Group, Row, ServedModel, TooLongError, WindowRow
 from .work_queue import QueueFullError, RequestTooLargeError, WorkQueue

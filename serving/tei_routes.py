@@ -14,8 +14,17 @@ from pydantic import BeforeValidator, Field
 from ..data.vector_kinds import DOCUMENT, QUERY
 from ..modeling.calibration.outputs import check_refusal
 from ..saving.version import __version__
-from .errors import RequestError
-from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
+from .responses import (
+    Body,
+    Items,
+    RequestError,
+    StrictJsonRoute,
+    Texts,
+    as_texts,
+    json_list,
+    json_response,
+    json_vectors,
+)
 from .scores import probabilities, ranking, with_sets
 from .served_model import EMBED, EMBED_ALL, EMBED_SPARSE, EXTRACT, FILL_MASK, PREDICT, RERANK, Group, Row, ServedModel
 from .service import Service

@@ -12,8 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from .errors import RequestError
-from .responses import Body, Items, StrictJsonRoute, json_response
+from .responses import Body, Items, RequestError, StrictJsonRoute, json_response
 from .served_model import FILL_MASK, TEXT_TASKS, TOP_K, Group, ServedModel
 from .service import Service
 
