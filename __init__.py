@@ -83,16 +83,37 @@ _EXTRAS = {
 }
 __getattr__ = lazy_exports(__name__, _MODULES, _EXTRAS)
 
+_MOST_USED = (
+    "SequenceEncoderConfig",
+    "SequenceEncoderModel",
+    "SequenceEncoderTokenizer",
+    "adapt",
+    "calibrate",
+    "convert",
+    "distill",
+    "embed_corpus",
+    "evaluate",
+    "explain",
+    "export",
+    "optimize",
+    "predict_corpus",
+    "pretrain",
+    "quantize",
+)
+
 if not TYPE_CHECKING:
     # Type checkers read the names from the imports.
-    __all__ = [
-        "EightBitConfig",
-        "SequenceEncoderConfig",
-        "SequenceEncoderTokenizer",
-        "TaskAdapterConfig",
+    __all__ = [*_MOST_USED]
+    _PUBLIC = (
+        *("EightBitConfig", "SequenceEncoderConfig", "SequenceEncoderTokenizer", "TaskAdapterConfig"),
         *modeling.__all__,
         *_MODULES,
-    ]
+    )
+
+    def __dir__() -> list[str]:
+        """Return all public names, which the reference documents."""
+        return sorted(_PUBLIC)
+
 
 register_models(vars(modeling).values())
 ModelSavingMixin.card_to_push = card_to_push

@@ -22,27 +22,31 @@ from .command_line.progress import lines_in_logs
 from .command_line.quiet import quiet_libraries
 from .saving.version import __version__
 
-# The options of each command, and the function that runs it. Both are imported when they are needed.
+# The options of each command, and the function that runs it. Both are imported when they are needed. `--help` lists the
+# most used commands first.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("training.quickstart.arguments:QUICKSTART", "training.quickstart.quickstart:quickstart"),
-    "pretrain": ("training.pretraining.arguments:PRETRAIN", "training.pretraining.pretrain:run_command"),
-    "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.adapt:run_command"),
-    "distill": ("training.distillation.arguments:DISTILL", "training.distillation.distill:run_command"),
     "convert": ("conversion.arguments:CONVERT", "conversion.command:convert_command"),
-    "export": ("inference.runtimes.arguments:EXPORT", "inference.runtimes.command:export"),
-    "quantize": ("inference.quantization.arguments:QUANTIZE", "inference.quantization.command:quantize_checkpoint"),
-    "calibrate": ("evaluation.calibration.arguments:CALIBRATE", "evaluation.calibration.command:calibrate_checkpoint"),
-    "evaluate": ("evaluation.arguments:EVALUATE", "evaluation.evaluate_command:evaluate_checkpoint"),
-    "inspect": ("conversion.arguments:INSPECT", "conversion.arguments:inspect_command"),
+    "adapt": ("training.adaptation.arguments:ADAPT", "training.adaptation.adapt:run_command"),
+    "pretrain": ("training.pretraining.arguments:PRETRAIN", "training.pretraining.pretrain:run_command"),
+    "distill": ("training.distillation.arguments:DISTILL", "training.distillation.distill:run_command"),
     "embed": ("inference.corpora.arguments:EMBED", "inference.corpora.commands:embed"),
     "predict": ("inference.corpora.arguments:PREDICT", "inference.corpora.commands:predict"),
     "extract": ("inference.corpora.arguments:EXTRACT", "inference.corpora.commands:extract"),
+    "evaluate": ("evaluation.arguments:EVALUATE", "evaluation.evaluate_command:evaluate_checkpoint"),
+    "serve": ("serving.arguments:SERVE", "serving.command:serve"),
+    "calibrate": ("evaluation.calibration.arguments:CALIBRATE", "evaluation.calibration.command:calibrate_checkpoint"),
     "explain": ("evaluation.explanation.arguments:EXPLAIN", "search.explain_command:explain"),
     "index": ("search.arguments:INDEX", "search.indexing:index"),
     "search": ("search.arguments:SEARCH", "search.printing:search"),
     "choose": ("training.labelling.arguments:CHOOSE", "training.labelling.choosing:choose"),
-    "serve": ("serving.arguments:SERVE", "serving.command:serve"),
+    "export": ("inference.runtimes.arguments:EXPORT", "inference.runtimes.command:export"),
+    "quantize": ("inference.quantization.arguments:QUANTIZE", "inference.quantization.command:quantize_checkpoint"),
+    "inspect": ("conversion.arguments:INSPECT", "conversion.arguments:inspect_command"),
 }
+
+# Number of commands that `--help` lists first.
+_MOST_USED = 10
 
 
 def find_command(name: str) -> Command:
@@ -139,12 +143,14 @@ def _load(place: str) -> Any:
 
 
 def _help() -> str:
-    summaries = (f"  {name:<12}{find_command(name).summary.splitlines()[0]}" for name in COMMANDS)
+    summaries = [f"  {name:<12}{find_command(name).summary.splitlines()[0]}" for name in COMMANDS]
     return "\n".join(
         [
             "usage: sequence-encoder COMMAND ...",
             "\ncommands:",
-            *summaries,
+            *summaries[:_MOST_USED],
+            "\nmore:",
+            *summaries[_MOST_USED:],
             "\nsequence-encoder COMMAND --help lists its options; sequence-encoder --version prints the version.",
         ]
     )

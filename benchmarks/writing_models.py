@@ -31,7 +31,7 @@ from sequence_encoder.data.documentation import read_documentation, split_by_fil
 from sequence_encoder.data.windows import segment_windows
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.saving.whole_folders import write_atomically
-from sequence_encoder.training.diffusion import antithetic_rates, mask_share
+from sequence_encoder.training.diffusion_masking import antithetic_rates, mask_share
 from sequence_encoder.training.optimizer import MuonWithAdamW
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 

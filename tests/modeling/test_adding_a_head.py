@@ -21,7 +21,7 @@ from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder import model_card
 from sequence_encoder.inference.uses import use_of
 
-assert "SequenceEncoderForNextSentencePrediction" in sequence_encoder.__all__
+assert "SequenceEncoderForNextSentencePrediction" in dir(sequence_encoder)
 torch.manual_seed(0)
 sizes = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
 config = sequence_encoder.SequenceEncoderConfig.from_preset("bert", **sizes, intermediate_size=40)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sequence_encoder import SequenceEncoderForMaskedLM
-from sequence_encoder.training.diffusion import antithetic_rates, mask_at_rate
+from sequence_encoder.training.diffusion_masking import antithetic_rates, mask_at_rate
 
 
 @pytest.fixture(scope="module")

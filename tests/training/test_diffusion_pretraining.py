@@ -29,7 +29,7 @@ from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.fixtures.pretraining_runs import losses, rewind, run_here, write_corpus
 from sequence_encoder.tests.fixtures.texts import LONG, TEXTS, tokenizer_of
 from sequence_encoder.training.checkpoints import remove_checkpoint
-from sequence_encoder.training.diffusion import DiffusionTrainer
+from sequence_encoder.training.diffusion_trainer import DiffusionTrainer
 from sequence_encoder.training.pretraining.objective_metrics import means, sums_of
 
 DIFFUSION = Objectives(objective="diffusion")

@@ -24,7 +24,7 @@ from ...data.batching import token_batches
 from ...data.packs import Pack, lengths_of
 from ...data.windows import segment_windows
 from ...modeling.text_encoding.evaluation_mode import evaluation_mode
-from ..diffusion import masked_sums
+from ..diffusion_trainer import masked_sums
 from .objective_arguments import Objectives
 from .objectives import PretrainingCollator
 

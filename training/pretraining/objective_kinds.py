@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 
 from ...data.corpus import texts_of
 from ...data.packs import EvaluationWindows
-from ..diffusion import DiffusionTrainer
+from ..diffusion_trainer import DiffusionTrainer
 from ..hub_trainer import HubTrainer
 from .diffusion_bound import BoundWindows, bound_metrics
 from .objective_arguments import Objectives

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...modeling.label_checks import IGNORED
-from ..diffusion import antithetic_rates, mask_at_rate, mask_share
+from ..diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 from .objective_arguments import Objectives
 
 # The share of windows that are cut into two segments. If all are, the loss of masked tokens falls more slowly, and the

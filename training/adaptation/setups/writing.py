@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from ....hub.card.card import Training
 from ....modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
 from ...arguments import check_fixed
-from ...diffusion import DiffusionTrainer
+from ...diffusion_trainer import DiffusionTrainer
 from ...encoders import set_special_tokens
 from ..encoder import text_length
 from ..run import Adaptation, AdaptationArguments

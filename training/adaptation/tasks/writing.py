@@ -17,7 +17,7 @@ import numpy as np
 
 from ....command_line import UsageError
 from ....evaluation.tasks.task import HeadTask, Metrics
-from ...diffusion import antithetic_rates, mask_at_rate, mask_share
+from ...diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
