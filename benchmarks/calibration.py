@@ -21,7 +21,7 @@ from sequence_encoder import calibrate
 from sequence_encoder.data.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
 from sequence_encoder.evaluation.calibration.reliability import Confidences
 from sequence_encoder.evaluation.metrics import auroc
-from sequence_encoder.evaluation.outputs import outputs_of
+from sequence_encoder.evaluation.predicting import outputs_of
 
 _AWAY, _LEAST_WORDS, _P_VALUES = 500, 8, (0.01, 0.05, 0.1)
 

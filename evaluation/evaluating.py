@@ -17,12 +17,11 @@ from .calibration.calibrating import labels_of
 from .cascade import TwoAnswers
 from .examples import Examples, read_examples, task_of
 from .findings import FileEvaluation, Findings
-from .judging import JUDGES, Judged
+from .judging import JUDGES, Judged, measure_sets
 from .label_errors import find_label_errors
 from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
 from .predicting import Predictions, predict
 from .report import as_text, save_report
-from .set_measures import measure_sets
 from .shift.estimates import estimates_of
 from .shift.label_correction import has_label_bias, helpful_matching, matched_answers
 from .shift.label_shift import corrected_probabilities, label_shift

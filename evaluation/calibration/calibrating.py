@@ -18,7 +18,7 @@ from ...hub.card.calibration_section import summary_of
 from ...modeling import SequenceEncoderForSpanExtraction, SequenceEncoderPreTrainedModel
 from ...modeling.calibration.calibration import Calibration, calibration_of, weight_digests
 from ..examples import task_of
-from ..outputs import outputs_of
+from ..predicting import outputs_of
 from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.answers import Answers
 from ..tasks.example_arguments import ExampleArguments, with_named_triples

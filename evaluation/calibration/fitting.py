@@ -13,7 +13,7 @@ import torch
 
 from ...command_line import UsageError
 from ...modeling.calibration.calibration import PredictionSets, check_coverage
-from ..outputs import Outputs
+from ..predicting import Outputs
 from .choice_of_scaling import choose_scaling
 from .reliability import Confidences
 from .scaling import Scaling, multi_label_loss, single_label_loss

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ...command_line.extras import require
 from .attention import attention_weights
 from .explaining import head_of
-from .peft_models import without_wrapper
+from .heads import without_wrapper
 from .words import row_of
 
 # The pictures of so many heads stand side by side.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,9 @@ from ...command_line import UsageError
 from ...command_line.counts import counted
 from ...command_line.progress import Progress, counted_by, say
 from ...conversion.source import Source
+from ...data.corpus_files import find_files
+from ...data.row_files import ROW_READERS, RowFiles
+from ...data.text_files import TextFormat
 from ...inference.device import choose_device
 from ...saving.whole_folders import check_writable
 from .arguments import ExplainedTexts, ExplanationArguments
@@ -22,7 +25,6 @@ from .explaining import head_of, iter_explain, paired
 from .explanation import Explanation, save_explanations
 from .heads import SimilarityHead
 from .neighbours import Neighbour, nearest_examples
-from .texts import read_columns
 
 _PAGE, _DATA = "explanations.html", "explanations.jsonl"
 # More pictures would take longer than the explanations, and more text would hide what the command says.
@@ -156,7 +158,7 @@ def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
     if texts.text_file is None:
         return paired(str(texts.text), texts.text_pair)
     columns = [texts.text_column, *([] if texts.text_pair_column is None else [texts.text_pair_column])]
-    rows = read_columns(texts.text_file, "text_file", columns, texts.encoding, texts.delimiter)
+    rows = _read_columns(texts.text_file, "text_file", columns, texts.encoding, texts.delimiter)
     try:
         return paired(*([row[index] for row in rows] for index in range(len(columns))))
     except ValueError as error:
@@ -168,7 +170,7 @@ def _read_examples(texts: ExplainedTexts, options: ExplanationArguments) -> list
     if options.train_file is None:
         return None
     columns = [texts.text_column, options.label_column]
-    return read_columns(options.train_file, "train_file", columns, texts.encoding, texts.delimiter)
+    return _read_columns(options.train_file, "train_file", columns, texts.encoding, texts.delimiter)
 
 
 def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -206,3 +208,36 @@ def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap])
         drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
     rest = f"; the console and the pictures show the first {_SHOWN}" if len(found) > _SHOWN else ""
     print(f"Saved {counted(len(found), 'explanation')} in {output}{rest}.")
+
+
+def _read_columns(
+    name: str, option: str, columns: Sequence[str], encoding: str | None = None, delimiter: str | None = None
+) -> list[tuple[Any, ...]]:
+    """Read columns of a file.
+
+    Args:
+        name: The file.
+        option: The option that named it, for errors.
+        columns: The names of the columns.
+        encoding: The encoding of the file.
+        delimiter: The separator of a CSV file.
+
+    Returns:
+        The values of each row, in the order of the columns. Cells of CSV are strings.
+
+    Raises:
+        UsageError: If the file cannot be read, or has no such column, or no rows.
+    """
+    found = find_files(name, option)
+    if found is None or found[0] not in ROW_READERS:
+        problem = "there is no such file" if found is None else "must end in .jsonl, .json, .csv, .tsv or .txt"
+        raise UsageError(f"--{option} {name}: {problem}.")
+    files = RowFiles(*found, TextFormat(encoding, delimiter))
+    rows = list(files.rows())
+    if not rows:
+        raise UsageError(f"--{option} {name} has no rows.")
+    for index, row in enumerate(rows):
+        for column in columns:
+            if column not in row:
+                raise UsageError(f"{files.place(index)} has no column {column}; it has {', '.join(row)}.")
+    return [tuple(row[column] for column in columns) for row in rows]

@@ -22,12 +22,11 @@ from ...modeling import (
 from .arguments import METHOD_NAMES
 from .explanation import Explanation
 from .faithfulness import faithfulness
-from .heads import Head, LabelHead, SimilarityHead
+from .heads import Head, LabelHead, SimilarityHead, without_wrapper
 from .methods import METHODS
-from .peft_models import without_wrapper
-from .requests import Request
 from .token_heads import AnswerHead, EntityHead, MaskHead
 from .values import Values, check_finite
+from .words import Request
 
 DEFAULT_METHOD = METHOD_NAMES[0]
 HEADS: dict[type, type[Head]] = {

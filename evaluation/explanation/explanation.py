@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .html import fragment, page
-from .picture import save_picture
+from .display import fragment, page, save_picture
 from .scored_words import ScoredWords
 
 

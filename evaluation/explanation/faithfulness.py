@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .requests import Request
 from .values import Values
+from .words import Request
 
 FRACTIONS = (0.1, 0.2, 0.5)
 RANDOM_ORDERS = 6

@@ -24,12 +24,12 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from ...modeling import SequenceEncoderPreTrainedModel
+from ...conversion.converting import convert
+from ...modeling import SequenceEncoderPreTrainedModel, TaskAdapter
 from ...modeling.text_encoding.text_pooling import pooled
 from ...tokenizer.private_copy import private_copy
 from ..tasks.columns import label_of
-from .requests import Request, Target
-from .words import Row, Word, check_tokenizer, row_of
+from .words import Request, Row, Target, Word, check_tokenizer, row_of
 
 Inputs = Mapping[str, Any]
 # What takes the place of removed words: mask tokens, or nothing.
@@ -208,3 +208,21 @@ class SimilarityHead(Head):
     def number(self, target: Target, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `Head`."""
         return F.cosine_similarity(outputs[0], outputs[1], dim=0)
+
+
+def without_wrapper(model: Any) -> Any:
+    """Return the model in a `PeftModel`, whose layers have the adapter, and the classifier for a `TaskAdapter`.
+
+    Others are returned as they are.
+
+    Raises:
+        ValueError: If the adapter is not in the layers, or a `TaskAdapter` cannot be converted.
+    """
+    if isinstance(model, TaskAdapter):
+        return convert(model)
+    if not hasattr(model, "get_base_model"):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type.value
+        raise ValueError(f"model must not have an adapter that puts tokens before the texts, got {kind}.")
+    return model.get_base_model()

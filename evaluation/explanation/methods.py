@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from .attention import attention_weights, rolled_out
-from .requests import Request
 from .values import Path, Values
-from .words import NO_WORD
+from .words import NO_WORD, Request
 
 
 def occlusion(values: Values, requests: Sequence[Request], samples: int, seed: int) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from ...data.argument_checks import check_count
-from .peft_models import without_wrapper
+from .heads import without_wrapper
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from .faithfulness import Faithfulness
 from .neighbours import Neighbour
-from .requests import Target
-from .words import Word
+from .words import Target, Word
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import torch
 
 from ...inference.pipelines.question_answering import best_answers
 from .heads import Head, Inputs, log_odds
-from .requests import Request, Target
-from .words import NO_WORD, Row
+from .words import NO_WORD, Request, Row, Target
 
 
 def _first_tokens(row: Row) -> dict[int, int]:

@@ -17,8 +17,7 @@ from ...data.argument_checks import check_count
 from ...data.batching import longest_first
 from ...modeling.text_encoding.evaluation_mode import evaluation_mode
 from .heads import LEAVE_OUT, MASK, Head
-from .requests import Request
-from .words import Row, without_words
+from .words import Request, Row, without_words
 
 REMOVALS = (MASK, LEAVE_OUT)
 # The token vectors of a row at the start and at the end of a path, (L, E) each.
