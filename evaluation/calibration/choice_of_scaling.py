@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...command_line.progress import Progress, counted_by
-from .adaptive_scaling import fit_adaptive
 from .scaling import (
     Loss,
     Scaling,
+    fit_adaptive,
     fit_temperature,
     fit_vector,
 )

@@ -22,9 +22,10 @@ from sequence_encoder import (
     correct_label_shift,
 )
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.evaluation.calibration.adaptive_scaling import AdaptiveScaling, fit_adaptive
 from sequence_encoder.evaluation.calibration.scaling import (
+    AdaptiveScaling,
     LinearScaling,
+    fit_adaptive,
     fit_temperature,
     multi_label_loss,
     single_label_loss,
