@@ -34,7 +34,8 @@ def nothing(*arguments: Any) -> Any:
 
 
 can_chunk = can_chunk_linear = never
-needs_groups = recomputes_gated = never
+recomputes_gated = never
+needs_groups = never
 is_prepacked = never
 chunked_cross_entropy = chunked_linear_cross_entropy = nothing
 gated_network = nothing
