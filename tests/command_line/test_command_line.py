@@ -159,6 +159,15 @@ def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(
     assert contents(folder) == before
 
 
+def test_the_help_lists_ten_commands_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    first, _, more = capsys.readouterr().out.partition("\nmore:\n")
+    listed = [re.findall(r"^  (\w+) ", part, re.MULTILINE) for part in (first, more)]
+    assert [*listed[0], *listed[1]] == list(COMMANDS)
+    assert len(listed[0]) <= 10
+
+
 def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     (folder / "settings.yaml").write_text("corpus: texts\nsise: tiny\n")
     helps = [["--help"], ["adapt", "--task", "qa", "-h"], *([name, "--help"] for name in COMMANDS)]

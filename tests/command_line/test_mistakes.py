@@ -27,7 +27,7 @@ EVALUATE = "evaluate model --output_dir report --test_file a=x.csv"
 
 # Each mistake, and a part of its error. The parser alone finds most of these.
 PARSED: list[tuple[str, str]] = [
-    ("", "COMMAND must be given; the commands are quickstart, pretrain, "),
+    ("", "COMMAND must be given; the commands are quickstart, convert, "),
     ("quickstrat", "there is no command 'quickstrat' (did you mean quickstart?); the commands are "),
     ("--pretraining_steps 3", "there is no command '--pretraining_steps'; the commands are "),
     # Names
