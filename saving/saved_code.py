@@ -76,10 +76,14 @@ _WITHOUT_POSITION_BIAS = dict.fromkeys(
 )
 _WITHOUT_CONVOLUTION = {"modeling/convolution.py": "hub/folder_code/modeling.py"}
 _WITHOUT_CALIBRATION = dict.fromkeys(
-    (f"modeling/calibration/{name}.py" for name in ("calibration", "logit_calibration", "outputs")),
+    (
+        "inference/pipelines/answer_sets.py",
+        "modeling/calibration/calibration.py",
+        "modeling/calibration/logit_calibration.py",
+        "modeling/calibration/outputs.py",
+    ),
     "hub/folder_code/without_calibration.py",
 )
-_WITHOUT_CALIBRATION |= {"inference/pipelines/answer_sets.py": "hub/folder_code/without_calibration.py"}
 _WITHOUT_EIGHT_BITS = dict.fromkeys(
     (f"modeling/quantized/{name}.py" for name in ("eight_bit_network", "eight_bit_quantizer")),
     "hub/folder_code/without_eight_bits.py",

@@ -130,7 +130,7 @@ def _load_first(
     """Load a checkpoint with the first class that has exactly its weights.
 
     Raises:
-        ValueError: If there is none. The message is that of the first class.
+        ValueError: If no class can load it, with the message of the first one.
     """
     errors = []
     for candidate in candidates:

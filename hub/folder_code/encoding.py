@@ -7,22 +7,20 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ...data.batching import longest_first
 from ...modeling.packing import device_of, moved, run_packed
 from ...modeling.text_encoding.embedding_recipe import EmbeddingRecipe
+from ...modeling.text_encoding.evaluation_mode import evaluation_mode
+from ...modeling.text_encoding.prepared_encoding import count_leading_tokens
+from ...modeling.text_encoding.text_length import TextLengthMixin
 from ...modeling.text_encoding.text_pooling import needed_tokens, pooled
 
 
-class TextEncodingMixin:
-    """Mixin that gives the encoder the method `encode`.
+class TextEncodingMixin(TextLengthMixin):
+    """Mixin that gives the encoder the method `encode`."""
 
-    Attributes:
-        embedding_recipe: How texts become vectors by default; None for the mean over all tokens.
-    """
-
-    embedding_recipe: EmbeddingRecipe | None = None
     is_static: bool = False
 
     @torch.no_grad()
@@ -66,28 +64,23 @@ class TextEncodingMixin:
         model, texts = cast(Any, self), [sentences] if isinstance(sentences, str) else list(sentences)
         recipe = (self.embedding_recipe or EmbeddingRecipe()).changed(pooling, normalize_embeddings)
         kept, prompt = recipe.kept_channels(model.config.hidden_size, truncate_dim), recipe.prompt(prompt, prompt_name)
-        limit = max_length or self._longest_text(tokenizer)
+        limit = self.longest_text(tokenizer, max_length)
         options = {"truncation": limit is not None, "max_length": limit, "add_special_tokens": not self.is_static}
         lower = str.lower if recipe.lowercase else str
-        ids = [tokenizer(lower(prompt + text), **options)["input_ids"] for text in texts]
+        ids = tokenizer([lower(prompt + text) for text in texts], **options)["input_ids"] if texts else []
         skipped = 0
         if prompt and not recipe.include_prompt:
-            (start,) = tokenizer([lower(prompt)], **options)["input_ids"]
-            skipped = len(start) - (start[-1:] != [] and start[-1] in tokenizer.all_special_ids)
+            skipped = count_leading_tokens(tokenizer([lower(prompt)], **options)["input_ids"][0], tokenizer)
         device, wide = device_of(self), torch.promote_types(model.dtype, torch.float32)
         size = model.config.hidden_size * len(recipe.pooling)
         vectors = torch.zeros(len(ids), size, device=device, dtype=wide)
-        training = model.training
-        model.eval()
-        try:
+        with evaluation_mode(model):
             for batch in longest_first([len(text) for text in ids], max_tokens):
                 lengths = [len(ids[index]) for index in batch]
                 needed = needed_tokens(lengths, recipe.pooling, skipped)
                 outputs = run_packed(model, [ids[index] for index in batch], needed)
                 found = pooled(outputs.last_hidden_state[0], lengths, recipe.pooling, skipped)
                 vectors.index_copy_(0, moved(torch.tensor(batch), device), found.to(device, wide))
-        finally:
-            model.train(training)
         for step in recipe.after:
             vectors = step(vectors)
         vectors = vectors[:, :kept]
@@ -96,14 +89,3 @@ class TextEncodingMixin:
         vectors = vectors.to(dtype)
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors if convert_to_tensor else vectors.cpu().numpy()
-
-    def _longest_text(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        config, recipe = cast(PreTrainedModel, self).config, self.embedding_recipe
-        of_recipe = recipe.max_length if recipe else None
-        if self.is_static:
-            return of_recipe
-        limits = [of_recipe or tokenizer.model_max_length]
-        if config.position_embedding == "learned" or (recipe and not of_recipe):
-            limits.append(config.max_position_embeddings)
-        # Tokenizers without a limit have an enormous `model_max_length`.
-        return min((limit for limit in limits if limit < 10**9), default=None)

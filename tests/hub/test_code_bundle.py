@@ -350,7 +350,7 @@ def code_for(name: str, folder: Path, preset: str = "bert", **fields: Any) -> st
         ("SequenceEncoderForSequenceClassification", 3200, 155),
         ("SequenceEncoderForTokenClassification", 3200, 155),
         ("SequenceEncoderForQuestionAnswering", 3500, 170),
-        ("SequenceEncoderModel", 4300, 205),
+        ("SequenceEncoderModel", 4350, 205),
         ("SequenceEncoderForMaskedLM", 6200, 295),
     ],
 )
